@@ -1,0 +1,3 @@
+//! The `rill` program: runs, packs, inspects and measures models on Linux.
+
+fn main() {}

@@ -1,0 +1,43 @@
+//! The image: one file that holds a model, ready to run.
+//!
+//! ```text
+//! offset 0        header          256 bytes, see below
+//! 16 KiB aligned  manifest        postcard of `Manifest`
+//! 16 KiB aligned  tokenizer       tables, see `tokenizer::tables`
+//! 16 KiB aligned  resident        the always-used tensors, in the order of `Resident::of`
+//! 16 KiB aligned  page sums       for each page two u64: checksum of gate-up, checksum of the rest
+//! 16 KiB aligned  pages           one per expert of every MoE layer, each a multiple of 16 KiB
+//! ```
+//!
+//! The header, all integers little-endian:
+//!
+//! | offset | bytes | content |
+//! |---|---|---|
+//! | 0 | 8 | magic `RILL\r\n\x1a\n`: a transfer in text mode breaks it visibly |
+//! | 8 | 4 | version of the format |
+//! | 12 | 4 | weight layout: 1 = tiles of 16 x 32, see [`layout`] |
+//! | 16 | 8 | length of the whole file |
+//! | 24 | 5 x 24 | for manifest, tokenizer, resident, page sums, pages: offset, length, checksum |
+//! | 144 | 8 | bytes of a page (0 when there are none) |
+//! | 152 | 8 | checksum of the bytes before |
+//! | 160 | 96 | zero |
+//!
+//! Checksums are XXH3-64. The pages' own entry has checksum 0: each page is checked as it is read.
+//! Sections follow each other in this order without overlap; the gaps between them are zero.
+//!
+//! A page is the gate-up matrix, then the down matrix, then zeros up to a multiple of 16 KiB.
+//! Pages lie bank by bank, expert by expert.
+
+pub mod layout;
+mod manifest;
+mod view;
+
+pub use manifest::{
+    Chat, Ffn, Layer, MAX_EXPERTS, MAX_LAYERS, MAX_STOPS, MAX_TOP_K, Manifest, ManifestError,
+    Mixer, Sampling, Shape, Template,
+};
+pub use view::{
+    FORMAT_VERSION, FfnTensors, HEADER_BYTES, Header, Image, ImageError, LAYOUT_TILES_16X32,
+    LayerTensors, MAGIC, MixerTensors, PAGE_ALIGN, PageShape, Resident, SECTIONS, Section, Span,
+    checksum,
+};

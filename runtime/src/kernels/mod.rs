@@ -1,0 +1,158 @@
+//! The arithmetic, behind one table of functions.
+//!
+//! [`scalar`] is the specification: it is plain Rust, and every other table must give **the same
+//! bits** for every function. That is possible because each result's operations and their order
+//! are fixed here, in a form that vectors of 4, 8 or 16 lanes can all follow:
+//!
+//! - a quantised product accumulates block by block: `acc = fma(integer_sum as f32, w_scale *
+//!   a_scale, acc)`; the integer sum is exact, so its order is free;
+//! - a sum over a vector of floats is 16 partial sums (element `i` goes to lane `i % 16`, by fma
+//!   where it is a sum of products), then halves are added: lane `i` += lane `i + 8`, then 4, 2, 1;
+//! - exponentials are the polynomial of [`math::exp`], made of fmas and exact steps;
+//! - division, square root, rounding to nearest even and conversions are exact in IEEE 754.
+//!
+//! A function computes a range of rows for a caller that split the work: no table knows threads,
+//! memory or state. Every entry checks the lengths of its slices.
+
+pub mod math;
+pub mod panel;
+pub mod scalar;
+mod select;
+
+#[cfg(test)]
+mod suite;
+
+pub use panel::{BLOCK_WORDS, MAX_WIDTH, Panel};
+pub use scalar::SCALAR;
+pub use select::{CpuFeatures, all, best, by_name};
+
+use crate::image::layout::{Format, TILE_ROWS};
+
+/// Positions of a block of keys: see [`Attend`].
+pub const KEY_BLOCK: usize = 16;
+
+/// The functions chosen for this CPU.
+#[derive(Debug)]
+pub struct Kernels {
+    /// As in `--kernels NAME`.
+    pub name: &'static str,
+    /// Most tokens that `matmul_*` takes at once, 1..=[`MAX_WIDTH`].
+    pub width: usize,
+    /// Product with Q4 weights; see [`Kernels::matmul`].
+    pub matmul_q4: MatmulFn,
+    /// Product with Q8 weights; see [`Kernels::matmul`].
+    pub matmul_q8: MatmulFn,
+    /// `y[r] = sum_k w[r, k] x[k]` in f32, for the router.
+    ///
+    /// Shapes: w `(tile rows, cols, 16)`, x `(cols,)`, y `(tile rows, 16)`. Four partial sums by
+    /// fma, column `k` in number `k % 4`, then `(0 + 1) + (2 + 3)`.
+    pub matmul_f32: fn(w: &[f32], x: &[f32], y: &mut [f32]),
+    /// Quantises the rows of a panel: `x` holds `width` rows of equal length (a multiple of 32),
+    /// row after row; `panel` is [`Panel::len`] words.
+    ///
+    /// For each block: the scale is `d = max |x| / 127`, the integers `round_even(x * (1 / d))`;
+    /// all are 0 when `d` is below the smallest normal number. The values must be finite.
+    pub quantise: fn(x: &[f32], width: usize, panel: &mut [i32]),
+    /// `gate[i] = gate[i] / (1 + exp(-gate[i])) * up[i]`.
+    pub swiglu: fn(gate: &mut [f32], up: &[f32]),
+    /// `y[i] = (x[i] * (1 / sqrt(mean(x^2) + eps))) * weight[i]`; the mean is the 16-lane sum
+    /// divided by the length, a multiple of 2; missing lanes of the last 16 count as zero.
+    pub rms_norm: fn(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]),
+    /// `y[i] = fma(scale, x[i], y[i])`.
+    pub add_scaled: fn(y: &mut [f32], x: &[f32], scale: f32),
+    /// Attention of a few query heads that share one key-value head; see [`Attend`].
+    pub attend: fn(&Attend<'_>, out: &mut [f32]),
+    /// One token of the gated short convolution; see [`Conv`].
+    pub conv: fn(Conv<'_>),
+}
+
+/// A product of quantised weights and activations.
+///
+/// Shapes: `w` whole tile rows of `x.blocks()` blocks each; `x` a panel of `x.width()` tokens;
+/// `y` `(tile rows, width, 16)` f32, overwritten.
+pub type MatmulFn = fn(w: &[u8], x: Panel<'_>, y: &mut [f32]);
+
+/// One pass over the keys and values of the first `len` positions.
+///
+/// For each query: positions come in blocks of 16, with `m = -inf`, `l = 0`, `acc = 0` at first.
+/// A block's scores are `s[i] = sum_d q[d] k[d, i]` (fma, d ascending from 0), `-inf` beyond
+/// `len`; `m' = max(m, max s)`; `c = exp(m - m')` and `p[i] = exp(s[i] - m')`, except that both
+/// are 0 for an argument of `-inf`; `l = fma(l, c, sum16(p))`, `acc[d] = acc[d] * c`, then
+/// `acc[d] = fma(p[i], v[i, d], acc[d])` for ascending `i < len`. Finally `out[d] = acc[d] / l`.
+#[derive(Debug, Clone, Copy)]
+pub struct Attend<'k> {
+    /// `(queries, head_dim)` f32, already multiplied by 1 / sqrt(head_dim).
+    pub queries: &'k [f32],
+    /// f16 bits, `(blocks of 16 positions, head_dim, 16)`: the keys of a block lie side by side.
+    pub keys: &'k [u16],
+    /// f16 bits, `(positions, head_dim)`.
+    pub values: &'k [u16],
+    /// Width of a head.
+    pub head_dim: usize,
+    /// How many positions count; at least 1.
+    pub len: usize,
+}
+
+/// One token of the gated short convolution.
+///
+/// With `z = b * x`: `y = c * (taps[0] * state[0] + taps[1] * state[1] + ... + taps[last] * z)`,
+/// the sum by fma from the oldest tap, beginning with a plain product; then the state moves up by
+/// one and takes `z`.
+#[derive(Debug)]
+pub struct Conv<'k> {
+    /// `(3, hidden)`: B, C, x as the input projection gives them.
+    pub bcx: &'k [f32],
+    /// `(width, hidden)`, oldest first.
+    pub taps: &'k [f32],
+    /// `(width - 1, hidden)`: earlier `z`, oldest first.
+    pub state: &'k mut [f32],
+    /// `(hidden,)`.
+    pub y: &'k mut [f32],
+}
+
+impl Kernels {
+    /// `y[tile, t, r] = sum_k w[16 tile + r, k] x[t, k]`.
+    ///
+    /// Shapes: `w` whole tile rows in `format`; `x` a panel no wider than [`Kernels::width`];
+    /// `y` (tile rows, tokens, 16).
+    pub fn matmul(&self, format: Format, w: &[u8], x: Panel<'_>, y: &mut [f32]) {
+        match format {
+            Format::Q4 => (self.matmul_q4)(w, x, y),
+            Format::Q8 => (self.matmul_q8)(w, x, y),
+        }
+    }
+}
+
+/// Checks the lengths of a product's operands and returns its number of tile rows.
+pub(crate) fn check_matmul(
+    format: Format,
+    w: &[u8],
+    x: Panel<'_>,
+    y: &[f32],
+    widest: usize,
+) -> usize {
+    let row = format.tile_row_bytes(x.blocks());
+    let tile_rows = w.len() / row;
+    assert!(w.len().is_multiple_of(row), "weights are not whole tile rows");
+    assert!(x.width() <= widest, "panel is wider than this table takes");
+    assert_eq!(y.len(), tile_rows * x.width() * TILE_ROWS, "output has the wrong length");
+    tile_rows
+}
+
+/// Checks the lengths of attention's operands and returns its number of queries.
+pub(crate) fn check_attend(a: &Attend<'_>, out: &[f32]) -> usize {
+    assert!(a.len >= 1 && a.queries.len().is_multiple_of(a.head_dim));
+    assert!(a.keys.len() >= a.len.div_ceil(KEY_BLOCK) * KEY_BLOCK * a.head_dim, "too few keys");
+    assert!(a.values.len() >= a.len * a.head_dim, "too few values");
+    assert_eq!(out.len(), a.queries.len());
+    a.queries.len() / a.head_dim
+}
+
+/// Checks the lengths of a convolution's operands and returns the hidden width.
+pub(crate) fn check_conv(c: &Conv<'_>) -> usize {
+    let hidden = c.y.len();
+    assert_eq!(c.bcx.len(), 3 * hidden);
+    assert!(c.taps.len() >= 2 * hidden && c.taps.len().is_multiple_of(hidden));
+    assert_eq!(c.state.len(), c.taps.len() - hidden);
+    hidden
+}

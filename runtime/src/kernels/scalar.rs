@@ -1,0 +1,192 @@
+//! The specification: every operation in plain Rust. Never tuned at the cost of clarity.
+
+use super::math::{exp, fma, from_f16, round_even, sum16};
+use super::panel::{BLOCK_WORDS, Panel, put_block};
+use super::{Attend, Conv, KEY_BLOCK, Kernels, check_attend, check_conv, check_matmul};
+use crate::image::layout::{BLOCK, Format, TILE_ROWS};
+
+/// The portable table.
+pub static SCALAR: Kernels = Kernels {
+    name: "scalar",
+    width: 4,
+    matmul_q4,
+    matmul_q8,
+    matmul_f32,
+    quantise,
+    swiglu,
+    rms_norm,
+    add_scaled,
+    attend,
+    conv,
+};
+
+fn matmul_q4(w: &[u8], x: Panel<'_>, y: &mut [f32]) {
+    matmul(Format::Q4, w, x, y, |quants, block, token| {
+        let mut sums = [x.scale_and_offset(block, token).1; TILE_ROWS];
+        for (run, lanes) in quants.as_chunks::<64>().0.iter().enumerate() {
+            let low = x.group(block, 2 * run, token).map(i32::from);
+            let high = x.group(block, 2 * run + 1, token).map(i32::from);
+            for (sum, lane) in sums.iter_mut().zip(lanes.as_chunks::<4>().0) {
+                for i in 0..4 {
+                    *sum += i32::from(lane[i] & 15) * low[i] + i32::from(lane[i] >> 4) * high[i];
+                }
+            }
+        }
+        sums
+    });
+}
+
+fn matmul_q8(w: &[u8], x: Panel<'_>, y: &mut [f32]) {
+    matmul(Format::Q8, w, x, y, |quants, block, token| {
+        let mut sums = [0; TILE_ROWS];
+        for (run, lanes) in quants.as_chunks::<64>().0.iter().enumerate() {
+            let group = x.group(block, run, token).map(i32::from);
+            for (sum, lane) in sums.iter_mut().zip(lanes.as_chunks::<4>().0) {
+                for i in 0..4 {
+                    *sum += i32::from(lane[i] as i8) * group[i];
+                }
+            }
+        }
+        sums
+    });
+}
+
+/// The frame of both products; `dot(quants, block, token)` gives the 16 rows' integer sums.
+fn matmul(
+    format: Format,
+    w: &[u8],
+    x: Panel<'_>,
+    y: &mut [f32],
+    dot: impl Fn(&[u8], usize, usize) -> [i32; TILE_ROWS],
+) {
+    check_matmul(format, w, x, y, SCALAR.width);
+    let tile_rows = w.chunks_exact(format.tile_row_bytes(x.blocks()));
+    for (tile_row, y) in tile_rows.zip(y.chunks_exact_mut(x.width() * TILE_ROWS)) {
+        y.fill(0.0);
+        for block in 0..x.blocks() {
+            let quants = &tile_row[format.quants_at(block)..][..format.quant_bytes()];
+            let scales = &tile_row[format.scales_at(block)..][..TILE_ROWS * 2];
+            for (token, y) in y.as_chunks_mut::<TILE_ROWS>().0.iter_mut().enumerate() {
+                let (a_scale, _) = x.scale_and_offset(block, token);
+                let sums = dot(quants, block, token);
+                for ((y, sum), scale) in y.iter_mut().zip(sums).zip(scales.as_chunks::<2>().0) {
+                    let w_scale = from_f16(u16::from_le_bytes(*scale));
+                    *y = fma(sum as f32, w_scale * a_scale, *y);
+                }
+            }
+        }
+    }
+}
+
+fn matmul_f32(w: &[f32], x: &[f32], y: &mut [f32]) {
+    assert_eq!(w.len(), y.len() * x.len());
+    let tile_rows = w.chunks_exact(x.len() * TILE_ROWS);
+    for (w, y) in tile_rows.zip(y.as_chunks_mut::<TILE_ROWS>().0) {
+        let mut sums = [[0.0; TILE_ROWS]; 4];
+        for (k, (&x, w)) in x.iter().zip(w.as_chunks::<TILE_ROWS>().0).enumerate() {
+            for (sum, &w) in sums[k % 4].iter_mut().zip(w) {
+                *sum = fma(w, x, *sum);
+            }
+        }
+        for (r, y) in y.iter_mut().enumerate() {
+            *y = (sums[0][r] + sums[1][r]) + (sums[2][r] + sums[3][r]);
+        }
+    }
+}
+
+fn quantise(x: &[f32], width: usize, panel: &mut [i32]) {
+    assert!(width > 0 && x.len().is_multiple_of(width * BLOCK));
+    let cols = x.len() / width;
+    assert_eq!(panel.len(), Panel::len(width, cols));
+    for (block, words) in panel.chunks_exact_mut(width * BLOCK_WORDS).enumerate() {
+        for token in 0..width {
+            let x = &x[token * cols + block * BLOCK..][..BLOCK];
+            let largest = x.iter().fold(0.0_f32, |m, x| if x.abs() > m { x.abs() } else { m });
+            let scale = largest / 127.0;
+            let normal = scale >= f32::MIN_POSITIVE;
+            let (scale, inverse) = if normal { (scale, 1.0 / scale) } else { (0.0, 0.0) };
+            let mut quants = [0; BLOCK];
+            for (q, x) in quants.iter_mut().zip(x) {
+                *q = round_even(x * inverse) as i8;
+            }
+            put_block(words, width, token, scale, &quants);
+        }
+    }
+}
+
+fn swiglu(gate: &mut [f32], up: &[f32]) {
+    assert_eq!(gate.len(), up.len());
+    for (g, u) in gate.iter_mut().zip(up) {
+        *g = *g / (1.0 + exp(-*g)) * u;
+    }
+}
+
+fn rms_norm(x: &[f32], weight: &[f32], eps: f32, y: &mut [f32]) {
+    assert!(x.len() == weight.len() && x.len() == y.len());
+    let mut lanes = [0.0; 16];
+    for (i, &x) in x.iter().enumerate() {
+        lanes[i % 16] = fma(x, x, lanes[i % 16]);
+    }
+    let scale = 1.0 / libm::sqrtf(sum16(lanes) / x.len() as f32 + eps);
+    for ((y, x), w) in y.iter_mut().zip(x).zip(weight) {
+        *y = x * scale * w;
+    }
+}
+
+fn add_scaled(y: &mut [f32], x: &[f32], scale: f32) {
+    assert_eq!(x.len(), y.len());
+    for (y, &x) in y.iter_mut().zip(x) {
+        *y = fma(scale, x, *y);
+    }
+}
+
+fn attend(a: &Attend<'_>, out: &mut [f32]) {
+    check_attend(a, out);
+    let exp_or_zero = |x: f32| if x == f32::NEG_INFINITY { 0.0 } else { exp(x) };
+    for (query, out) in a.queries.chunks_exact(a.head_dim).zip(out.chunks_exact_mut(a.head_dim)) {
+        let mut largest = f32::NEG_INFINITY;
+        let mut total = 0.0;
+        out.fill(0.0);
+        for from in (0..a.len).step_by(KEY_BLOCK) {
+            let count = (a.len - from).min(KEY_BLOCK);
+            let keys = &a.keys[from * a.head_dim..][..KEY_BLOCK * a.head_dim];
+            let mut scores = [0.0; KEY_BLOCK];
+            for (&q, keys) in query.iter().zip(keys.as_chunks::<KEY_BLOCK>().0) {
+                for (score, &key) in scores.iter_mut().zip(keys) {
+                    *score = fma(q, from_f16(key), *score);
+                }
+            }
+            scores[count..].fill(f32::NEG_INFINITY);
+            let new = scores.iter().fold(largest, |m, &s| if s > m { s } else { m });
+            let shrink = exp_or_zero(largest - new);
+            let weights = scores.map(|s| exp_or_zero(s - new));
+            largest = new;
+            total = fma(total, shrink, sum16(weights));
+            out.iter_mut().for_each(|o| *o *= shrink);
+            let values = a.values[from * a.head_dim..].chunks_exact(a.head_dim);
+            for (&weight, values) in weights[..count].iter().zip(values) {
+                for (o, &value) in out.iter_mut().zip(values) {
+                    *o = fma(weight, from_f16(value), *o);
+                }
+            }
+        }
+        out.iter_mut().for_each(|o| *o /= total);
+    }
+}
+
+fn conv(c: Conv<'_>) {
+    let hidden = check_conv(&c);
+    let (b, rest) = c.bcx.split_at(hidden);
+    let (gate, x) = rest.split_at(hidden);
+    let last = c.taps.len() / hidden - 1;
+    for i in 0..hidden {
+        let z = b[i] * x[i];
+        let mut sum = c.taps[i] * c.state[i];
+        for tap in 1..last {
+            sum = fma(c.taps[tap * hidden + i], c.state[tap * hidden + i], sum);
+            c.state[(tap - 1) * hidden + i] = c.state[tap * hidden + i];
+        }
+        c.state[(last - 1) * hidden + i] = z;
+        c.y[i] = gate[i] * fma(c.taps[last * hidden + i], z, sum);
+    }
+}

@@ -1,0 +1,75 @@
+//! Which table for which CPU.
+
+use super::{Kernels, SCALAR};
+
+/// What the CPU can do, as the platform found out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct CpuFeatures {
+    bits: u32,
+}
+
+macro_rules! features {
+    ($($(#[$doc:meta])* $name:ident = $bit:literal;)*) => {
+        impl CpuFeatures {
+            $($(#[$doc])* pub const $name: u32 = 1 << $bit;)*
+        }
+    };
+}
+
+features! {
+    /// aarch64 Advanced SIMD.
+    NEON = 0;
+    /// aarch64 `sdot`, `udot`.
+    DOTPROD = 1;
+    /// aarch64 `smmla`.
+    I8MM = 2;
+    /// x86-64 AVX2, FMA and F16C together.
+    AVX2 = 8;
+    /// x86-64 AVX-VNNI.
+    AVX_VNNI = 9;
+    /// x86-64 AVX-512 F, BW, DQ, VL and VNNI together.
+    AVX512_VNNI = 10;
+}
+
+impl CpuFeatures {
+    /// No features: the scalar table.
+    pub const NONE: Self = Self { bits: 0 };
+
+    /// A set of features, as a union of the constants.
+    ///
+    /// # Safety
+    /// This CPU, and every core the engine will run on, has all of them: a table chosen by them
+    /// executes their instructions.
+    pub const unsafe fn new(bits: u32) -> Self {
+        Self { bits }
+    }
+
+    /// Whether all of `bits` are there.
+    pub const fn has(self, bits: u32) -> bool {
+        self.bits & bits == bits
+    }
+}
+
+/// A table and the features it executes.
+struct Candidate {
+    kernels: &'static Kernels,
+    needs: u32,
+}
+
+/// Best first.
+static CANDIDATES: &[Candidate] = &[Candidate { kernels: &SCALAR, needs: 0 }];
+
+/// Every table this CPU can run, best first.
+pub fn all(features: CpuFeatures) -> impl Iterator<Item = &'static Kernels> {
+    CANDIDATES.iter().filter(move |c| features.has(c.needs)).map(|c| c.kernels)
+}
+
+/// The best table for this CPU.
+pub fn best(features: CpuFeatures) -> &'static Kernels {
+    all(features).next().unwrap_or(&SCALAR)
+}
+
+/// The table of this name, if this CPU can run it.
+pub fn by_name(name: &str, features: CpuFeatures) -> Option<&'static Kernels> {
+    all(features).find(|kernels| kernels.name == name)
+}

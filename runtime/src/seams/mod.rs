@@ -1,0 +1,36 @@
+//! What the engine asks of the world it runs in: storage, a clock, cores, and somebody to tell.
+//!
+//! A platform implements these four traits; the engine knows no operating system, file or thread.
+//! Beside each trait lies a fake for tests (feature `fake`).
+
+mod clock;
+mod events;
+mod parallel;
+mod storage;
+
+#[cfg(any(test, feature = "fake"))]
+pub use clock::ManualClock;
+pub use clock::{Clock, Micros};
+#[cfg(any(test, feature = "fake"))]
+pub use events::Recorder;
+pub use events::{Event, Events, Silent};
+pub use parallel::{Chunks, Parallel, Serial, for_each_chunk};
+pub use storage::{
+    Completion, Geometry, Read, Slice, Storage, StorageError, StorageErrorKind, Urgency,
+};
+#[cfg(any(test, feature = "fake"))]
+pub use storage::{Fault, RamDisk};
+
+/// The world, borrowed for one call into the engine.
+///
+/// `'a` is the lifetime of the arena, whose slots travel through the storage while they are read.
+pub struct World<'w, 'a> {
+    /// Where pages come from.
+    pub storage: &'w mut dyn Storage<'a>,
+    /// The cores.
+    pub parallel: &'w dyn Parallel,
+    /// Time, for statistics only: no result ever depends on it.
+    pub clock: &'w dyn Clock,
+    /// Who hears what happens.
+    pub events: &'w mut dyn Events,
+}

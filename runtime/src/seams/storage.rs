@@ -1,0 +1,247 @@
+use core::fmt;
+
+/// What a device wants its reads to look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Geometry {
+    /// Bytes that can be read.
+    pub len: u64,
+    /// Offsets, lengths and buffer addresses must be multiples of this (a power of two, at most
+    /// 4096). The image aligns its sections and pages to 16 KiB.
+    pub alignment: u32,
+    /// How many reads may be under way at once; at least 1.
+    pub depth: u16,
+}
+
+/// How soon the bytes of a read are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Urgency {
+    /// The current token waits for them.
+    Demand,
+    /// A guess: it may wait behind every `Demand`.
+    Ahead,
+}
+
+/// A buffer on its way through the storage: an exclusive part of the arena.
+pub type Slice<'a> = &'a mut [u8];
+
+/// A read to be started. It owns its buffer until the storage gives it back.
+#[derive(Debug)]
+pub struct Read<'a> {
+    /// The caller's name for this read; it returns in the [`Completion`].
+    pub tag: u32,
+    /// First byte.
+    pub offset: u64,
+    /// Where the bytes go, filled whole.
+    pub into: Slice<'a>,
+    /// How soon.
+    pub urgency: Urgency,
+}
+
+/// A finished read.
+#[derive(Debug)]
+pub struct Completion<'a> {
+    /// The tag of the [`Read`].
+    pub tag: u32,
+    /// The buffer, back from its journey; its content counts only when `result` is `Ok`.
+    pub into: Slice<'a>,
+    /// Whether all of it was read.
+    pub result: Result<(), StorageError>,
+}
+
+/// Whether trying again can help.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum StorageErrorKind {
+    /// A hiccup: the same read may succeed soon.
+    Transient,
+    /// The device says no, and will go on saying so.
+    Permanent,
+    /// The read reaches past the end: the file was cut.
+    PastEnd,
+}
+
+/// A read that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct StorageError {
+    /// Whether trying again can help.
+    pub kind: StorageErrorKind,
+    /// The device's own number for it (`errno` on Linux, a status register on a board).
+    pub code: i32,
+}
+
+impl fmt::Display for StorageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.kind {
+            StorageErrorKind::Transient => "a read failed for a moment",
+            StorageErrorKind::Permanent => "the device cannot read",
+            StorageErrorKind::PastEnd => "the file ends too early",
+        };
+        write!(f, "{what} (device code {})", self.code)
+    }
+}
+
+impl core::error::Error for StorageError {}
+
+/// A device that holds an image.
+///
+/// Duties of an implementation:
+/// - a read fills its buffer whole or fails: never short;
+/// - a submitted buffer comes back exactly once, through [`poll`](Self::poll) or
+///   [`wait`](Self::wait), in any order, also when the read failed;
+/// - while it is away, nobody else touches it: ownership replaces a promise;
+/// - nothing is allocated after the first read.
+pub trait Storage<'a> {
+    /// What reads must look like.
+    fn geometry(&self) -> Geometry;
+
+    /// Reads `into.len()` bytes at `offset` and returns when they are there.
+    fn read_at(&mut self, offset: u64, into: &mut [u8]) -> Result<(), StorageError>;
+
+    /// Starts a read. A full queue hands it back: take a completion first.
+    fn submit(&mut self, read: Read<'a>) -> Result<(), Read<'a>>;
+
+    /// A finished read, if there is one.
+    fn poll(&mut self) -> Option<Completion<'a>>;
+
+    /// Waits for a finished read; `None` when none is under way.
+    fn wait(&mut self) -> Option<Completion<'a>>;
+}
+
+#[cfg(any(test, feature = "fake"))]
+pub use fake::{Fault, RamDisk};
+
+#[cfg(any(test, feature = "fake"))]
+mod fake {
+    use super::*;
+
+    /// A device in RAM with seeded faults. Reads finish in a shuffled order.
+    #[derive(Debug)]
+    pub struct RamDisk<'d, 'a> {
+        data: &'d [u8],
+        alignment: u32,
+        fault: Fault,
+        random: u64,
+        reads: u64,
+        queue: heapless::Vec<Read<'a>, 16>,
+    }
+
+    /// What goes wrong on a [`RamDisk`].
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+    pub enum Fault {
+        /// Nothing.
+        #[default]
+        None,
+        /// About one read in `n` fails and succeeds when tried again.
+        Transient(u32),
+        /// Every read that touches this byte fails.
+        DeadByte(u64),
+        /// About one read in `n` arrives with one bit flipped.
+        FlippedBit(u32),
+        /// The device ends here.
+        CutAt(u64),
+    }
+
+    impl<'d> RamDisk<'d, '_> {
+        /// A healthy device with these bytes. `seed` decides in which order reads finish.
+        pub fn new(data: &'d [u8], seed: u64) -> Self {
+            let random = seed ^ 0x9e37_79b9_7f4a_7c15;
+            Self {
+                data,
+                alignment: 1,
+                fault: Fault::None,
+                random,
+                reads: 0,
+                queue: heapless::Vec::new(),
+            }
+        }
+
+        /// From now on this goes wrong.
+        pub fn set_fault(&mut self, fault: Fault) {
+            self.fault = fault;
+        }
+
+        /// From now on reads must be aligned to this.
+        pub fn set_alignment(&mut self, alignment: u32) {
+            self.alignment = alignment;
+        }
+
+        /// How many reads were asked for.
+        pub fn reads(&self) -> u64 {
+            self.reads
+        }
+
+        fn random(&mut self) -> u64 {
+            // xorshift64*: https://doi.org/10.18637/jss.v008.i14
+            self.random ^= self.random >> 12;
+            self.random ^= self.random << 25;
+            self.random ^= self.random >> 27;
+            self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33
+        }
+
+        fn perform(&mut self, offset: u64, into: &mut [u8]) -> Result<(), StorageError> {
+            self.reads += 1;
+            let alignment = u64::from(self.alignment);
+            assert!(
+                offset.is_multiple_of(alignment) && (into.len() as u64).is_multiple_of(alignment)
+            );
+            let end = offset + into.len() as u64;
+            let size = match self.fault {
+                Fault::CutAt(size) => size.min(self.data.len() as u64),
+                _ => self.data.len() as u64,
+            };
+            if end > size {
+                return Err(StorageError { kind: StorageErrorKind::PastEnd, code: 0 });
+            }
+            let chance = self.random();
+            let hit = |n: u32| chance.is_multiple_of(u64::from(n));
+            match self.fault {
+                Fault::Transient(n) if hit(n) => {
+                    return Err(StorageError { kind: StorageErrorKind::Transient, code: 5 });
+                }
+                Fault::DeadByte(at) if (offset..end).contains(&at) => {
+                    return Err(StorageError { kind: StorageErrorKind::Permanent, code: 5 });
+                }
+                _ => {}
+            }
+            into.copy_from_slice(&self.data[offset as usize..end as usize]);
+            if matches!(self.fault, Fault::FlippedBit(n) if hit(n)) {
+                let bit = self.random() as usize % (into.len() * 8);
+                into[bit / 8] ^= 1 << (bit % 8);
+            }
+            Ok(())
+        }
+    }
+
+    impl<'a> Storage<'a> for RamDisk<'_, 'a> {
+        fn geometry(&self) -> Geometry {
+            let depth = self.queue.capacity() as u16;
+            Geometry { len: self.data.len() as u64, alignment: self.alignment, depth }
+        }
+
+        fn read_at(&mut self, offset: u64, into: &mut [u8]) -> Result<(), StorageError> {
+            self.perform(offset, into)
+        }
+
+        fn submit(&mut self, read: Read<'a>) -> Result<(), Read<'a>> {
+            self.queue.push(read)
+        }
+
+        fn poll(&mut self) -> Option<Completion<'a>> {
+            // Half the time nothing seems to be ready, as on a real device.
+            if self.random().is_multiple_of(2) { None } else { self.wait() }
+        }
+
+        fn wait(&mut self) -> Option<Completion<'a>> {
+            if self.queue.is_empty() {
+                return None;
+            }
+            let next = self.random() as usize % self.queue.len();
+            let Read { tag, offset, into, .. } = self.queue.swap_remove(next);
+            let result = self.perform(offset, into);
+            Some(Completion { tag, into, result })
+        }
+    }
+}

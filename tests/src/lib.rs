@@ -1,0 +1,1 @@
+//! Whole-system tests live in `tests/tests/`; this crate holds what they share.

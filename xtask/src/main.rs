@@ -1,0 +1,3 @@
+//! `cargo xtask`: tests, packing and board images.
+
+fn main() {}
