@@ -5,7 +5,7 @@
 //! 16 KiB aligned  manifest        postcard of `Manifest`
 //! 16 KiB aligned  tokenizer       tables, see `tokenizer::tables`
 //! 16 KiB aligned  resident        the always-used tensors, in the order of `Resident::of`
-//! 16 KiB aligned  page sums       for each page two u64: checksum of gate-up, checksum of the rest
+//! 16 KiB aligned  page sums       for each page two u64: checksum of the bytes before down, of the rest
 //! 16 KiB aligned  pages           one per expert of every MoE layer, each a multiple of 16 KiB
 //! ```
 //!
@@ -25,8 +25,8 @@
 //! Checksums are XXH3-64. The pages' own entry has checksum 0: each page is checked as it is read.
 //! Sections follow each other in this order without overlap; the gaps between them are zero.
 //!
-//! A page is the gate-up matrix, then the down matrix, then zeros up to a multiple of 16 KiB.
-//! Pages lie bank by bank, expert by expert.
+//! A page is the gate-up matrix, zeros up to [`PageShape::down_at`], the down matrix, then zeros up
+//! to a multiple of 16 KiB. Pages lie bank by bank, expert by expert.
 
 pub mod layout;
 mod manifest;
@@ -37,7 +37,7 @@ pub use manifest::{
     Mixer, Sampling, Shape, Template,
 };
 pub use view::{
-    FORMAT_VERSION, FfnTensors, HEADER_BYTES, Header, Image, ImageError, LAYOUT_TILES_16X32,
-    LayerTensors, MAGIC, MixerTensors, PAGE_ALIGN, PageShape, Resident, SECTIONS, Section, Span,
-    checksum,
+    FORMAT_VERSION, FfnTensors, HEADER_BYTES, HeadTensors, Header, Image, ImageError,
+    LAYOUT_TILES_16X32, LayerTensors, MAGIC, Matrix, MixerTensors, PAGE_ALIGN, PageShape, Place,
+    Resident, SECTIONS, SPLIT_ALIGN, Section, Span, checksum,
 };

@@ -12,6 +12,8 @@ pub const LAYOUT_TILES_16X32: u32 = 1;
 pub const HEADER_BYTES: usize = 256;
 /// Sections start, and pages start and end, at multiples of this.
 pub const PAGE_ALIGN: usize = 16 << 10;
+/// What a page's parts are aligned to where they can be read one at a time.
+pub const SPLIT_ALIGN: usize = 4 << 10;
 /// How many sections an image has.
 pub const SECTIONS: usize = 5;
 
@@ -249,6 +251,19 @@ impl PageShape {
     /// Bytes of the page, padding included.
     pub const fn bytes(&self) -> usize {
         align_up(self.gate_up.bytes() + self.down.bytes(), PAGE_ALIGN)
+    }
+
+    /// Where down starts: at the first multiple of 4096 after gate and up when that makes the
+    /// page no longer, so that both parts can be read straight from a block device, one at a
+    /// time; else right after them.
+    pub const fn down_at(&self) -> usize {
+        let aligned = align_up(self.gate_up.bytes(), SPLIT_ALIGN);
+        if aligned + self.down.bytes() <= self.bytes() { aligned } else { self.gate_up.bytes() }
+    }
+
+    /// Whether a device that asks for this alignment can read the two parts one at a time.
+    pub const fn splits_at(&self, alignment: usize) -> bool {
+        self.down_at().is_multiple_of(alignment)
     }
 }
 

@@ -14,7 +14,7 @@ pub use clock::{Clock, Micros};
 #[cfg(any(test, feature = "fake"))]
 pub use events::Recorder;
 pub use events::{Event, Events, Silent};
-pub use parallel::{Chunks, Parallel, Serial, for_each_chunk};
+pub use parallel::{Parallel, Serial, Shared, for_each_chunk};
 pub use storage::{
     Completion, Geometry, Read, Slice, Storage, StorageError, StorageErrorKind, Urgency,
 };

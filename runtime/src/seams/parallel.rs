@@ -25,57 +25,51 @@ impl Parallel for Serial {
     }
 }
 
-/// A slice cut into equal chunks that different cores may write at the same time.
-pub struct Chunks<'s, T> {
+/// A slice of which different cores may write different parts at the same time.
+pub struct Shared<'s, T> {
     start: *mut T,
     len: usize,
-    chunk: usize,
     data: PhantomData<&'s mut [T]>,
 }
 
-// SAFETY: a `Chunks` only hands out disjoint `&mut [T]` (a duty of `get`'s caller), which may be
+// SAFETY: a `Shared` only hands out disjoint `&mut [T]` (a duty of `part`'s caller), which may be
 // sent to other threads when `T` may.
-unsafe impl<T: Send> Sync for Chunks<'_, T> {}
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
 
-impl<'s, T> Chunks<'s, T> {
-    /// Cuts `data` into chunks of `chunk` elements; the last may be shorter.
-    pub fn new(data: &'s mut [T], chunk: usize) -> Self {
-        assert!(chunk > 0);
-        Self { start: data.as_mut_ptr(), len: data.len(), chunk, data: PhantomData }
+impl<'s, T> Shared<'s, T> {
+    /// Shares `data` among the parts of a loop.
+    pub fn new(data: &'s mut [T]) -> Self {
+        Self { start: data.as_mut_ptr(), len: data.len(), data: PhantomData }
     }
 
-    /// How many chunks there are.
-    pub fn count(&self) -> usize {
-        self.len.div_ceil(self.chunk)
-    }
-
-    /// Chunk `index`.
+    /// The elements `from..from + len`.
     ///
     /// # Safety
-    /// No two live references may be to the same chunk: within one [`Parallel::run`] each index is
-    /// asked for by one part only, once.
-    #[expect(clippy::mut_from_ref, reason = "the caller promises that chunks are not aliased")]
-    pub unsafe fn get(&self, index: usize) -> &mut [T] {
-        let from = index * self.chunk;
-        assert!(from < self.len);
-        let len = self.chunk.min(self.len - from);
-        // SAFETY: `from + len <= self.len` keeps it inside the slice borrowed for 's, and the
-        // caller promises that nobody else holds this chunk.
+    /// No two live references may overlap: within one [`Parallel::run`] each element is asked for
+    /// by one part only, and that part drops one reference before it asks for the same again.
+    #[expect(clippy::mut_from_ref, reason = "the caller promises that parts do not overlap")]
+    pub unsafe fn part(&self, from: usize, len: usize) -> &mut [T] {
+        assert!(from <= self.len && len <= self.len - from);
+        // SAFETY: the range lies inside the slice borrowed for 's, and the caller promises that
+        // nobody else holds any of it.
         unsafe { core::slice::from_raw_parts_mut(self.start.add(from), len) }
     }
 }
 
-/// Calls `body(index, chunk)` for every chunk of `data`, spread over the cores.
+/// Calls `body(index, chunk)` for every chunk of `chunk` elements of `data`, the last may be
+/// shorter, spread over the cores.
 pub fn for_each_chunk<T: Send>(
     parallel: &dyn Parallel,
     data: &mut [T],
     chunk: usize,
     body: impl Fn(usize, &mut [T]) + Sync,
 ) {
-    let chunks = Chunks::new(data, chunk);
-    parallel.run(chunks.count(), &|index| {
-        // SAFETY: `run` calls each index exactly once.
-        body(index, unsafe { chunks.get(index) });
+    let len = data.len();
+    let shared = Shared::new(data);
+    parallel.run(len.div_ceil(chunk), &|index| {
+        let from = index * chunk;
+        // SAFETY: `run` calls each index exactly once and chunks do not overlap.
+        body(index, unsafe { shared.part(from, chunk.min(len - from)) });
     });
 }
 

@@ -37,6 +37,8 @@ pub struct Read<'a> {
     pub into: Slice<'a>,
     /// How soon.
     pub urgency: Urgency,
+    /// How often this read failed before: a device may let some time pass, longer each time.
+    pub attempt: u8,
 }
 
 /// A finished read.
@@ -102,6 +104,12 @@ pub trait Storage<'a> {
 
     /// Starts a read. A full queue hands it back: take a completion first.
     fn submit(&mut self, read: Read<'a>) -> Result<(), Read<'a>>;
+
+    /// A read that was submitted as [`Urgency::Ahead`] is now waited for. A device without a queue
+    /// of its own has nothing to do.
+    fn hurry(&mut self, tag: u32) {
+        let _ = tag;
+    }
 
     /// A finished read, if there is one.
     fn poll(&mut self) -> Option<Completion<'a>>;
