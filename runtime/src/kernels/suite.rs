@@ -1,2 +1,358 @@
 //! One suite for every table that this machine can run: the bits of the scalar table, on odd
 //! shapes and extreme values.
+
+use std::vec;
+use std::vec::Vec;
+
+use half::f16;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::panel::{self, BLOCK_WORDS};
+use super::{
+    Attend, Conv, CpuFeatures, KEY_BLOCK, Kernels, MAX_WIDTH, Panel, SCALAR, all, best, by_name,
+};
+use crate::image::layout::{self, BLOCK, Format, TILE_ROWS};
+
+/// What this machine can do.
+#[cfg(target_arch = "x86_64")]
+fn features() -> CpuFeatures {
+    use std::arch::is_x86_feature_detected as has;
+    let mut bits = 0;
+    if has!("avx2") && has!("fma") && has!("f16c") {
+        bits |= CpuFeatures::AVX2;
+    }
+    if has!("avxvnni") {
+        bits |= CpuFeatures::AVX_VNNI;
+    }
+    if has!("avx512f")
+        && has!("avx512bw")
+        && has!("avx512dq")
+        && has!("avx512vl")
+        && has!("avx512vnni")
+    {
+        bits |= CpuFeatures::AVX512_VNNI;
+    }
+    // SAFETY: each feature was detected.
+    unsafe { CpuFeatures::new(bits) }
+}
+
+/// What this machine can do.
+#[cfg(target_arch = "aarch64")]
+fn features() -> CpuFeatures {
+    use std::arch::is_aarch64_feature_detected as has;
+    let mut bits = 0;
+    if has!("neon") {
+        bits |= CpuFeatures::NEON;
+    }
+    if has!("dotprod") {
+        bits |= CpuFeatures::DOTPROD;
+    }
+    if has!("i8mm") {
+        bits |= CpuFeatures::I8MM;
+    }
+    // SAFETY: each feature was detected.
+    unsafe { CpuFeatures::new(bits) }
+}
+
+/// What this machine can do.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+fn features() -> CpuFeatures {
+    CpuFeatures::NONE
+}
+
+/// A seeded stream of awkward values.
+struct Noise {
+    state: u64,
+    /// Whether floats span the whole range of magnitudes.
+    wild: bool,
+}
+
+impl Noise {
+    /// One step of SplitMix64.
+    fn next(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.state ^ (self.state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn one_in(&mut self, n: u64) -> bool {
+        self.next().is_multiple_of(n)
+    }
+
+    /// A finite float: mostly in -4..4, or of any magnitude.
+    fn float(&mut self) -> f32 {
+        const SPECIAL: [f32; 10] =
+            [0.0, -0.0, 1.0, -1.0, 1e-45, -f32::MIN_POSITIVE, 87.5, -1e4, f32::MAX, -f32::MAX];
+        if self.wild && self.one_in(8) {
+            return SPECIAL[self.next() as usize % SPECIAL.len()];
+        }
+        if self.wild && self.one_in(2) {
+            let value = f32::from_bits(self.next() as u32);
+            return if value.is_finite() { value } else { 0.5 };
+        }
+        (self.next() as u32 as f32 / u32::MAX as f32 - 0.5) * 8.0
+    }
+
+    fn floats(&mut self, len: usize) -> Vec<f32> {
+        (0..len).map(|_| self.float()).collect()
+    }
+
+    /// The bits of a finite f16.
+    fn half(&mut self) -> u16 {
+        if self.wild {
+            let bits = self.next() as u16;
+            return if f16::from_bits(bits).is_finite() { bits } else { 0 };
+        }
+        f16::from_f32(self.float()).to_bits()
+    }
+
+    /// 32 integers in `lowest..=highest`, now and then all at the ends.
+    fn quants(&mut self, lowest: i8, highest: i8) -> [i8; BLOCK] {
+        let span = (i16::from(highest) - i16::from(lowest) + 1) as u64;
+        match self.next() % 8 {
+            0 => [lowest; BLOCK],
+            1 => [highest; BLOCK],
+            2 => [0; BLOCK],
+            3 => core::array::from_fn(|_| if self.one_in(2) { lowest } else { highest }),
+            _ => core::array::from_fn(|_| (i16::from(lowest) + (self.next() % span) as i16) as i8),
+        }
+    }
+
+    /// Whole tile rows of weights.
+    fn weights(&mut self, format: Format, tile_rows: usize, blocks: usize) -> Vec<u8> {
+        let row_bytes = format.tile_row_bytes(blocks);
+        let mut w = vec![0; tile_rows * row_bytes];
+        let lowest = if format == Format::Q4 { -8 } else { -128 };
+        for tile_row in w.chunks_exact_mut(row_bytes) {
+            for (row, block) in (0..TILE_ROWS).flat_map(|r| (0..blocks).map(move |b| (r, b))) {
+                let quants = self.quants(lowest, -(lowest + 1));
+                layout::put_block(format, tile_row, row, block, &quants, self.half());
+            }
+        }
+        w
+    }
+
+    /// A token's row of activations.
+    fn row(&mut self, blocks: usize) -> Vec<i32> {
+        let mut row = vec![0; blocks * BLOCK_WORDS];
+        for block in row.chunks_exact_mut(BLOCK_WORDS) {
+            let scale = self.float().abs();
+            panel::put_block(block, 1, 0, scale, &self.quants(-127, 127));
+        }
+        row
+    }
+}
+
+/// Fails unless both are the same bits; any NaN equals any other.
+#[track_caller]
+fn assert_same(kernels: &Kernels, got: &[f32], expected: &[f32]) {
+    assert_eq!(got.len(), expected.len());
+    for (i, (g, e)) in got.iter().zip(expected).enumerate() {
+        let same = g.to_bits() == e.to_bits() || (g.is_nan() && e.is_nan());
+        assert!(same, "{}: element {i} is {g:e}, not {e:e}", kernels.name);
+    }
+}
+
+/// Lengths around the widths of vectors.
+fn lengths() -> impl Strategy<Value = usize> {
+    select(&[1_usize, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 129, 256][..])
+}
+
+fn noise() -> impl Strategy<Value = Noise> {
+    (any::<u64>(), any::<bool>()).prop_map(|(state, wild)| Noise { state, wild })
+}
+
+impl core::fmt::Debug for Noise {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "Noise {{ state: {}, wild: {} }}", self.state, self.wild)
+    }
+}
+
+#[test]
+fn names_find_their_tables() {
+    assert_eq!(all(features()).last().map(|k| k.name), Some("scalar"));
+    assert_eq!(all(CpuFeatures::NONE).count(), 1);
+    assert_eq!(best(CpuFeatures::NONE).name, "scalar");
+    for kernels in all(features()) {
+        assert!((1..=MAX_WIDTH).contains(&kernels.width));
+        assert_eq!(by_name(kernels.name, features()).map(|k| k.name), Some(kernels.name));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn matmul(
+        mut noise in noise(),
+        format in select(&[Format::Q4, Format::Q8][..]),
+        tile_rows in 1..=5_usize,
+        blocks in 1..=9_usize,
+    ) {
+        let w = noise.weights(format, tile_rows, blocks);
+        let rows: Vec<_> = (0..MAX_WIDTH).map(|_| noise.row(blocks)).collect();
+        let expected: Vec<_> = rows
+            .iter()
+            .map(|row| {
+                let mut y = vec![0.0; tile_rows * TILE_ROWS];
+                SCALAR.matmul(format, &w, Panel::new(row, 1), &mut y);
+                y
+            })
+            .collect();
+        for kernels in all(features()) {
+            for width in 1..=kernels.width {
+                let tokens: Vec<u32> = (0..width as u32).collect();
+                let mut words = vec![0; width * blocks * BLOCK_WORDS];
+                panel::gather(&rows.concat(), blocks, &tokens, &mut words);
+                let mut y = vec![f32::NAN; tile_rows * width * TILE_ROWS];
+                kernels.matmul(format, &w, Panel::new(&words, width), &mut y);
+                for (i, tile) in y.chunks_exact(TILE_ROWS).enumerate() {
+                    let (tile_row, token) = (i / width, i % width);
+                    let expected = &expected[token][tile_row * TILE_ROWS..][..TILE_ROWS];
+                    assert_same(kernels, tile, expected);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn matmul_f32(mut noise in noise(), tile_rows in 1..=3_usize, cols in lengths()) {
+        let w = noise.floats(tile_rows * cols * TILE_ROWS);
+        let x = noise.floats(cols);
+        let mut expected = vec![0.0; tile_rows * TILE_ROWS];
+        (SCALAR.matmul_f32)(&w, &x, &mut expected);
+        for kernels in all(features()) {
+            let mut y = vec![f32::NAN; expected.len()];
+            (kernels.matmul_f32)(&w, &x, &mut y);
+            assert_same(kernels, &y, &expected);
+        }
+    }
+
+    #[test]
+    fn quantise(mut noise in noise(), width in 1..=MAX_WIDTH, blocks in 1..=5_usize) {
+        let mut x = noise.floats(width * blocks * BLOCK);
+        for block in x.chunks_exact_mut(BLOCK) {
+            match noise.next() % 8 {
+                0 => block.fill(0.0),
+                // Around the smallest scale that counts.
+                1 => block.iter_mut().for_each(|x| *x *= 1e-36),
+                _ => {}
+            }
+        }
+        let mut expected = vec![0; Panel::len(width, blocks * BLOCK)];
+        (SCALAR.quantise)(&x, width, &mut expected);
+        for kernels in all(features()) {
+            let mut words = vec![-1; expected.len()];
+            (kernels.quantise)(&x, width, &mut words);
+            assert_eq!(words, expected, "{}", kernels.name);
+        }
+    }
+
+    #[test]
+    fn swiglu(mut noise in noise(), len in lengths()) {
+        let gate = noise.floats(len);
+        let up = noise.floats(len);
+        let mut expected = gate.clone();
+        (SCALAR.swiglu)(&mut expected, &up);
+        for kernels in all(features()) {
+            let mut y = gate.clone();
+            (kernels.swiglu)(&mut y, &up);
+            assert_same(kernels, &y, &expected);
+        }
+    }
+
+    #[test]
+    fn rms_norm(mut noise in noise(), half in lengths()) {
+        let x = noise.floats(2 * half);
+        let weight = noise.floats(2 * half);
+        let mut expected = vec![0.0; 2 * half];
+        (SCALAR.rms_norm)(&x, &weight, 1e-5, &mut expected);
+        for kernels in all(features()) {
+            let mut y = vec![f32::NAN; 2 * half];
+            (kernels.rms_norm)(&x, &weight, 1e-5, &mut y);
+            assert_same(kernels, &y, &expected);
+        }
+    }
+
+    #[test]
+    fn add_scaled(mut noise in noise(), len in lengths()) {
+        let (y, x, scale) = (noise.floats(len), noise.floats(len), noise.float());
+        let mut expected = y.clone();
+        (SCALAR.add_scaled)(&mut expected, &x, scale);
+        for kernels in all(features()) {
+            let mut y = y.clone();
+            (kernels.add_scaled)(&mut y, &x, scale);
+            assert_same(kernels, &y, &expected);
+        }
+    }
+
+    #[test]
+    fn attend(
+        mut noise in noise(),
+        head_dim in select(&[2_usize, 6, 32, 64, 80, 128][..]),
+        queries in 1..=9_usize,
+        len in 1..=129_usize,
+    ) {
+        let q = noise.floats(queries * head_dim);
+        // What lies beyond `len` in the last block of keys must not matter, a NaN included.
+        let padded = len.next_multiple_of(KEY_BLOCK);
+        let mut keys = vec![0x7e00; padded * head_dim];
+        for position in 0..len {
+            let block = &mut keys[position / KEY_BLOCK * KEY_BLOCK * head_dim..];
+            for d in 0..head_dim {
+                block[d * KEY_BLOCK + position % KEY_BLOCK] = noise.half();
+            }
+        }
+        let values: Vec<u16> = (0..len * head_dim).map(|_| noise.half()).collect();
+        let a = Attend { queries: &q, keys: &keys, values: &values, head_dim, len };
+        let mut expected = vec![0.0; q.len()];
+        (SCALAR.attend)(&a, &mut expected);
+        for kernels in all(features()) {
+            let mut out = vec![f32::NAN; q.len()];
+            (kernels.attend)(&a, &mut out);
+            assert_same(kernels, &out, &expected);
+        }
+    }
+
+    #[test]
+    fn attention_survives_infinite_scores(
+        mut noise in noise(),
+        queries in 1..=5_usize,
+        len in 1..=50_usize,
+        least in any::<bool>(),
+    ) {
+        let head_dim = 6;
+        let q = vec![if least { -f32::MAX } else { f32::MAX }; queries * head_dim];
+        let mut keys = vec![0; len.next_multiple_of(KEY_BLOCK) * head_dim];
+        keys.iter_mut().for_each(|key| *key = noise.half());
+        let values: Vec<u16> = (0..len * head_dim).map(|_| noise.half()).collect();
+        let a = Attend { queries: &q, keys: &keys, values: &values, head_dim, len };
+        let mut expected = vec![0.0; q.len()];
+        (SCALAR.attend)(&a, &mut expected);
+        for kernels in all(features()) {
+            let mut out = vec![f32::NAN; q.len()];
+            (kernels.attend)(&a, &mut out);
+            assert_same(kernels, &out, &expected);
+        }
+    }
+
+    #[test]
+    fn conv(mut noise in noise(), hidden in lengths(), width in 2..=5_usize) {
+        let bcx = noise.floats(3 * hidden);
+        let taps = noise.floats(width * hidden);
+        let state = noise.floats((width - 1) * hidden);
+        let run = |kernels: &Kernels| {
+            let (mut state, mut y) = (state.clone(), vec![f32::NAN; hidden]);
+            (kernels.conv)(Conv { bcx: &bcx, taps: &taps, state: &mut state, y: &mut y });
+            (state, y)
+        };
+        let (expected_state, expected) = run(&SCALAR);
+        for kernels in all(features()) {
+            let (state, y) = run(kernels);
+            assert_same(kernels, &state, &expected_state);
+            assert_same(kernels, &y, &expected);
+        }
+    }
+}
