@@ -22,7 +22,7 @@ mod select;
 #[cfg(test)]
 mod suite;
 
-pub use panel::{BLOCK_WORDS, MAX_WIDTH, Panel};
+pub use panel::{BLOCK_WORDS, MAX_WIDTH, Panel, group_at};
 pub use scalar::SCALAR;
 pub use select::{CpuFeatures, all, best, by_name};
 

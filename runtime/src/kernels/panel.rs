@@ -9,6 +9,12 @@ pub const BLOCK_WORDS: usize = 2 + BLOCK / 4;
 /// Most tokens of a panel, in any table.
 pub const MAX_WIDTH: usize = 16;
 
+/// The word of group `group` of token `token` within a block of `width` tokens.
+#[inline(always)]
+pub const fn group_at(width: usize, group: usize, token: usize) -> usize {
+    2 * (width + group / 2 * width + token) + group % 2
+}
+
 /// Quantised activations of `width` tokens, block by block.
 ///
 /// One block of 32 columns is `width * BLOCK_WORDS` words:
@@ -17,7 +23,10 @@ pub const MAX_WIDTH: usize = 16;
 /// |---|---|
 /// | `width` | scale of each token's block, the bits of an f32 |
 /// | `width` | offset of each token's block: -8 times the sum of its integers, i32 |
-/// | 8 x `width` | group `g` (columns 4 g .. 4 g + 4), token `t`: four i8, lowest column in the lowest byte |
+/// | 4 x 2 `width` | pair `p`, token `t`, half `h`: group `2 p + h` (columns 4 g .. 4 g + 4), four i8 in -127..=127, the lowest column in the lowest byte |
+///
+/// Eight columns of a token lie together, as the rows of `smmla` want them; products by lanes
+/// broadcast single words and take any order. [`group_at`] tells where a group is.
 ///
 /// The offset undoes the +8 of stored 4-bit weights: sum((w + 8) a) + offset = sum(w a).
 /// With `width` 1 a panel is simply a token's row.
@@ -69,7 +78,9 @@ impl<'a> Panel<'a> {
 
     /// The four activations of group `group` of token `token` in block `block`.
     pub fn group(&self, block: usize, group: usize, token: usize) -> [i8; 4] {
-        (self.block(block)[(2 + group) * self.width + token] as u32).to_le_bytes().map(|b| b as i8)
+        (self.block(block)[group_at(self.width, group, token)] as u32)
+            .to_le_bytes()
+            .map(|b| b as i8)
     }
 }
 
@@ -84,7 +95,7 @@ pub fn put_block(
     panel_block[token] = scale.to_bits() as i32;
     panel_block[width + token] = -8 * quants.iter().map(|&q| i32::from(q)).sum::<i32>();
     for (group, four) in quants.as_chunks::<4>().0.iter().enumerate() {
-        panel_block[(2 + group) * width + token] = i32::from_le_bytes(four.map(|q| q as u8));
+        panel_block[group_at(width, group, token)] = i32::from_le_bytes(four.map(|q| q as u8));
     }
 }
 
@@ -97,8 +108,10 @@ pub fn gather(rows: &[i32], blocks: usize, tokens: &[u32], panel: &mut [i32]) {
         for (from, to) in
             row.chunks_exact(BLOCK_WORDS).zip(panel.chunks_exact_mut(width * BLOCK_WORDS))
         {
-            for (word, &value) in from.iter().enumerate() {
-                to[word * width + t] = value;
+            to[t] = from[0];
+            to[width + t] = from[1];
+            for (group, &four) in from[2..].iter().enumerate() {
+                to[group_at(width, group, t)] = four;
             }
         }
     }
@@ -112,4 +125,27 @@ pub fn row_quants(row: &[i32]) -> impl Iterator<Item = &[i8]> {
 /// The integers of one block of a row, to write.
 pub fn block_quants_mut(block: &mut [i32]) -> &mut [i8] {
     cast_slice_mut(&mut block[2..])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_group_has_its_own_word_and_rows_gather() {
+        const WIDTH: usize = 3;
+        let rows: [i32; 2 * WIDTH * BLOCK_WORDS] = core::array::from_fn(|i| i as i32);
+        let mut panel = [-1; 2 * WIDTH * BLOCK_WORDS];
+        gather(&rows, 2, &[2, 0, 1], &mut panel);
+        let panel = Panel::new(&panel, WIDTH);
+        for (t, row) in [2, 0, 1].into_iter().enumerate() {
+            let row = Panel::new(&rows[row * 2 * BLOCK_WORDS..][..2 * BLOCK_WORDS], 1);
+            for block in 0..2 {
+                assert_eq!(panel.scale_and_offset(block, t), row.scale_and_offset(block, 0));
+                for group in 0..BLOCK / 4 {
+                    assert_eq!(panel.group(block, group, t), row.group(block, group, 0));
+                }
+            }
+        }
+    }
 }
