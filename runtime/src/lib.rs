@@ -6,7 +6,8 @@
 //! In reading order:
 //! - [`seams`]: storage, clock, cores, events;
 //! - [`image`]: the file that holds a model;
-//! - [`kernels`]: the arithmetic.
+//! - [`kernels`]: the arithmetic;
+//! - [`tokenizer`]: text to tokens and back.
 
 #![cfg_attr(not(test), no_std)]
 
@@ -16,3 +17,4 @@ extern crate std;
 pub mod image;
 pub mod kernels;
 pub mod seams;
+pub mod tokenizer;
