@@ -1,0 +1,141 @@
+//! The one allocation: RAM for weights, caches and slots.
+
+use std::ffi::c_void;
+use std::io;
+use std::ptr::{self, NonNull};
+
+use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::param::page_size;
+use rustix::process::{Resource, getrlimit};
+
+/// RAM that is there when this returns, and stays.
+#[derive(Debug)]
+pub struct Arena {
+    /// The bytes, all zero, beginning at a multiple of 2 MiB. They live as long as the process.
+    pub bytes: &'static mut [u8],
+    /// What could not be had, in one line for the user.
+    pub note: Option<String>,
+}
+
+/// Size and alignment of a huge page on x86-64 and on aarch64 with 4 KiB pages.
+const HUGE: usize = 2 << 20;
+/// Smaller arenas are not worth starting threads for.
+const PARALLEL_FROM: usize = 128 << 20;
+
+impl Arena {
+    /// Maps `len` bytes, makes the system back all of them by RAM (with `threads` threads, as
+    /// clearing gigabytes takes seconds) and locks them where that is permitted.
+    pub fn new(len: usize, threads: usize) -> io::Result<Self> {
+        let start = map(len)?;
+        // SAFETY: the mapping was made here and is never unmapped; nobody else has its address,
+        // and zero bytes are valid u8.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(start.as_ptr().cast::<u8>(), len) };
+        let threads = if len < PARALLEL_FROM { 1 } else { threads.max(1) };
+        let share = len.div_ceil(threads).next_multiple_of(HUGE);
+        std::thread::scope(|scope| {
+            let helpers: Vec<_> =
+                bytes.chunks_mut(share).map(|part| scope.spawn(|| populate(part))).collect();
+            helpers.into_iter().try_for_each(|helper| match helper.join() {
+                Ok(result) => result,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+        })?;
+        // SAFETY: exactly the mapping made above.
+        let locked = unsafe { rustix::mm::mlock(start.as_ptr(), len) };
+        let note = locked.err().filter(|_| has_swap()).map(|error| lock_note(len, error.into()));
+        Ok(Self { bytes, note })
+    }
+}
+
+/// A private anonymous mapping that begins at a multiple of [`HUGE`].
+fn map(len: usize) -> io::Result<NonNull<c_void>> {
+    let len = len.next_multiple_of(page_size());
+    let room = len.checked_add(HUGE).ok_or(io::ErrorKind::OutOfMemory)?;
+    // SAFETY: a new mapping wherever the kernel likes; it overlaps nothing.
+    let room_start = unsafe {
+        rustix::mm::mmap_anonymous(
+            ptr::null_mut(),
+            room,
+            ProtFlags::READ | ProtFlags::WRITE,
+            MapFlags::PRIVATE | MapFlags::NORESERVE,
+        )?
+    };
+    let before = room_start.addr().next_multiple_of(HUGE) - room_start.addr();
+    let start = room_start.wrapping_byte_add(before);
+    // SAFETY: both parts belong to the mapping made above, lie outside `start..start + len`, and
+    // nobody has seen their addresses. Empty parts are skipped.
+    unsafe {
+        if before > 0 {
+            rustix::mm::munmap(room_start, before)?;
+        }
+        if before < HUGE {
+            rustix::mm::munmap(start.wrapping_byte_add(len), HUGE - before)?;
+        }
+        // Fewer TLB misses; a kernel without huge pages refuses, and nothing is lost.
+        let _ = rustix::mm::madvise(start, len, Advice::LinuxHugepage);
+    }
+    NonNull::new(start).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
+}
+
+/// Backs every page of `part` by RAM.
+fn populate(part: &mut [u8]) -> io::Result<()> {
+    let start = part.as_mut_ptr().cast();
+    // SAFETY: populating does not change the content of the range, which is ours.
+    match unsafe { rustix::mm::madvise(start, part.len(), Advice::LinuxPopulateWrite) } {
+        Ok(()) => Ok(()),
+        // Older than Linux 5.14: a write to each page does the same.
+        Err(rustix::io::Errno::INVAL) => {
+            for byte in part.iter_mut().step_by(page_size()) {
+                // SAFETY: a reference is valid for writes. Volatile, so that the zero written
+                // over a zero is not left out.
+                unsafe { ptr::from_mut(byte).write_volatile(0) };
+            }
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Without swap the kernel has nowhere to move anonymous memory to: locking changes nothing.
+fn has_swap() -> bool {
+    std::fs::read_to_string("/proc/swaps").is_ok_and(|swaps| swaps.lines().count() > 1)
+}
+
+fn lock_note(len: usize, error: io::Error) -> String {
+    let limit = match getrlimit(Resource::Memlock).current {
+        Some(limit) => format!("limit {} MiB", limit >> 20),
+        None => error.to_string(),
+    };
+    format!(
+        "could not lock {} MiB in RAM ({limit}), so it may be swapped out; raise `ulimit -l`",
+        len >> 20
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_bytes_are_zero_writable_and_aligned() {
+        for len in [1, 4096, HUGE + 5, 5 * HUGE] {
+            let arena = Arena::new(len, 2).unwrap();
+            assert_eq!(arena.bytes.len(), len);
+            assert!(arena.bytes.as_ptr().addr().is_multiple_of(HUGE));
+            assert!(arena.bytes.iter().all(|&byte| byte == 0));
+            arena.bytes.fill(7);
+        }
+    }
+
+    #[test]
+    fn parts_are_populated_by_several_threads() {
+        let arena = Arena::new(PARALLEL_FROM + 3, 3).unwrap();
+        assert!(arena.bytes.iter().all(|&byte| byte == 0));
+    }
+
+    #[test]
+    fn more_than_there_is_address_space_is_an_error() {
+        assert!(Arena::new(1 << 60, 1).is_err());
+        assert!(Arena::new(usize::MAX - 4096, 1).is_err());
+    }
+}

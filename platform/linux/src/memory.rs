@@ -1,0 +1,222 @@
+//! How much RAM the process may use.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+/// What the process uses beside the arena: code, stacks, queues, the tokenizer's and the command
+/// line's own data. Measured as peak resident size minus the arena, rounded up: see the tests of
+/// the program.
+pub const OVERHEAD: u64 = 8 << 20;
+
+/// RAM left to the rest of the system when the budget is chosen by what is free.
+const SPARE: u64 = 64 << 20;
+
+/// The budget when the user names none: what is free now, less a little for others.
+///
+/// What is free is the smaller of `MemAvailable` and the room in every control group around this
+/// process.
+pub fn default_budget() -> io::Result<u64> {
+    let meminfo = fs::read_to_string("/proc/meminfo")?;
+    let available = mem_available(&meminfo)
+        .ok_or_else(|| io::Error::other("/proc/meminfo has no MemAvailable; give --ram"))?;
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let room = cgroup_room(&groups, Path::new("/sys/fs/cgroup")).unwrap_or(u64::MAX);
+    let free = available.min(room);
+    Ok(free - SPARE.min(free / 8))
+}
+
+/// Reads a size such as `768MiB`, `1.5G`, `2GB` or `1048576`.
+///
+/// K, M, G, T and KiB, MiB, GiB, TiB are powers of 1024; KB, MB, GB, TB are powers of 1000.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let wrong = || format!("`{text}` is not a size; write for example 900MiB or 1.5GiB");
+    let text = text.trim();
+    let unit_at = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(unit_at);
+    let number: f64 = number.trim().parse().map_err(|_| wrong())?;
+    let unit = unit.to_ascii_lowercase();
+    let (letter, rest) = unit.split_at(usize::from(!unit.is_empty()));
+    let power = match letter {
+        "" | "b" => 0,
+        "k" => 1,
+        "m" => 2,
+        "g" => 3,
+        "t" => 4,
+        _ => return Err(wrong()),
+    };
+    let base: f64 = match rest {
+        "" | "ib" => 1024.0,
+        "b" => 1000.0,
+        _ => return Err(wrong()),
+    };
+    let bytes = number * base.powi(power);
+    if power == 0 && !rest.is_empty() || !(0.0..1e18).contains(&bytes) {
+        return Err(wrong());
+    }
+    Ok(bytes as u64)
+}
+
+/// Writes a size as people read it: `412 MiB`, `1.5 GiB`.
+pub fn show_size(bytes: u64) -> String {
+    let value = bytes as f64;
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        1024..0x10_0000 => format!("{:.1} KiB", value / 1024.0),
+        0x10_0000..0x4000_0000 => format!("{:.1} MiB", value / 1024.0_f64.powi(2)),
+        _ => format!("{:.2} GiB", value / 1024.0_f64.powi(3)),
+    }
+}
+
+fn mem_available(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// The least room in the control groups of `groups` (the content of `/proc/self/cgroup`) and in
+/// the groups around them; `None` when none has a limit. `root` is where they are mounted.
+///
+/// Formats: <https://docs.kernel.org/admin-guide/cgroup-v2.html> and `cgroup-v1/memory.html`.
+fn cgroup_room(groups: &str, root: &Path) -> Option<u64> {
+    groups
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.splitn(3, ':').skip(1);
+            let (controllers, path) = (fields.next()?, fields.next()?);
+            let version = if controllers.is_empty() {
+                &V2
+            } else if controllers.split(',').any(|name| name == "memory") {
+                &V1
+            } else {
+                return None;
+            };
+            let root = root.join(version.folder);
+            // In a container the path may be the host's: what does not exist here is skipped.
+            let path = Path::new(path.trim_start_matches('/'));
+            path.ancestors().filter_map(|group| version.room(&root.join(group))).min()
+        })
+        .min()
+}
+
+/// Names of the files of one version of control groups.
+struct Version {
+    folder: &'static str,
+    limits: &'static [&'static str],
+    usage: &'static str,
+    /// Field of `memory.stat`: page cache that the kernel gives back when asked.
+    reclaimable: &'static str,
+}
+
+static V2: Version = Version {
+    folder: "",
+    limits: &["memory.max", "memory.high"],
+    usage: "memory.current",
+    reclaimable: "inactive_file",
+};
+static V1: Version = Version {
+    folder: "memory",
+    limits: &["memory.limit_in_bytes"],
+    usage: "memory.usage_in_bytes",
+    reclaimable: "total_inactive_file",
+};
+
+impl Version {
+    /// What may still be used in this group; `None` when it has no limit.
+    fn room(&self, group: &Path) -> Option<u64> {
+        let number =
+            |name: &&str| fs::read_to_string(group.join(name)).ok()?.trim().parse::<u64>().ok();
+        let limit = self.limits.iter().filter_map(number).min()?;
+        let usage = number(&self.usage).unwrap_or(0);
+        let stat = fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
+        let reclaimable = stat
+            .lines()
+            .filter_map(|line| line.split_once(' '))
+            .find(|(name, _)| *name == self.reclaimable)
+            .and_then(|(_, value)| value.trim().parse::<u64>().ok())
+            .unwrap_or(0);
+        Some(limit.saturating_sub(usage.saturating_sub(reclaimable)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        for (text, bytes) in [
+            ("0", 0),
+            ("4096", 4096),
+            ("100b", 100),
+            ("1k", 1 << 10),
+            ("768MiB", 768 << 20),
+            ("768 mib", 768 << 20),
+            ("1.5G", 3 << 29),
+            ("2GB", 2_000_000_000),
+            ("1TiB", 1 << 40),
+        ] {
+            assert_eq!(parse_size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "G", "-1G", "1X", "1GiBs", "1bb", "nan", "inf", "1e30G", "1,5G"] {
+            assert!(parse_size(text).unwrap_err().contains("900MiB"), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_shown_in_the_unit_that_fits() {
+        for (bytes, text) in
+            [(0, "0 B"), (1536, "1.5 KiB"), (432_013_312, "412.0 MiB"), (3 << 29, "1.50 GiB")]
+        {
+            assert_eq!(show_size(bytes), text);
+        }
+    }
+
+    #[test]
+    fn free_memory_is_read() {
+        let meminfo = "MemTotal:  1000 kB\nMemFree: 1 kB\nMemAvailable:     700 kB\n";
+        assert_eq!(mem_available(meminfo), Some(700 << 10));
+        assert_eq!(mem_available("MemTotal: 1 kB\n"), None);
+        assert!(default_budget().unwrap() > 0);
+    }
+
+    /// A folder with these files.
+    fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for (path, content) in files {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        root
+    }
+
+    #[test]
+    fn the_tightest_group_counts_in_version_2() {
+        let root = tree(&[
+            ("a/memory.max", "1000\n"),
+            ("a/memory.current", "600\n"),
+            ("a/memory.stat", "anon 100\ninactive_file 200\n"),
+            ("a/b/memory.max", "max\n"),
+            ("a/b/memory.high", "900\n"),
+            ("a/b/memory.current", "500\n"),
+        ]);
+        // a: 1000 - (600 - 200); b: 900 - 500.
+        assert_eq!(cgroup_room("0::/a/b\n", root.path()), Some(400));
+        assert_eq!(cgroup_room("0::/a\n", root.path()), Some(600));
+        // A path of the host, seen in a container: the mounted root and what exists count.
+        assert_eq!(cgroup_room("0::/host/x\n", root.path()), None);
+        assert_eq!(cgroup_room("", root.path()), None);
+    }
+
+    #[test]
+    fn version_1_has_its_own_files() {
+        let root = tree(&[
+            ("memory/memory.limit_in_bytes", "9223372036854771712\n"),
+            ("memory/docker/1/memory.limit_in_bytes", "5000\n"),
+            ("memory/docker/1/memory.usage_in_bytes", "4500\n"),
+            ("memory/docker/1/memory.stat", "total_inactive_file 1500\n"),
+        ]);
+        let groups = "12:cpu,cpuacct:/docker/1\n9:memory:/docker/1\n0::/docker/1\n";
+        assert_eq!(cgroup_room(groups, root.path()), Some(2000));
+    }
+}

@@ -1,0 +1,116 @@
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rill::seams::{Completion, Geometry, Read, Storage, StorageError};
+
+use super::pieces::Tuning;
+use super::source::Source;
+use super::threads::Threads;
+use super::uring::Uring;
+
+/// An image file.
+#[derive(Debug)]
+pub struct Disk {
+    source: Arc<Source>,
+    queue: Box<dyn Queue>,
+}
+
+/// What performs the reads of a [`Disk`].
+pub trait Queue: Storage<'static> + std::fmt::Debug {
+    /// What it is called in statistics.
+    fn name(&self) -> &'static str;
+    /// How reads are cut from now on.
+    fn tune(&mut self, tuning: Tuning);
+    /// Makes buffers inside `arena` known to the kernel, which saves work at each read; says
+    /// whether it agreed. Other buffers can still be read into.
+    fn register(&mut self, arena: &[u8]) -> bool;
+}
+
+/// Which back end to use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Via {
+    /// io_uring where the kernel allows it, threads elsewhere.
+    #[default]
+    Best,
+    /// io_uring only.
+    Uring,
+    /// Threads only.
+    Threads,
+}
+
+/// Why a file cannot be used as a [`Disk`].
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// It cannot be opened.
+    #[error("cannot open {}: {error}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
+    /// The back end does not start.
+    #[error("cannot read in the background: {0}")]
+    Queue(io::Error),
+}
+
+impl Disk {
+    /// Opens an image file.
+    pub fn open(path: &Path, via: Via) -> Result<Self, OpenError> {
+        let source = Source::open(path)
+            .map_err(|error| OpenError::File { path: path.to_path_buf(), error })?;
+        let source = Arc::new(source);
+        let uring = || Uring::new(Arc::clone(&source)).map(|ring| Box::new(ring) as Box<dyn Queue>);
+        let threads =
+            || Threads::new(Arc::clone(&source)).map(|pool| Box::new(pool) as Box<dyn Queue>);
+        let queue = match via {
+            Via::Best => uring().or_else(|_| threads()),
+            Via::Uring => uring(),
+            Via::Threads => threads(),
+        };
+        Ok(Self { queue: queue.map_err(OpenError::Queue)?, source })
+    }
+
+    /// The file.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// What the user should know, in one line.
+    pub fn note(&self) -> Option<&str> {
+        self.source.note()
+    }
+
+    /// What performs the reads.
+    pub fn queue(&mut self) -> &mut dyn Queue {
+        &mut *self.queue
+    }
+
+    /// Name of what performs the reads.
+    pub fn via(&self) -> &'static str {
+        self.queue.name()
+    }
+}
+
+impl Storage<'static> for Disk {
+    fn geometry(&self) -> Geometry {
+        self.queue.geometry()
+    }
+
+    fn read_at(&mut self, offset: u64, into: &mut [u8]) -> Result<(), StorageError> {
+        self.queue.read_at(offset, into)
+    }
+
+    fn submit(&mut self, read: Read<'static>) -> Result<(), Read<'static>> {
+        self.queue.submit(read)
+    }
+
+    fn poll(&mut self) -> Option<Completion<'static>> {
+        self.queue.poll()
+    }
+
+    fn wait(&mut self) -> Option<Completion<'static>> {
+        self.queue.wait()
+    }
+}

@@ -1,0 +1,21 @@
+//! Where images come from on Linux.
+//!
+//! A [`Disk`] is an image file. Its reads go straight into their buffers ([`Source`]), in pieces
+//! ([`pieces`]) through io_uring or, where that is missing or forbidden, a few threads.
+//! [`InMemory`] is an image that is already in the address space.
+
+mod disk;
+mod memory;
+mod pieces;
+mod probe;
+mod source;
+#[cfg(test)]
+mod suite;
+mod threads;
+mod uring;
+
+pub use disk::{Disk, OpenError, Queue, Via};
+pub use memory::InMemory;
+pub use pieces::{MAX_DEPTH, REQUESTS, Tuning};
+pub use probe::{Probe, probe_file, tune};
+pub use source::Source;

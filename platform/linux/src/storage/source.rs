@@ -1,0 +1,220 @@
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+
+use rill::image::PAGE_ALIGN;
+use rill::seams::{StorageError, StorageErrorKind};
+use rustix::fs::{Advice, OFlags};
+use rustix::io::Errno;
+
+/// An open image file.
+#[derive(Debug)]
+pub struct Source {
+    file: File,
+    len: u64,
+    device: u64,
+    direct: bool,
+    note: Option<String>,
+}
+
+/// No device has larger logical blocks.
+const DIRECT_ALIGN: usize = 4096;
+/// How often one read is tried again inside after `EINTR` or `EAGAIN`.
+pub(super) const RETRIES: u32 = 64;
+
+impl Source {
+    /// Opens a file for direct reads, or for buffered ones where the file system refuses.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let metadata = file.metadata()?;
+        if metadata.is_dir() {
+            return Err(Errno::ISDIR.into());
+        }
+        let (len, device) = (metadata.len(), metadata.dev());
+        let whole_pages = len > 0 && len.is_multiple_of(PAGE_ALIGN as u64);
+        // What is not made of whole pages is no intact image; buffered reads can look at it.
+        let (file, direct, note) = match whole_pages.then(|| open_direct(path)) {
+            Some(Ok(direct)) => (direct, true, None),
+            Some(Err(error)) => (file, false, Some(buffered_note(error))),
+            None => (file, false, None),
+        };
+        if !direct {
+            // Pages are read whole and in no order: reading on would fetch what nobody asked for.
+            let _ = rustix::fs::fadvise(&file, 0, None, Advice::Random);
+        }
+        Ok(Self { file, len, device, direct, note })
+    }
+
+    /// Bytes of the file when it was opened.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether the file has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Number of the device that holds the file.
+    pub fn device(&self) -> u64 {
+        self.device
+    }
+
+    /// Whether reads bypass the page cache.
+    pub fn is_direct(&self) -> bool {
+        self.direct
+    }
+
+    /// Why reads do not bypass the page cache, in one line for the user.
+    pub fn note(&self) -> Option<&str> {
+        self.note.as_deref()
+    }
+
+    /// What offsets, lengths and addresses of reads must be multiples of.
+    pub fn alignment(&self) -> usize {
+        if self.direct { DIRECT_ALIGN } else { 1 }
+    }
+
+    /// Fills `into` from `offset` on.
+    pub fn read_exact_at(&self, offset: u64, into: &mut [u8]) -> Result<(), StorageError> {
+        let mut progress = Progress::default();
+        while progress.bytes < into.len() {
+            let outcome =
+                self.read_some(offset + progress.bytes as u64, &mut into[progress.bytes..]);
+            progress.advance(outcome, self.alignment())?;
+            if progress.bytes < into.len() {
+                progress.pause();
+            }
+        }
+        Ok(())
+    }
+
+    /// One read, which may be short.
+    pub(super) fn read_some(&self, offset: u64, into: &mut [u8]) -> Result<usize, Errno> {
+        rustix::io::pread(&self.file, into, offset)
+    }
+}
+
+impl AsFd for Source {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// Opens for direct reads and tries one: some file systems accept the flag and refuse the read.
+fn open_direct(path: &Path) -> io::Result<File> {
+    #[repr(align(4096))]
+    struct Block([u8; DIRECT_ALIGN]);
+
+    let flags = OFlags::DIRECT.bits().cast_signed();
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    rustix::io::pread(&file, &mut Block([0; DIRECT_ALIGN]).0, 0)?;
+    Ok(file)
+}
+
+fn buffered_note(error: io::Error) -> String {
+    format!(
+        "this file system does not allow direct reads ({error}); reading through the page cache, \
+         which is slower and takes free RAM"
+    )
+}
+
+/// How far one read has come.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Progress {
+    /// Bytes that have arrived.
+    pub bytes: usize,
+    retries: u32,
+}
+
+impl Progress {
+    /// Takes what the kernel answered: a number of bytes or an error.
+    pub fn advance(
+        &mut self,
+        outcome: Result<usize, Errno>,
+        alignment: usize,
+    ) -> Result<(), StorageError> {
+        match outcome {
+            Ok(0) => Err(past_end()),
+            // A direct read stops within a block only where the file does.
+            Ok(bytes) if !bytes.is_multiple_of(alignment) => Err(past_end()),
+            Ok(bytes) => {
+                self.bytes += bytes;
+                Ok(())
+            }
+            Err(Errno::INTR | Errno::AGAIN) if self.retries < RETRIES => {
+                self.retries += 1;
+                Ok(())
+            }
+            Err(error) => Err(classify(error)),
+        }
+    }
+
+    /// Gives a device that is out of resources a moment, after a few attempts at once.
+    fn pause(&self) {
+        if self.retries > 4 {
+            std::thread::yield_now();
+        }
+    }
+}
+
+fn past_end() -> StorageError {
+    StorageError { kind: StorageErrorKind::PastEnd, code: 0 }
+}
+
+/// Whether the same read can succeed later.
+fn classify(error: Errno) -> StorageError {
+    let kind = match error {
+        // A medium, bus or memory error may pass; the engine bounds how often it tries.
+        Errno::IO
+        | Errno::INTR
+        | Errno::AGAIN
+        | Errno::TIMEDOUT
+        | Errno::BUSY
+        | Errno::NOMEM
+        | Errno::NOBUFS
+        | Errno::NODATA
+        | Errno::ILSEQ
+        | Errno::REMOTEIO => StorageErrorKind::Transient,
+        _ => StorageErrorKind::Permanent,
+    };
+    StorageError { kind, code: error.raw_os_error() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn short_reads_go_on_and_the_end_is_an_error() {
+        let mut progress = Progress::default();
+        assert_eq!(progress.advance(Ok(4096), 4096), Ok(()));
+        assert_eq!(progress.advance(Err(Errno::INTR), 4096), Ok(()));
+        assert_eq!(progress.advance(Ok(8192), 4096), Ok(()));
+        assert_eq!(progress.bytes, 12_288);
+        assert_eq!(progress.advance(Ok(0), 4096), Err(past_end()));
+        assert_eq!(progress.advance(Ok(100), 4096), Err(past_end()));
+        assert_eq!(progress.advance(Ok(100), 1), Ok(()));
+    }
+
+    #[test]
+    fn interruptions_are_retried_a_bounded_number_of_times() {
+        let mut progress = Progress::default();
+        for _ in 0..RETRIES {
+            assert_eq!(progress.advance(Err(Errno::AGAIN), 1), Ok(()));
+        }
+        let error = progress.advance(Err(Errno::AGAIN), 1).unwrap_err();
+        assert_eq!(error.kind, StorageErrorKind::Transient);
+    }
+
+    #[test]
+    fn errors_say_whether_trying_again_can_help() {
+        let kind = |errno| Progress::default().advance(Err(errno), 1).unwrap_err().kind;
+        assert_eq!(kind(Errno::IO), StorageErrorKind::Transient);
+        for errno in [Errno::BADF, Errno::INVAL, Errno::NODEV, Errno::NXIO, Errno::STALE] {
+            assert_eq!(kind(errno), StorageErrorKind::Permanent);
+        }
+    }
+}
