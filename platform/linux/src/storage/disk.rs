@@ -1,6 +1,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rill::seams::{Completion, Geometry, Read, Storage, StorageError};
 
@@ -103,7 +104,15 @@ impl Storage<'static> for Disk {
     }
 
     fn submit(&mut self, read: Read<'static>) -> Result<(), Read<'static>> {
+        if read.attempt > 0 {
+            // A hiccup of the device needs a moment, longer each time.
+            std::thread::sleep(Duration::from_millis(1 << read.attempt.min(6)));
+        }
         self.queue.submit(read)
+    }
+
+    fn hurry(&mut self, tag: u32) {
+        self.queue.hurry(tag);
     }
 
     fn poll(&mut self) -> Option<Completion<'static>> {

@@ -135,7 +135,7 @@ impl Pieces {
         let Some(index) = free.filter(|_| self.count() < REQUESTS) else {
             return Err(read);
         };
-        let Read { tag, offset, into, urgency } = read;
+        let Read { tag, offset, into, urgency, .. } = read;
         let len = into.len();
         if len == 0 {
             self.done.push_back(Completion { tag, into, result: Ok(()) });
@@ -156,6 +156,15 @@ impl Pieces {
             Urgency::Ahead => self.ahead.push_back(index),
         }
         Ok(())
+    }
+
+    /// A guess that has not been handed out whole is needed now.
+    pub fn hurry(&mut self, tag: u32) {
+        let is_it = |&index: &usize| self.requests[index].as_ref().is_some_and(|r| r.tag == tag);
+        if let Some(index) = self.ahead.iter().position(is_it).and_then(|at| self.ahead.remove(at))
+        {
+            self.demand.push_back(index);
+        }
     }
 
     /// The next piece to perform: what came back short first, then what is needed now, oldest
@@ -261,7 +270,7 @@ mod tests {
     use super::*;
 
     fn read(tag: u32, len: usize, urgency: Urgency) -> Read<'static> {
-        Read { tag, offset: 0, into: vec![0; len].leak(), urgency }
+        Read { tag, offset: 0, into: vec![0; len].leak(), urgency, attempt: 0 }
     }
 
     fn pieces(split: usize, depth: usize) -> Pieces {
@@ -304,6 +313,22 @@ mod tests {
         let guess = p.next().unwrap();
         finish_whole(&mut p, guess);
         assert_eq!(p.take_done().unwrap().tag, 1);
+    }
+
+    #[test]
+    fn a_guess_that_is_hurried_passes_other_guesses() {
+        let mut p = pieces(4096, 1);
+        for tag in [1, 2, 3] {
+            p.accept(read(tag, 16, Urgency::Ahead)).unwrap();
+        }
+        p.hurry(2);
+        p.hurry(9);
+        let order = [2, 1, 3].map(|tag| {
+            let piece = p.next().unwrap();
+            finish_whole(&mut p, piece);
+            p.take_done().unwrap().tag == tag
+        });
+        assert_eq!(order, [true; 3]);
     }
 
     #[test]

@@ -166,7 +166,7 @@ impl Search<'_> {
         self.random ^= self.random << 17;
         let (first, len) = self.pages;
         let offset = first + self.random % (len - into.len() as u64 + 1) / 4096 * 4096;
-        let read = Read { tag, offset, into, urgency: Urgency::Demand };
+        let read = Read { tag, offset, into, urgency: Urgency::Demand, attempt: 0 };
         // Fewer are under way than the queue has room for; a buffer handed back is only not used.
         let _ = self.disk.submit(read);
     }

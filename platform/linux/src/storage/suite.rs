@@ -76,12 +76,19 @@ fn check_reads(storage: &mut dyn Storage<'static>, arena: &'static mut [u8]) {
     while seen.iter().any(|seen| !seen) {
         while let Some(into) = buffers.pop() {
             let urgency = if next % 3 == 0 { Urgency::Ahead } else { Urgency::Demand };
-            let read = Read { tag: next as u32, offset: offset_of(next) as u64, into, urgency };
+            let read = Read {
+                tag: next as u32,
+                offset: offset_of(next) as u64,
+                into,
+                urgency,
+                attempt: 0,
+            };
             if let Err(read) = storage.submit(read) {
                 buffers.push(read.into);
                 handed_back += 1;
                 break;
             }
+            storage.hurry(next as u32 / 2);
             next += 1;
         }
         let done = match storage.poll() {
@@ -109,7 +116,7 @@ fn check_dropped_while_reading(open: impl Fn() -> Box<dyn Storage<'static>>) {
     let arena = Arena::new(REQUESTS * PAGE, 1).unwrap().bytes;
     let mut storage = open();
     for (tag, into) in arena.chunks_exact_mut(PAGE).take(REQUESTS).enumerate() {
-        let read = Read { tag: tag as u32, offset: 0, into, urgency: Urgency::Demand };
+        let read = Read { tag: tag as u32, offset: 0, into, urgency: Urgency::Demand, attempt: 0 };
         storage.submit(read).unwrap();
     }
     drop(storage);

@@ -104,6 +104,10 @@ impl Storage<'static> for Threads {
         Ok(())
     }
 
+    fn hurry(&mut self, tag: u32) {
+        self.shared.lock().pieces.hurry(tag);
+    }
+
     fn poll(&mut self) -> Option<Completion<'static>> {
         self.shared.lock().pieces.take_done()
     }

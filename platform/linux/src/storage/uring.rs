@@ -183,6 +183,10 @@ impl Storage<'static> for Uring {
         accepted
     }
 
+    fn hurry(&mut self, tag: u32) {
+        self.pieces.hurry(tag);
+    }
+
     fn poll(&mut self) -> Option<Completion<'static>> {
         self.collect();
         self.send();
