@@ -14,6 +14,8 @@
 //! A function computes a range of rows for a caller that split the work: no table knows threads,
 //! memory or state. Every entry checks the lengths of its slices.
 
+#[cfg(target_arch = "aarch64")]
+mod aarch64;
 pub mod math;
 pub mod panel;
 pub mod scalar;

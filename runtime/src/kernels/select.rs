@@ -57,7 +57,21 @@ struct Candidate {
 }
 
 /// Best first.
-static CANDIDATES: &[Candidate] = &[Candidate { kernels: &SCALAR, needs: 0 }];
+static CANDIDATES: &[Candidate] = &[
+    #[cfg(target_arch = "aarch64")]
+    Candidate {
+        kernels: &super::aarch64::I8MM,
+        needs: CpuFeatures::NEON | CpuFeatures::DOTPROD | CpuFeatures::I8MM,
+    },
+    #[cfg(target_arch = "aarch64")]
+    Candidate {
+        kernels: &super::aarch64::DOTPROD,
+        needs: CpuFeatures::NEON | CpuFeatures::DOTPROD,
+    },
+    #[cfg(target_arch = "aarch64")]
+    Candidate { kernels: &super::aarch64::NEON, needs: CpuFeatures::NEON },
+    Candidate { kernels: &SCALAR, needs: 0 },
+];
 
 /// Every table this CPU can run, best first.
 pub fn all(features: CpuFeatures) -> impl Iterator<Item = &'static Kernels> {

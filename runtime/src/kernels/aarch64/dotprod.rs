@@ -1,0 +1,159 @@
+//! `sdot` by element: Cortex-A76 and later. A vector of weights holds 4 columns of 4 rows; a lane
+//! of activations holds the 4 columns of one token.
+
+use core::arch::aarch64::*;
+use core::arch::asm;
+
+use super::super::{Kernels, Panel};
+use super::{
+    PAIRS, Q4, Q8, ROW_VECTORS, Tile, Weights, entry, load, load_half_at, load2, matmul, neon,
+    scales, spread, times_lanes,
+};
+
+/// For CPUs with `sdot`.
+pub(in super::super) static DOTPROD: Kernels = Kernels {
+    name: "dotprod",
+    width: WIDTH,
+    matmul_q4: entry!(tokens::<Q4>, w, x, y),
+    matmul_q8: entry!(tokens::<Q8>, w, x, y),
+    ..neon::TABLE
+};
+
+/// The most tokens whose sums and results fit the registers, one vector of rows at a time.
+pub(super) const WIDTH: usize = 12;
+
+#[target_feature(enable = "dotprod")]
+fn tokens<W: Weights>(w: &[u8], x: Panel<'_>, y: &mut [f32]) {
+    matmul::<W>(w, x, y, WIDTH, |tile| {
+        let mut token = 0;
+        while token < tile.width {
+            // SAFETY: as many tokens as are left, or fewer.
+            token += unsafe {
+                match tile.width - token {
+                    12.. => several::<W, 1, 12>(tile, token),
+                    8.. => several::<W, 1, 8>(tile, token),
+                    4.. => several::<W, 2, 4>(tile, token),
+                    2.. => several::<W, 4, 2>(tile, token),
+                    _ => single::<W>(tile, token),
+                }
+            };
+        }
+    });
+}
+
+/// `acc[r] += w[r] . a[LANE]` for 4 rows of 4 columns.
+#[inline]
+#[target_feature(enable = "dotprod")]
+fn sdot<const LANE: usize>(mut acc: int32x4_t, w: int8x16_t, a: uint8x16_t) -> int32x4_t {
+    // SAFETY: the feature is enabled; registers only.
+    unsafe {
+        asm!("sdot {acc:v}.4s, {w:v}.16b, {a:v}.4b[{lane}]", acc = inout(vreg) acc,
+            w = in(vreg) w, a = in(vreg) a, lane = const LANE,
+            options(pure, nomem, nostack, preserves_flags));
+    }
+    acc
+}
+
+/// 16 rows times one token; returns 1.
+///
+/// # Safety
+/// The tile has this token.
+#[inline]
+#[target_feature(enable = "dotprod")]
+pub(super) unsafe fn single<W: Weights>(tile: Tile, token: usize) -> usize {
+    let mut acc = [vdupq_n_f32(0.0); ROW_VECTORS];
+    for block in 0..tile.blocks {
+        // SAFETY: both blocks exist, and every address lies within them.
+        unsafe {
+            let (weights, words) = tile.block::<W>(block);
+            let a = if tile.width == 1 {
+                load2::<0, _>(words.add(2))
+            } else {
+                [0_usize, 2].map(|pair| {
+                    let half = |p| load_half_at(words, 8 * ((p + 1) * tile.width + token));
+                    vcombine_u8(vget_low_u8(half(pair)), vget_low_u8(half(pair + 1)))
+                })
+            };
+            let a_scale = f32::from_bits(*words.add(token) as u32);
+            let offset = vdupq_n_s32(*words.add(tile.width + token));
+            let mut sums = [W::start(offset); ROW_VECTORS];
+            for (half, &a) in a.iter().enumerate() {
+                for (rows, sum) in sums.iter_mut().enumerate() {
+                    let [low, high] = W::eight_columns(weights, 2 * half, rows);
+                    *sum = sdot::<1>(sdot::<0>(*sum, low, a), high, a);
+                }
+                for (rows, sum) in sums.iter_mut().enumerate() {
+                    let [low, high] = W::eight_columns(weights, 2 * half + 1, rows);
+                    *sum = sdot::<3>(sdot::<2>(*sum, low, a), high, a);
+                }
+            }
+            let w_scales = scales::<W, ROW_VECTORS>(weights, 0);
+            for ((acc, sum), w_scale) in acc.iter_mut().zip(sums).zip(w_scales) {
+                *acc = vfmaq_f32(*acc, vcvtq_f32_s32(sum), vmulq_n_f32(w_scale, a_scale));
+            }
+        }
+    }
+    for (rows, acc) in acc.into_iter().enumerate() {
+        // SAFETY: the caller vouches for the token.
+        unsafe { tile.put(token, rows, acc) };
+    }
+    1
+}
+
+/// 16 rows times tokens `token..token + T`, `4 R` rows at a time; returns `T`, an even number.
+///
+/// # Safety
+/// The tile has these tokens.
+#[inline]
+#[target_feature(enable = "dotprod")]
+unsafe fn several<W: Weights, const R: usize, const T: usize>(tile: Tile, token: usize) -> usize {
+    for from in (0..ROW_VECTORS).step_by(R) {
+        let mut acc = [[vdupq_n_f32(0.0); R]; T];
+        for block in 0..tile.blocks {
+            // SAFETY: both blocks exist, and every address lies within them.
+            unsafe {
+                let (weights, words) = tile.block::<W>(block);
+                let words = words.add(token);
+                let mut sums = [[vdupq_n_s32(0); R]; T];
+                for (quad, sums) in sums.chunks_mut(4).enumerate() {
+                    let offsets = load(words.add(tile.width + 4 * quad));
+                    for (sums, offset) in sums.iter_mut().zip(spread(vreinterpretq_s32_u8(offsets)))
+                    {
+                        *sums = [W::start(offset); R];
+                    }
+                }
+                for pair in 0..PAIRS {
+                    let w: [_; R] =
+                        core::array::from_fn(|r| W::eight_columns(weights, pair, from + r));
+                    let a = words.add(2 * (pair + 1) * tile.width + token);
+                    for (two, sums) in sums.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+                        let a = load(a.add(4 * two));
+                        for r in 0..R {
+                            sums[0][r] = sdot::<0>(sums[0][r], w[r][0], a);
+                            sums[1][r] = sdot::<2>(sums[1][r], w[r][0], a);
+                            sums[0][r] = sdot::<1>(sums[0][r], w[r][1], a);
+                            sums[1][r] = sdot::<3>(sums[1][r], w[r][1], a);
+                        }
+                    }
+                }
+                let w_scales = scales::<W, R>(weights, from);
+                for (quad, (acc, sums)) in acc.chunks_mut(4).zip(sums.chunks(4)).enumerate() {
+                    let a_scales = vreinterpretq_f32_u8(load(words.add(4 * quad)));
+                    for (r, &w_scale) in w_scales.iter().enumerate() {
+                        let both = times_lanes(w_scale, a_scales);
+                        for ((acc, sums), both) in acc.iter_mut().zip(sums).zip(both) {
+                            acc[r] = vfmaq_f32(acc[r], vcvtq_f32_s32(sums[r]), both);
+                        }
+                    }
+                }
+            }
+        }
+        for (t, acc) in acc.iter().enumerate() {
+            for (r, &acc) in acc.iter().enumerate() {
+                // SAFETY: the caller vouches for the tokens.
+                unsafe { tile.put(token + t, from + r, acc) };
+            }
+        }
+    }
+    T
+}

@@ -1,0 +1,121 @@
+//! `smmla`: each instruction gives 2 rows x 2 tokens over 8 columns.
+
+use core::arch::aarch64::*;
+use core::arch::asm;
+
+use super::super::{Kernels, Panel};
+use super::{
+    PAIRS, Q4, Q8, ROW_VECTORS, Tile, Weights, dotprod, entry, load, matmul, neon, scales,
+};
+
+/// For CPUs with `smmla` and `sdot`.
+pub(in super::super) static I8MM: Kernels = Kernels {
+    name: "i8mm",
+    width: WIDTH,
+    matmul_q4: entry!(tokens::<Q4>, w, x, y),
+    matmul_q8: entry!(tokens::<Q8>, w, x, y),
+    ..neon::TABLE
+};
+
+/// The most tokens whose sums and results fit the registers, one vector of rows at a time.
+const WIDTH: usize = 12;
+
+#[target_feature(enable = "i8mm,dotprod")]
+fn tokens<W: Weights>(w: &[u8], x: Panel<'_>, y: &mut [f32]) {
+    matmul::<W>(w, x, y, WIDTH, |tile| {
+        let mut token = 0;
+        while token < tile.width {
+            // SAFETY: as many tokens as are left, or fewer.
+            token += unsafe {
+                match tile.width - token {
+                    12.. => pairs::<W, 6>(tile, token),
+                    8.. => pairs::<W, 4>(tile, token),
+                    4.. => pairs::<W, 2>(tile, token),
+                    2.. => pairs::<W, 1>(tile, token),
+                    _ => dotprod::single::<W>(tile, token),
+                }
+            };
+        }
+    });
+}
+
+/// `acc[r, t] += w[r] . a[t]` for 2 rows and 2 tokens of 8 columns.
+#[inline]
+#[target_feature(enable = "i8mm")]
+fn smmla(mut acc: int32x4_t, w: int8x16_t, a: uint8x16_t) -> int32x4_t {
+    // SAFETY: the feature is enabled; registers only.
+    unsafe {
+        asm!("smmla {acc:v}.4s, {w:v}.16b, {a:v}.16b", acc = inout(vreg) acc, w = in(vreg) w,
+            a = in(vreg) a, options(pure, nomem, nostack, preserves_flags));
+    }
+    acc
+}
+
+/// Lanes 0 and 1 or lanes 2 and 3 of `v`, twice: two tokens' values in the order of a sum.
+#[inline]
+#[target_feature(enable = "neon")]
+fn of_two_tokens(v: uint8x16_t, second: bool) -> int64x2_t {
+    let v = vreinterpretq_s64_u8(v);
+    if second { vdupq_laneq_s64::<1>(v) } else { vdupq_laneq_s64::<0>(v) }
+}
+
+/// 16 rows times tokens `token..token + 2 P`, 4 rows at a time; returns `2 P`.
+///
+/// # Safety
+/// The tile has these tokens.
+#[inline]
+#[target_feature(enable = "i8mm,dotprod")]
+unsafe fn pairs<W: Weights, const P: usize>(tile: Tile, token: usize) -> usize {
+    for rows in 0..ROW_VECTORS {
+        // Of two rows and two tokens: row 0 of both tokens, row 1 of both.
+        let mut acc = [[vdupq_n_f32(0.0); 2]; P];
+        for block in 0..tile.blocks {
+            // SAFETY: both blocks exist, and every address lies within them.
+            unsafe {
+                let (weights, words) = tile.block::<W>(block);
+                let words = words.add(token);
+                let mut sums = [[vdupq_n_s32(0); 2]; P];
+                for (quad, sums) in sums.chunks_mut(2).enumerate() {
+                    let offsets = load(words.add(tile.width + 4 * quad));
+                    for (p, sums) in sums.iter_mut().enumerate() {
+                        let offset = of_two_tokens(offsets, p == 1);
+                        *sums = [W::start(vreinterpretq_s32_s64(offset)); 2];
+                    }
+                }
+                for pair in 0..PAIRS {
+                    let [low, high] = W::eight_columns(weights, pair, rows)
+                        .map(|four| vreinterpretq_s32_s8(four));
+                    let w = [vzip1q_s32(low, high), vzip2q_s32(low, high)]
+                        .map(|eight| vreinterpretq_s8_s32(eight));
+                    let a = words.add(2 * (pair + 1) * tile.width + token);
+                    for (p, sums) in sums.iter_mut().enumerate() {
+                        let a = load(a.add(4 * p));
+                        for (sum, w) in sums.iter_mut().zip(w) {
+                            *sum = smmla(*sum, w, a);
+                        }
+                    }
+                }
+                let [w_scale] = scales::<W, 1>(weights, rows);
+                let w_scales = [vzip1q_f32(w_scale, w_scale), vzip2q_f32(w_scale, w_scale)];
+                for (quad, (acc, sums)) in acc.chunks_mut(2).zip(sums.chunks(2)).enumerate() {
+                    let a_scales = load(words.add(4 * quad));
+                    for (p, (acc, sums)) in acc.iter_mut().zip(sums).enumerate() {
+                        let a_scale = vreinterpretq_f32_s64(of_two_tokens(a_scales, p == 1));
+                        for r in 0..2 {
+                            let both = vmulq_f32(w_scales[r], a_scale);
+                            acc[r] = vfmaq_f32(acc[r], vcvtq_f32_s32(sums[r]), both);
+                        }
+                    }
+                }
+            }
+        }
+        for (p, acc) in acc.iter().enumerate() {
+            // SAFETY: the caller vouches for the tokens.
+            unsafe {
+                tile.put(token + 2 * p, rows, vuzp1q_f32(acc[0], acc[1]));
+                tile.put(token + 2 * p + 1, rows, vuzp2q_f32(acc[0], acc[1]));
+            }
+        }
+    }
+    2 * P
+}

@@ -1,0 +1,160 @@
+//! Plain Advanced SIMD: Cortex-A53 and A72. Products of 8-bit integers add up in 16 bits, as deep
+//! as they provably fit.
+
+use core::arch::aarch64::*;
+
+use super::super::{Kernels, Panel};
+use super::{
+    PAIRS, Q4, Q8, ROW_VECTORS, Tile, Weights, entry, float, load_at, load_half_at, matmul, scales,
+    spread,
+};
+
+/// The table of every aarch64 CPU.
+pub(in super::super) static NEON: Kernels = TABLE;
+
+/// What the later tables build on.
+pub(super) const TABLE: Kernels = Kernels {
+    name: "neon",
+    width: WIDTH,
+    matmul_q4: entry!(tokens::<Q4>, w, x, y),
+    matmul_q8: entry!(tokens::<Q8>, w, x, y),
+    matmul_f32: entry!(float::matmul_f32, w, x, y),
+    quantise: entry!(float::quantise, x, width, panel),
+    swiglu: entry!(float::swiglu, gate, up),
+    rms_norm: entry!(float::rms_norm, x, weight, eps, y),
+    add_scaled: entry!(float::add_scaled, y, x, scale),
+    attend: entry!(float::attend, a, out),
+    conv: entry!(float::conv, c),
+};
+
+/// Tokens go through a tile row in pairs while it stays in the first cache.
+const WIDTH: usize = 8;
+
+/// How a format's products of 8 columns are added up.
+trait Sums: Weights {
+    /// One token's sums over a block.
+    type Block: Copy;
+    const ZERO: Self::Block;
+
+    /// Adds 8 columns of row vector `rows`: weights times the broadcast activations.
+    ///
+    /// # Safety
+    /// The CPU has Advanced SIMD.
+    unsafe fn add(sums: &mut Self::Block, rows: usize, w: [int8x16_t; 2], a: [int8x16_t; 2]);
+    /// The block's sums of row vector `rows`.
+    ///
+    /// # Safety
+    /// The CPU has Advanced SIMD.
+    unsafe fn finish(sums: &Self::Block, rows: usize, offset: int32x4_t) -> int32x4_t;
+}
+
+/// The low and the high half of `w[0] * a[0] + w[1] * a[1] + sums`.
+#[inline]
+#[target_feature(enable = "neon")]
+fn multiply_add(sums: [int16x8_t; 2], w: [int8x16_t; 2], a: [int8x16_t; 2]) -> [int16x8_t; 2] {
+    let [low, high] = sums;
+    let low = vmlal_s8(low, vget_low_s8(w[0]), vget_low_s8(a[0]));
+    let high = vmlal_high_s8(high, w[0], a[0]);
+    [vmlal_s8(low, vget_low_s8(w[1]), vget_low_s8(a[1])), vmlal_high_s8(high, w[1], a[1])]
+}
+
+impl Sums for Q4 {
+    /// A lane adds 8 products in `add` and 16 in `finish`: at most 16 * 15 * 127 < 2^15.
+    type Block = [[int16x8_t; 2]; ROW_VECTORS];
+    // SAFETY: integers; every pattern is valid.
+    const ZERO: Self::Block = unsafe { core::mem::zeroed() };
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn add(sums: &mut Self::Block, rows: usize, w: [int8x16_t; 2], a: [int8x16_t; 2]) {
+        sums[rows] = multiply_add(sums[rows], w, a);
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn finish(sums: &Self::Block, rows: usize, offset: int32x4_t) -> int32x4_t {
+        let [low, high] = sums[rows];
+        vpadalq_s16(offset, vpaddq_s16(low, high))
+    }
+}
+
+impl Sums for Q8 {
+    /// A 16-bit lane adds 2 products: at most 2 * 128 * 127 < 2^15.
+    type Block = [[int32x4_t; 2]; ROW_VECTORS];
+    // SAFETY: integers; every pattern is valid.
+    const ZERO: Self::Block = unsafe { core::mem::zeroed() };
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn add(sums: &mut Self::Block, rows: usize, w: [int8x16_t; 2], a: [int8x16_t; 2]) {
+        let [low, high] = multiply_add([vdupq_n_s16(0); 2], w, a);
+        let sums = &mut sums[rows];
+        *sums = [vpadalq_s16(sums[0], low), vpadalq_s16(sums[1], high)];
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn finish(sums: &Self::Block, rows: usize, _offset: int32x4_t) -> int32x4_t {
+        vpaddq_s32(sums[rows][0], sums[rows][1])
+    }
+}
+
+#[target_feature(enable = "neon")]
+fn tokens<W: Sums>(w: &[u8], x: Panel<'_>, y: &mut [f32]) {
+    matmul::<W>(w, x, y, WIDTH, |tile| {
+        for token in (0..tile.width - 1).step_by(2) {
+            // SAFETY: both tokens are within the panel.
+            unsafe { product::<W, 2>(tile, token) };
+        }
+        if tile.width % 2 == 1 {
+            // SAFETY: the last token.
+            unsafe { product::<W, 1>(tile, tile.width - 1) };
+        }
+    });
+}
+
+/// 16 rows times tokens `token..token + T`, where `T` is 1 or 2.
+///
+/// # Safety
+/// The tile has these tokens.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn product<W: Sums, const T: usize>(tile: Tile, token: usize) {
+    // Bytes from a block's start to the activations of each pair of groups.
+    let pair_at: [usize; PAIRS] = core::array::from_fn(|p| 8 * ((p + 1) * tile.width + token));
+    let offsets_at = 4 * tile.width;
+    let mut acc = [[vdupq_n_f32(0.0); ROW_VECTORS]; T];
+    for block in 0..tile.blocks {
+        // SAFETY: both blocks exist, and every address lies within them.
+        unsafe {
+            let (weights, words) = tile.block::<W>(block);
+            let mut sums = [W::ZERO; T];
+            for (pair, &at) in pair_at.iter().enumerate() {
+                let a = if T == 2 { load_at(words, at) } else { load_half_at(words, at) };
+                let a = spread(vreinterpretq_s32_u8(a)).map(|a| vreinterpretq_s8_s32(a));
+                for rows in 0..ROW_VECTORS {
+                    let w = W::eight_columns(weights, pair, rows);
+                    for (sums, a) in sums.iter_mut().zip(a.as_chunks::<2>().0) {
+                        W::add(sums, rows, w, *a);
+                    }
+                }
+            }
+            let words = words.add(token);
+            let w_scales = scales::<W, ROW_VECTORS>(weights, 0);
+            for t in 0..T {
+                let a_scale = f32::from_bits(*words.add(t) as u32);
+                let offset = vdupq_n_s32(*words.byte_add(offsets_at).add(t));
+                for (rows, acc) in acc[t].iter_mut().enumerate() {
+                    let sum = vcvtq_f32_s32(W::finish(&sums[t], rows, offset));
+                    *acc = vfmaq_f32(*acc, sum, vmulq_n_f32(w_scales[rows], a_scale));
+                }
+            }
+        }
+    }
+    for (t, acc) in acc.iter().enumerate() {
+        for (rows, &acc) in acc.iter().enumerate() {
+            // SAFETY: the caller vouches for the token.
+            unsafe { tile.put(token + t, rows, acc) };
+        }
+    }
+}
