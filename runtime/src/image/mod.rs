@@ -39,5 +39,5 @@ pub use manifest::{
 pub use view::{
     FORMAT_VERSION, FfnTensors, HEADER_BYTES, HeadTensors, Header, Image, ImageError,
     LAYOUT_TILES_16X32, LayerTensors, MAGIC, Matrix, MixerTensors, PAGE_ALIGN, PageShape, Place,
-    Resident, SECTIONS, SPLIT_ALIGN, Section, Span, checksum,
+    Resident, SECTIONS, SPLIT_ALIGN, Section, Span, checksum, page_shape,
 };

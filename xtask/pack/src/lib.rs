@@ -1,1 +1,34 @@
 //! Packs checkpoints into Rill images.
+//!
+//! [`pack`] reads an LFM2 model (GGUF, or a Hugging Face folder) and writes the image that the
+//! engine runs. It streams: memory use does not grow with the model. The same source and options
+//! always give the same bytes.
+//!
+//! In reading order:
+//! - [`checkpoint`]: both kinds of source in one shape ([`gguf`] is the container's reader,
+//!   [`stored`] the encodings of weights);
+//! - [`quantise`]: blocks of integers from real weights;
+//! - `manifest`, `matrix`, `image`: the formats chosen, tile rows, the file;
+//! - `pack`: a file that is there whole or not at all;
+//! - `cli` (feature `cli`): the `pack` command.
+
+pub mod checkpoint;
+#[cfg(feature = "cli")]
+pub mod cli;
+pub mod gguf;
+mod image;
+mod manifest;
+mod matrix;
+mod options;
+mod pack;
+pub mod quantise;
+pub mod stored;
+mod summary;
+mod target;
+pub mod vocabulary;
+
+pub use image::WriteError;
+pub use matrix::{Loss, MatrixError};
+pub use options::{Options, Progress, Quiet};
+pub use pack::{PackError, pack};
+pub use summary::{Class, Report, Summary, TensorReport};

@@ -1,0 +1,363 @@
+//! The GGUF container, version 3, little-endian:
+//! <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
+//!
+//! [`parse`] trusts nothing: every length is checked against the size of the file before anything
+//! is allocated for it, and every tensor of a known type lies inside the file.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{self, BufReader, Read, Seek, SeekFrom};
+
+use crate::stored::Stored;
+
+/// A value of the metadata. Integers of all widths are widened.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// u8, u16, u32, u64.
+    Unsigned(u64),
+    /// i8, i16, i32, i64.
+    Signed(i64),
+    /// f32, f64.
+    Float(f64),
+    /// A truth value.
+    Bool(bool),
+    /// UTF-8.
+    Text(String),
+    /// Values of one type.
+    Array(Array),
+}
+
+/// An array in the metadata.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Array {
+    /// u8, u16, u32, u64.
+    Unsigned(Vec<u64>),
+    /// i8, i16, i32, i64.
+    Signed(Vec<i64>),
+    /// f32, f64.
+    Float(Vec<f64>),
+    /// Truth values.
+    Bool(Vec<bool>),
+    /// UTF-8.
+    Text(Vec<String>),
+}
+
+/// The type of a tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TensorType {
+    /// One that can be read.
+    Known(Stored),
+    /// A number that this program cannot read.
+    Unknown(u32),
+}
+
+/// Where a tensor lies.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tensor {
+    /// Its name, unique in the file.
+    pub name: String,
+    /// Its type.
+    pub kind: TensorType,
+    /// Its sizes, slowest first: `(rows, cols)` for a matrix. At least one.
+    pub dims: Vec<u64>,
+    /// First byte in the file.
+    pub offset: u64,
+}
+
+/// The head of a GGUF file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Gguf {
+    /// Metadata by key.
+    pub metadata: BTreeMap<String, Value>,
+    /// Tensors in file order.
+    pub tensors: Vec<Tensor>,
+}
+
+/// Why a file is not usable GGUF.
+#[derive(Debug, thiserror::Error)]
+pub enum GgufError {
+    /// It cannot be read.
+    #[error(transparent)]
+    Read(#[from] io::Error),
+    /// The magic bytes are missing.
+    #[error("this is not a GGUF file")]
+    NotGguf,
+    /// Another version.
+    #[error("GGUF version {0}; only version 3 is read: convert the model again")]
+    Version(u32),
+    /// Version 3 with its bytes in the other order.
+    #[error("this is a big-endian GGUF file; only little-endian ones are read")]
+    BigEndian,
+    /// The head or a tensor reaches past the end of the file.
+    #[error("the file ends inside {0}; download it again")]
+    Truncated(String),
+    /// The file contradicts the format.
+    #[error("the GGUF head is damaged: {0}")]
+    Malformed(String),
+}
+
+impl Value {
+    /// A number that fits 32 bits without sign.
+    pub fn as_u32(&self) -> Option<u32> {
+        match *self {
+            Self::Unsigned(x) => x.try_into().ok(),
+            Self::Signed(x) => x.try_into().ok(),
+            _ => None,
+        }
+    }
+
+    /// A number.
+    pub fn as_f32(&self) -> Option<f32> {
+        match *self {
+            Self::Float(x) => Some(x as f32),
+            _ => self.as_u32().map(|x| x as f32),
+        }
+    }
+
+    /// A truth value.
+    pub fn as_bool(&self) -> Option<bool> {
+        match *self {
+            Self::Bool(x) => Some(x),
+            _ => None,
+        }
+    }
+
+    /// A text.
+    pub fn as_text(&self) -> Option<&str> {
+        match self {
+            Self::Text(x) => Some(x),
+            _ => None,
+        }
+    }
+
+    /// An array of texts.
+    pub fn as_texts(&self) -> Option<&[String]> {
+        match self {
+            Self::Array(Array::Text(x)) => Some(x),
+            _ => None,
+        }
+    }
+
+    /// An array of numbers that fit 32 bits without sign.
+    pub fn as_u32s(&self) -> Option<Vec<u32>> {
+        match self {
+            Self::Array(Array::Unsigned(x)) => x.iter().map(|&x| x.try_into().ok()).collect(),
+            Self::Array(Array::Signed(x)) => x.iter().map(|&x| x.try_into().ok()).collect(),
+            _ => None,
+        }
+    }
+}
+
+/// Reads and checks the head of a GGUF file.
+pub fn parse(source: &mut (impl Read + Seek)) -> Result<Gguf, GgufError> {
+    let len = source.seek(SeekFrom::End(0))?;
+    source.rewind()?;
+    let mut head = Head { inner: BufReader::with_capacity(1 << 16, source), at: 0, len };
+    if len < 4 || head.bytes::<4>("the head")? != *b"GGUF" {
+        return Err(GgufError::NotGguf);
+    }
+    match head.u32("the head")? {
+        3 => {}
+        0x0300_0000 => return Err(GgufError::BigEndian),
+        version => return Err(GgufError::Version(version)),
+    }
+    let tensors = head.count("the number of tensors", TENSOR_LEAST)?;
+    let entries = head.count("the number of keys", ENTRY_LEAST)?;
+    let mut metadata = BTreeMap::new();
+    for _ in 0..entries {
+        let key = head.text("a key")?;
+        let kind = head.u32(&key)?;
+        let value = head.value(&key, kind)?;
+        if metadata.insert(key.clone(), value).is_some() {
+            return Err(GgufError::Malformed(format!("the key {key} appears twice")));
+        }
+    }
+    let mut infos = Vec::new();
+    for _ in 0..tensors {
+        infos.push(head.tensor()?);
+    }
+    let alignment = match metadata.get("general.alignment") {
+        None => 32,
+        Some(value) => u64::from(value.as_u32().unwrap_or(0)),
+    };
+    if alignment == 0 {
+        return Err(GgufError::Malformed("general.alignment is not a positive number".into()));
+    }
+    let start = head.at.checked_next_multiple_of(alignment);
+    let mut names = BTreeSet::new();
+    for tensor in &mut infos {
+        let end = start.and_then(|start| {
+            tensor.offset = tensor.offset.checked_add(start)?;
+            tensor.offset.checked_add(tensor.bytes()?)
+        });
+        let Some(end) = end else {
+            let reason = format!("the size of the tensor {} is impossible", tensor.name);
+            return Err(GgufError::Malformed(reason));
+        };
+        if end > len {
+            return Err(GgufError::Truncated(format!("the tensor {}", tensor.name)));
+        }
+        if !names.insert(tensor.name.as_str()) {
+            let reason = format!("the tensor {} appears twice", tensor.name);
+            return Err(GgufError::Malformed(reason));
+        }
+    }
+    drop(names);
+    Ok(Gguf { metadata, tensors: infos })
+}
+
+impl Tensor {
+    /// Bytes in the file, 0 for an unknown type; `None` when they cannot be counted.
+    fn bytes(&self) -> Option<u64> {
+        let TensorType::Known(stored) = self.kind else { return Some(0) };
+        let (cols, outer) = self.dims.split_last()?;
+        let rows = outer.iter().try_fold(1_u64, |rows, &dim| rows.checked_mul(dim))?;
+        stored.row_bytes(*cols)?.checked_mul(rows)
+    }
+}
+
+/// Fewest bytes of a key and its value.
+const ENTRY_LEAST: u64 = 8 + 4 + 1;
+/// Fewest bytes of a tensor's description.
+const TENSOR_LEAST: u64 = 8 + 4 + 8 + 4 + 8;
+/// Most sizes of a tensor.
+const DIMS_MOST: u32 = 4;
+
+/// The head of a file as it is read.
+struct Head<R> {
+    inner: R,
+    at: u64,
+    len: u64,
+}
+
+impl<R: Read> Head<R> {
+    fn bytes<const N: usize>(&mut self, what: &str) -> Result<[u8; N], GgufError> {
+        self.room(N as u64, what)?;
+        let mut bytes = [0; N];
+        self.inner.read_exact(&mut bytes)?;
+        self.at += N as u64;
+        Ok(bytes)
+    }
+
+    /// Whether `bytes` more lie in the file.
+    fn room(&self, bytes: u64, what: &str) -> Result<(), GgufError> {
+        if bytes > self.len - self.at { Err(GgufError::Truncated(what.into())) } else { Ok(()) }
+    }
+
+    fn u32(&mut self, what: &str) -> Result<u32, GgufError> {
+        self.bytes(what).map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self, what: &str) -> Result<u64, GgufError> {
+        self.bytes(what).map(u64::from_le_bytes)
+    }
+
+    /// A number of things of at least `least` bytes each, for all of which there is room.
+    fn count(&mut self, what: &str, least: u64) -> Result<u64, GgufError> {
+        let count = self.u64(what)?;
+        self.room(count.saturating_mul(least), what)?;
+        Ok(count)
+    }
+
+    fn text(&mut self, what: &str) -> Result<String, GgufError> {
+        let len = self.count(what, 1)?;
+        let mut bytes = vec![0; len as usize];
+        self.inner.read_exact(&mut bytes)?;
+        self.at += len;
+        String::from_utf8(bytes).map_err(|_| GgufError::Malformed(format!("{what} is not UTF-8")))
+    }
+
+    fn value(&mut self, key: &str, kind: u32) -> Result<Value, GgufError> {
+        Ok(match kind {
+            0 | 2 | 4 | 10 => Value::Unsigned(self.unsigned(key, kind)?),
+            1 | 3 | 5 | 11 => Value::Signed(self.signed(key, kind)?),
+            6 | 12 => Value::Float(self.float(key, kind)?),
+            7 => Value::Bool(self.truth(key)?),
+            8 => Value::Text(self.text(key)?),
+            9 => {
+                let kind = self.u32(key)?;
+                Value::Array(self.array(key, kind)?)
+            }
+            _ => return Err(unknown_kind(key, kind)),
+        })
+    }
+
+    fn array(&mut self, key: &str, kind: u32) -> Result<Array, GgufError> {
+        let least = match kind {
+            0 | 1 | 7 => 1,
+            2 | 3 => 2,
+            4..=6 => 4,
+            8 | 10..=12 => 8,
+            _ => return Err(unknown_kind(key, kind)),
+        };
+        let count = self.count(key, least)?;
+        // A failed element ends the collection, so that only what is in the file is kept.
+        Ok(match kind {
+            0 | 2 | 4 | 10 => Array::Unsigned(
+                (0..count).map(|_| self.unsigned(key, kind)).collect::<Result<_, _>>()?,
+            ),
+            1 | 3 | 5 | 11 => {
+                Array::Signed((0..count).map(|_| self.signed(key, kind)).collect::<Result<_, _>>()?)
+            }
+            6 | 12 => {
+                Array::Float((0..count).map(|_| self.float(key, kind)).collect::<Result<_, _>>()?)
+            }
+            7 => Array::Bool((0..count).map(|_| self.truth(key)).collect::<Result<_, _>>()?),
+            _ => Array::Text((0..count).map(|_| self.text(key)).collect::<Result<_, _>>()?),
+        })
+    }
+
+    fn unsigned(&mut self, key: &str, kind: u32) -> Result<u64, GgufError> {
+        Ok(match kind {
+            0 => u8::from_le_bytes(self.bytes(key)?).into(),
+            2 => u16::from_le_bytes(self.bytes(key)?).into(),
+            4 => self.u32(key)?.into(),
+            _ => self.u64(key)?,
+        })
+    }
+
+    fn signed(&mut self, key: &str, kind: u32) -> Result<i64, GgufError> {
+        Ok(match kind {
+            1 => i8::from_le_bytes(self.bytes(key)?).into(),
+            3 => i16::from_le_bytes(self.bytes(key)?).into(),
+            5 => i32::from_le_bytes(self.bytes(key)?).into(),
+            _ => i64::from_le_bytes(self.bytes(key)?),
+        })
+    }
+
+    fn float(&mut self, key: &str, kind: u32) -> Result<f64, GgufError> {
+        Ok(match kind {
+            6 => f32::from_le_bytes(self.bytes(key)?).into(),
+            _ => f64::from_le_bytes(self.bytes(key)?),
+        })
+    }
+
+    fn truth(&mut self, key: &str) -> Result<bool, GgufError> {
+        match self.bytes(key)? {
+            [0] => Ok(false),
+            [1] => Ok(true),
+            [byte] => Err(GgufError::Malformed(format!("{key}: {byte} is not a truth value"))),
+        }
+    }
+
+    /// A tensor's description; its offset still counts from the start of the data.
+    fn tensor(&mut self) -> Result<Tensor, GgufError> {
+        let name = self.text("the name of a tensor")?;
+        let count = self.u32(&name)?;
+        if !(1..=DIMS_MOST).contains(&count) {
+            return Err(GgufError::Malformed(format!("the tensor {name} has {count} sizes")));
+        }
+        let mut dims = Vec::new();
+        for _ in 0..count {
+            dims.push(self.u64(&name)?);
+        }
+        dims.reverse();
+        let number = self.u32(&name)?;
+        let kind = Stored::from_ggml(number).map_or(TensorType::Unknown(number), TensorType::Known);
+        let offset = self.u64(&name)?;
+        Ok(Tensor { name, kind, dims, offset })
+    }
+}
+
+fn unknown_kind(key: &str, kind: u32) -> GgufError {
+    GgufError::Malformed(format!("{key} has the unsupported type {kind}"))
+}

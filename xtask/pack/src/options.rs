@@ -1,0 +1,42 @@
+use std::ops::ControlFlow;
+
+use rill::image::layout::Format;
+
+/// How weights are stored that cannot be carried over as they are.
+///
+/// Q4_0 and Q8_0 tensors are carried over exactly whatever is chosen here, unless they share a
+/// matrix (or, for experts, the pages) with tensors that must be quantised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// The experts.
+    pub experts: Format,
+    /// Projections and dense feed-forward parts.
+    pub dense: Format,
+    /// The token embedding and the output head.
+    pub embedding: Format,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { experts: Format::Q4, dense: Format::Q8, embedding: Format::Q8 }
+    }
+}
+
+/// Hears how far packing is.
+pub trait Progress {
+    /// The image will have this many bytes.
+    fn start(&self, bytes: u64);
+    /// This many more are written. `Break` stops packing; nothing is left behind.
+    fn advance(&self, bytes: u64) -> ControlFlow<()>;
+}
+
+/// Nobody listens.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Quiet;
+
+impl Progress for Quiet {
+    fn start(&self, _: u64) {}
+    fn advance(&self, _: u64) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+}

@@ -1,0 +1,3 @@
+//! `cargo xtask pack`.
+
+pub use rill_pack::cli::{Args, run};
