@@ -20,6 +20,8 @@ pub mod math;
 pub mod panel;
 pub mod scalar;
 mod select;
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 #[cfg(test)]
 mod suite;

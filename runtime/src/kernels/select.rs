@@ -70,6 +70,15 @@ static CANDIDATES: &[Candidate] = &[
     },
     #[cfg(target_arch = "aarch64")]
     Candidate { kernels: &super::aarch64::NEON, needs: CpuFeatures::NEON },
+    #[cfg(target_arch = "x86_64")]
+    Candidate {
+        kernels: &super::x86::AVX512_VNNI,
+        needs: CpuFeatures::AVX2 | CpuFeatures::AVX512_VNNI,
+    },
+    #[cfg(target_arch = "x86_64")]
+    Candidate { kernels: &super::x86::AVX_VNNI, needs: CpuFeatures::AVX2 | CpuFeatures::AVX_VNNI },
+    #[cfg(target_arch = "x86_64")]
+    Candidate { kernels: &super::x86::AVX2, needs: CpuFeatures::AVX2 },
     Candidate { kernels: &SCALAR, needs: 0 },
 ];
 

@@ -1,0 +1,152 @@
+//! AVX-512 with VNNI: 16 rows are one vector, and `vpdpbusd` multiplies four columns of each.
+
+use core::arch::x86_64::*;
+use core::ops::Range;
+
+use super::floats::Running;
+use super::products::{format, prefetch};
+use crate::image::layout::{BLOCK, Format, TILE_ROWS};
+use crate::kernels::panel::{BLOCK_WORDS, Panel, group_at, put_block};
+use crate::kernels::{
+    Attend, Conv, KEY_BLOCK, Kernels, check_attend, check_conv, check_matmul, math,
+};
+
+/// The table for AVX-512 F, BW, DQ, VL and VNNI.
+pub static AVX512_VNNI: Kernels = Kernels {
+    name: "avx512vnni",
+    width: WIDTH,
+    matmul_q4: entry!(matmul_q4, w, x, y),
+    matmul_q8: entry!(matmul_q8, w, x, y),
+    matmul_f32: entry!(matmul_f32, w, x, y),
+    quantise: entry!(quantise, x, width, panel),
+    swiglu: entry!(swiglu, gate, up),
+    rms_norm: entry!(rms_norm, x, weight, eps, y),
+    add_scaled: entry!(add_scaled, y, x, scale),
+    attend: entry!(attend, a, out),
+    conv: entry!(conv, c),
+};
+
+float_kernels!("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni");
+product_kernels!(
+    "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni",
+    1 2 3 4 5 6 7 8 9 10 11 12
+);
+
+type V = __m512;
+
+const KEYS_AT_ONCE: usize = 2;
+const VALUES_AT_ONCE: usize = 4;
+
+with_features! {
+    "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni";
+
+    fn splat(x: f32) -> V { _mm512_set1_ps(x) }
+    fn add(a: V, b: V) -> V { _mm512_add_ps(a, b) }
+    fn sub(a: V, b: V) -> V { _mm512_sub_ps(a, b) }
+    fn mul(a: V, b: V) -> V { _mm512_mul_ps(a, b) }
+    fn div(a: V, b: V) -> V { _mm512_div_ps(a, b) }
+    fn fma(a: V, b: V, c: V) -> V { _mm512_fmadd_ps(a, b, c) }
+    fn max(a: V, b: V) -> V { _mm512_max_ps(a, b) }
+    fn min(a: V, b: V) -> V { _mm512_min_ps(a, b) }
+    fn abs(a: V) -> V { _mm512_abs_ps(a) }
+    fn round(a: V) -> V { _mm512_roundscale_ps::<_MM_FROUND_TO_NEAREST_INT>(a) }
+    fn first(a: V) -> f32 { _mm512_cvtss_f32(a) }
+
+    fn add_exponent(y: V, n: V) -> V {
+        let exponent = _mm512_slli_epi32::<23>(_mm512_cvtps_epi32(n));
+        _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(y), exponent))
+    }
+
+    fn zero_where_least(x: V, y: V) -> V {
+        let above = _mm512_cmp_ps_mask::<_CMP_NEQ_UQ>(x, splat(f32::NEG_INFINITY));
+        _mm512_maskz_mov_ps(above, y)
+    }
+
+    fn to_i8(x: V) -> [i8; 16] {
+        bytemuck::cast(_mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x)))
+    }
+
+    fn sum16(a: V) -> f32 {
+        let eight = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a));
+        let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+    }
+
+    fn max16(a: V) -> f32 {
+        _mm512_reduce_max_ps(a)
+    }
+
+    fn load(from: &[f32; 16]) -> V {
+        // SAFETY: all 16 floats are readable.
+        unsafe { _mm512_loadu_ps(from.as_ptr()) }
+    }
+
+    fn store(a: V, to: &mut [f32; 16]) {
+        // SAFETY: all 16 floats are writable.
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), a) }
+    }
+
+    fn load_some(from: &[f32]) -> V {
+        // SAFETY: the mask has no lane beyond the slice.
+        unsafe { _mm512_maskz_loadu_ps(lanes_below(from.len()), from.as_ptr()) }
+    }
+
+    fn store_some(a: V, to: &mut [f32]) {
+        // SAFETY: the mask has no lane beyond the slice.
+        unsafe { _mm512_mask_storeu_ps(to.as_mut_ptr(), lanes_below(to.len()), a) }
+    }
+
+    fn load_half(from: &[u16; 16]) -> V {
+        // SAFETY: all 16 halves are readable.
+        _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(from.as_ptr().cast()) })
+    }
+
+    fn load_half_some(from: &[u16]) -> V {
+        // SAFETY: the mask has no lane beyond the slice.
+        let halves =
+            unsafe { _mm256_maskz_loadu_epi16(lanes_below(from.len()), from.as_ptr().cast()) };
+        _mm512_cvtph_ps(halves)
+    }
+
+    fn lanes_below(len: usize) -> __mmask16 {
+        if len < 16 { (1 << len) - 1 } else { !0 }
+    }
+
+    fn load_scales(scales: &[u8; 32]) -> V {
+        // SAFETY: all 32 bytes are readable.
+        _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(scales.as_ptr().cast()) })
+    }
+
+    fn load_bytes(bytes: &[u8; 64]) -> __m512i {
+        // SAFETY: all 64 bytes are readable.
+        unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+    }
+
+    /// Two groups of unsigned weights: stored weight of Q4, weight + 128 of Q8.
+    fn unpack<const Q8: bool>(quants: &[u8]) -> [__m512i; 2] {
+        let (runs, _) = quants.as_chunks::<64>();
+        if Q8 {
+            let sign = _mm512_set1_epi8(-128);
+            [0, 1].map(|run| _mm512_xor_si512(load_bytes(&runs[run]), sign))
+        } else {
+            let nibble = _mm512_set1_epi8(15);
+            let both = load_bytes(&runs[0]);
+            let high = _mm512_srli_epi16::<4>(both);
+            [_mm512_and_si512(both, nibble), _mm512_and_si512(high, nibble)]
+        }
+    }
+
+    /// Takes the bias of the weights off in advance: 16 times that of Q4 for Q8.
+    fn start<const Q8: bool>(offset: i32) -> __m512i {
+        _mm512_set1_epi32(if Q8 { 16 * offset } else { offset })
+    }
+
+    fn step<const Q8: bool>(sums: __m512i, weights: __m512i, group: i32) -> __m512i {
+        _mm512_dpbusd_epi32(sums, weights, _mm512_set1_epi32(group))
+    }
+
+    fn finish<const Q8: bool>(sums: __m512i, _offset: i32) -> V {
+        _mm512_cvtepi32_ps(sums)
+    }
+}

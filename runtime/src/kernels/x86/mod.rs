@@ -1,0 +1,54 @@
+//! Tables for x86-64.
+//!
+//! The functions are written once, over vectors of 16 floats, in the macros of `floats` and
+//! `products`. Each instruction set defines those vectors and its dot product, then expands the
+//! macros with its features: a function compiled for the features may call their intrinsics
+//! safely. The only unsafe steps are memory access through pointers, in three small functions,
+//! and the entry into compiled-for-features code from a table.
+
+/// A table's entry: calls a function that was compiled for the table's features.
+macro_rules! entry {
+    ($function:path, $($argument:ident),*) => {
+        |$($argument),*| {
+            // SAFETY: the CPU has the features that the function was compiled for, because the
+            // table is reached only through a `CpuFeatures` that has them, and who made that
+            // vouched for it.
+            unsafe { $function($($argument),*) }
+        }
+    };
+}
+
+/// Compiles each function for `$features`, to be inlined into others that have them.
+macro_rules! with_features {
+    (
+        $features:literal;
+        $(
+            $(#[$attribute:meta])*
+            $visible:vis fn $name:ident $(<const $parameter:ident: bool>)?(
+                $($argument:ident: $type:ty),*
+            ) $(-> $result:ty)? $body:block
+        )*
+    ) => {
+        $(
+            $(#[$attribute])*
+            #[target_feature(enable = $features)]
+            #[inline]
+            $visible fn $name $(<const $parameter: bool>)?(
+                $($argument: $type),*
+            ) $(-> $result)? $body
+        )*
+    };
+}
+
+#[macro_use]
+mod floats;
+#[macro_use]
+mod products;
+
+mod avx2;
+mod avx512vnni;
+mod avxvnni;
+
+pub use avx2::AVX2;
+pub use avx512vnni::AVX512_VNNI;
+pub use avxvnni::AVX_VNNI;
