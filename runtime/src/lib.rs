@@ -7,14 +7,18 @@
 //! - [`seams`]: storage, clock, cores, events;
 //! - [`image`]: the file that holds a model;
 //! - [`kernels`]: the arithmetic;
-//! - [`tokenizer`]: text to tokens and back.
+//! - [`tokenizer`]: text to tokens and back;
+//! - [`chat`]: conversations as tokens;
+//! - [`sampler`]: the choice of the next token.
 
 #![cfg_attr(not(test), no_std)]
 
 #[cfg(test)]
 extern crate std;
 
+pub mod chat;
 pub mod image;
 pub mod kernels;
+pub mod sampler;
 pub mod seams;
 pub mod tokenizer;

@@ -8,10 +8,12 @@
 //! - [`checkpoint`]: both kinds of source in one shape ([`gguf`] is the container's reader,
 //!   [`stored`] the encodings of weights);
 //! - [`quantise`]: blocks of integers from real weights;
+//! - [`tokenizer`] and [`chat`]: the checkpoint's tokenizer and chat template, checked;
 //! - `manifest`, `matrix`, `image`: the formats chosen, tile rows, the file;
 //! - `pack`: a file that is there whole or not at all;
 //! - `cli` (feature `cli`): the `pack` command.
 
+pub mod chat;
 pub mod checkpoint;
 #[cfg(feature = "cli")]
 pub mod cli;
@@ -25,6 +27,7 @@ pub mod quantise;
 pub mod stored;
 mod summary;
 mod target;
+pub mod tokenizer;
 pub mod vocabulary;
 
 pub use image::WriteError;

@@ -1,0 +1,183 @@
+//! Conversations as tokens, in ChatML:
+//!
+//! ```text
+//! <|startoftext|><|im_start|>system
+//! You are a guide.<|im_end|>
+//! <|im_start|>user
+//! Where is the lift?<|im_end|>
+//! <|im_start|>assistant
+//! ```
+//!
+//! The tokens are those of the whole rendered text, written message by message as they come: what
+//! stands between two control tokens (a role, a line end and the content) is encoded as one text.
+//! Names of control tokens in a content are text, so nobody can forge a message.
+
+use crate::image::Chat;
+use crate::tokenizer::{EncodeError, Tokenizer};
+
+/// Who speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Role {
+    /// Gives instructions.
+    System,
+    /// Asks.
+    User,
+    /// Answers.
+    Assistant,
+}
+
+/// Why a conversation could not be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum ChatError {
+    /// The model has no control tokens for messages.
+    NoTokens,
+    /// A content could not be encoded.
+    Encode(EncodeError),
+}
+
+impl core::fmt::Display for ChatError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::NoTokens => write!(f, "this model does not chat; give it plain text to continue"),
+            Self::Encode(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for ChatError {}
+
+impl From<EncodeError> for ChatError {
+    fn from(error: EncodeError) -> Self {
+        Self::Encode(error)
+    }
+}
+
+/// Writes a conversation's tokens, message by message.
+///
+/// It remembers only where the sequence stands; the tokens go to the caller. A call that fails
+/// leaves it unchanged, so the same call can be made again with more room or a shorter text.
+#[derive(Debug, Clone)]
+pub struct Conversation<'c> {
+    chat: &'c Chat,
+    open: u32,
+    close: u32,
+    place: Place,
+}
+
+/// Where a sequence stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Nothing is written.
+    Start,
+    /// In an answer, which has no close token yet.
+    Answer,
+    /// Right after a close token; the line end after it is not written.
+    Closed,
+    /// After a whole message.
+    Between,
+}
+
+impl<'c> Conversation<'c> {
+    /// An empty conversation.
+    pub fn new(chat: &'c Chat) -> Result<Self, ChatError> {
+        match (chat.open, chat.close) {
+            (Some(open), Some(close)) => Ok(Self { chat, open, close, place: Place::Start }),
+            _ => Err(ChatError::NoTokens),
+        }
+    }
+
+    /// Writes the tokens of one message to `out` and returns how many they are.
+    ///
+    /// For the scratch see [`Tokenizer::encode`]: enough for the longest piece of the content,
+    /// always enough for content and role together.
+    pub fn message(
+        &mut self,
+        tokenizer: &Tokenizer<'_>,
+        role: Role,
+        content: &str,
+        scratch: &mut [u32],
+        out: &mut [u32],
+    ) -> Result<usize, ChatError> {
+        let mut writer = Writer { tokenizer, scratch, out, len: 0 };
+        self.open_message(&mut writer)?;
+        writer.text(&[self.name(role), "\n", content])?;
+        writer.token(self.close)?;
+        writer.text(&["\n"])?;
+        self.place = Place::Between;
+        Ok(writer.len)
+    }
+
+    /// Writes the beginning of the assistant's message to `out` and returns how many tokens it
+    /// has. The model then continues; say how it ended with [`Self::answered`].
+    pub fn prompt_answer(
+        &mut self,
+        tokenizer: &Tokenizer<'_>,
+        scratch: &mut [u32],
+        out: &mut [u32],
+    ) -> Result<usize, ChatError> {
+        let mut writer = Writer { tokenizer, scratch, out, len: 0 };
+        self.open_message(&mut writer)?;
+        writer.text(&[self.name(Role::Assistant), "\n"])?;
+        self.place = Place::Answer;
+        Ok(writer.len)
+    }
+
+    /// Says that the model's answer is complete and `last` is its last token in the sequence.
+    /// An answer that does not end with the close token (cut short, or ended by another stop
+    /// token) is closed before the next message.
+    pub fn answered(&mut self, last: u32) {
+        self.place = if last == self.close { Place::Closed } else { Place::Answer };
+    }
+
+    /// Writes what must stand before a role's name.
+    fn open_message(&self, writer: &mut Writer<'_, '_>) -> Result<(), ChatError> {
+        match self.place {
+            Place::Start => self.chat.begin.map_or(Ok(()), |begin| writer.token(begin))?,
+            Place::Answer => {
+                writer.token(self.close)?;
+                writer.text(&["\n"])?;
+            }
+            Place::Closed => writer.text(&["\n"])?,
+            Place::Between => {}
+        }
+        writer.token(self.open)
+    }
+
+    fn name(&self, role: Role) -> &str {
+        match role {
+            Role::System => &self.chat.system,
+            Role::User => &self.chat.user,
+            Role::Assistant => &self.chat.assistant,
+        }
+    }
+}
+
+/// Appends tokens to a buffer.
+struct Writer<'a, 't> {
+    tokenizer: &'a Tokenizer<'t>,
+    scratch: &'a mut [u32],
+    out: &'a mut [u32],
+    len: usize,
+}
+
+impl Writer<'_, '_> {
+    fn token(&mut self, id: u32) -> Result<(), ChatError> {
+        let room = self.out.len();
+        *self.out.get_mut(self.len).ok_or(EncodeError::Full { room })? = id;
+        self.len += 1;
+        Ok(())
+    }
+
+    fn text(&mut self, parts: &[&str]) -> Result<(), ChatError> {
+        let room = self.out.len();
+        let out = &mut self.out[self.len..];
+        let written = self.tokenizer.encode_parts(parts, false, self.scratch, out);
+        self.len += written.map_err(|error| match error {
+            EncodeError::Full { .. } => EncodeError::Full { room },
+            piece => piece,
+        })?;
+        Ok(())
+    }
+}

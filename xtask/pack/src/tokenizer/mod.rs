@@ -1,0 +1,276 @@
+//! A checkpoint's tokenizer: read from `tokenizer.json` or GGUF metadata, checked to be of the
+//! kind that the core has, and written as the image's tokenizer section.
+//!
+//! Everything that would make the core's ids differ from the checkpoint's is refused by name.
+
+mod bytes;
+mod gguf;
+mod json;
+mod tables;
+
+pub use gguf::{GgufTokenizer, from_gguf};
+pub use json::from_json;
+
+use std::collections::HashMap;
+
+/// Most ids; also the bound of the image's vocabulary.
+const MAX_IDS: u32 = 1 << 20;
+
+/// A tokenizer that the core can run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vocabulary {
+    /// The tokens by id; `None` is a hole in the numbering.
+    tokens: Vec<Option<Token>>,
+    /// Left, right and merged id, in order of rank.
+    merges: Vec<[u32; 3]>,
+    /// Tokens that are found in the text before it is cut, sorted by text.
+    added: Vec<AddedToken>,
+    /// Whether a piece that is a token is not merged.
+    ignore_merges: bool,
+    /// The token for the beginning of a text.
+    bos: Option<u32>,
+    /// Whether every text begins with `bos`.
+    add_bos: bool,
+    /// The token for the end of a text.
+    eos: Option<u32>,
+}
+
+/// What an id stands for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Token {
+    /// What it decodes to.
+    bytes: Vec<u8>,
+    /// Whether a piece of text can be this token without a merge.
+    is_text: bool,
+}
+
+/// A token that is found in the text before it is cut.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct AddedToken {
+    id: u32,
+    text: String,
+    /// A control token: only found where control tokens are asked for.
+    is_special: bool,
+}
+
+/// Why a tokenizer cannot be packed.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenizerError {
+    /// A file is not what it should be.
+    #[error("{file} cannot be read: {source}; download the checkpoint again")]
+    Json {
+        /// Which file.
+        file: &'static str,
+        /// What is wrong.
+        source: serde_json::Error,
+    },
+    /// It does something that the core does not.
+    #[error("the tokenizer's {part} is {found}; Rill supports only {supported}")]
+    Unsupported {
+        /// Which part.
+        part: &'static str,
+        /// What it has.
+        found: String,
+        /// What it may have.
+        supported: &'static str,
+    },
+    /// Its parts contradict each other.
+    #[error("the tokenizer is inconsistent: {0}; download the checkpoint again")]
+    Inconsistent(String),
+}
+
+/// What both sources say, before it is checked.
+struct Source {
+    /// The model's tokens in the byte-level alphabet, with their ids.
+    vocab: Vec<(String, u32)>,
+    /// The pairs to merge, by rank.
+    merges: Vec<(String, String)>,
+    /// The added tokens, and whether each is looked for in normalised text.
+    added: Vec<(AddedToken, bool)>,
+    ignore_merges: bool,
+    bos: Option<u32>,
+    add_bos: bool,
+    eos: Option<u32>,
+}
+
+impl Vocabulary {
+    /// How many ids there are, holes included.
+    #[expect(clippy::len_without_is_empty, reason = "there are always the 256 bytes")]
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// The token for the beginning of a text.
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// Whether every text begins with [`Self::bos`].
+    pub fn adds_bos(&self) -> bool {
+        self.add_bos
+    }
+
+    /// The token for the end of a text.
+    pub fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// The control token with this name.
+    pub fn control(&self, name: &str) -> Option<u32> {
+        self.added.iter().find(|token| token.is_special && token.text == name).map(|token| token.id)
+    }
+
+    /// The name of an added token.
+    pub fn added_text(&self, id: u32) -> Option<&str> {
+        self.added.iter().find(|token| token.id == id).map(|token| token.text.as_str())
+    }
+
+    fn check(source: Source) -> Result<Self, TokenizerError> {
+        let Source { vocab, merges, added, ignore_merges, bos, add_bos, eos } = source;
+        let ids = ids_by_name(&vocab)?;
+        check_added(&added, &ids)?;
+        let last = vocab.iter().map(|(_, id)| id).chain(added.iter().map(|(token, _)| &token.id));
+        let len = last.max().map_or(0, |&last| last as usize + 1);
+        let mut tokens = vec![None; len];
+        for (name, id) in &vocab {
+            put(&mut tokens, *id, name, bytes::decode(name).is_some())?;
+        }
+        for (token, _) in &added {
+            if ids.get(token.text.as_str()) != Some(&token.id) {
+                put(&mut tokens, token.id, &token.text, false)?;
+            } else if token.is_special
+                && let Some(Some(entry)) = tokens.get_mut(token.id as usize)
+            {
+                entry.is_text = false;
+            }
+        }
+        for byte in bytes::used() {
+            let name = String::from(bytes::char_of(byte));
+            if !ids.contains_key(name.as_str()) {
+                return Err(inconsistent(format!("the byte {byte:#04x} has no token")));
+            }
+        }
+        let merges = ranked(&merges, &ids)?;
+        let mut added: Vec<_> = added.into_iter().map(|(token, _)| token).collect();
+        added.sort_by(|a, b| a.text.cmp(&b.text));
+        added.dedup();
+        let vocabulary = Self { tokens, merges, added, ignore_merges, bos, add_bos, eos };
+        vocabulary.check_control()?;
+        Ok(vocabulary)
+    }
+
+    /// Control tokens must not come out of plain text, or a user could write them.
+    fn check_control(&self) -> Result<(), TokenizerError> {
+        for token in self.added.iter().filter(|token| token.is_special) {
+            if self.merges.iter().any(|merge| merge.contains(&token.id)) {
+                return Err(TokenizerError::Unsupported {
+                    part: "merge list",
+                    found: format!("used for the control token {}", token.text),
+                    supported: "control tokens that no text merges into",
+                });
+            }
+        }
+        for (name, id) in [("begin", self.bos), ("end", self.eos)] {
+            if id.is_some_and(|id| id as usize >= self.len()) {
+                return Err(inconsistent(format!("the {name} token is not in the vocabulary")));
+            }
+        }
+        if self.add_bos && self.bos.is_none() {
+            return Err(inconsistent("it adds a begin token but names none".into()));
+        }
+        Ok(())
+    }
+}
+
+fn inconsistent(what: String) -> TokenizerError {
+    TokenizerError::Inconsistent(what)
+}
+
+fn ids_by_name(vocab: &[(String, u32)]) -> Result<HashMap<&str, u32>, TokenizerError> {
+    let mut ids = HashMap::with_capacity(vocab.len());
+    for (name, id) in vocab {
+        if *id >= MAX_IDS {
+            return Err(inconsistent(format!("id {id} of {name:?} is out of range")));
+        }
+        if ids.insert(name.as_str(), *id).is_some() {
+            return Err(inconsistent(format!("{name:?} is there twice")));
+        }
+    }
+    Ok(ids)
+}
+
+fn check_added(
+    added: &[(AddedToken, bool)],
+    ids: &HashMap<&str, u32>,
+) -> Result<(), TokenizerError> {
+    for (at, (token, normalised)) in added.iter().enumerate() {
+        if token.id >= MAX_IDS || token.text.is_empty() {
+            return Err(inconsistent(format!("added token {} is empty or out of range", token.id)));
+        }
+        if ids.get(token.text.as_str()).is_some_and(|&id| id != token.id) {
+            return Err(inconsistent(format!("{:?} has two ids", token.text)));
+        }
+        for (other, other_normalised) in &added[..at] {
+            if other.text == token.text && other != token {
+                return Err(inconsistent(format!("{:?} is added twice", token.text)));
+            }
+            // The reference looks for the two kinds one after the other, the core at once.
+            if normalised != other_normalised && overlap(&token.text, &other.text) {
+                return Err(TokenizerError::Unsupported {
+                    part: "added token list",
+                    found: format!(
+                        "ambiguous: {:?} and {:?} can overlap but differ in `normalized`",
+                        token.text, other.text
+                    ),
+                    supported: "overlapping added tokens that are alike",
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether occurrences of the two in a text can share a byte.
+fn overlap(a: &str, b: &str) -> bool {
+    let ends_into = |a: &str, b: &str| {
+        (1..=a.len()).any(|n| b.as_bytes().starts_with(&a.as_bytes()[a.len() - n..]))
+    };
+    a.contains(b) || b.contains(a) || ends_into(a, b) || ends_into(b, a)
+}
+
+fn put(
+    tokens: &mut [Option<Token>],
+    id: u32,
+    name: &str,
+    is_text: bool,
+) -> Result<(), TokenizerError> {
+    let slot = &mut tokens[id as usize];
+    if slot.is_some() {
+        return Err(inconsistent(format!("id {id} of {name:?} belongs to another token, too")));
+    }
+    // A name outside the byte-level alphabet decodes to itself.
+    let bytes = bytes::decode(name).unwrap_or_else(|| name.as_bytes().to_vec());
+    *slot = Some(Token { bytes, is_text });
+    Ok(())
+}
+
+/// Looks up the ids of the merges. Of equal pairs the last counts, as in the reference.
+fn ranked(
+    merges: &[(String, String)],
+    ids: &HashMap<&str, u32>,
+) -> Result<Vec<[u32; 3]>, TokenizerError> {
+    let id_of = |name: &str| {
+        let unknown = || inconsistent(format!("merge needs {name:?}, which is no token"));
+        ids.get(name).copied().ok_or_else(unknown)
+    };
+    let mut last = HashMap::with_capacity(merges.len());
+    let mut ranked = Vec::with_capacity(merges.len());
+    for (rank, (left, right)) in merges.iter().enumerate() {
+        let merge = [id_of(left)?, id_of(right)?, id_of(&format!("{left}{right}"))?];
+        last.insert((merge[0], merge[1]), rank);
+        ranked.push(merge);
+    }
+    let mut rank = 0..;
+    ranked.retain(|merge| last.get(&(merge[0], merge[1])).copied() == rank.next());
+    Ok(ranked)
+}
