@@ -59,8 +59,8 @@ impl From<EncodeError> for ChatError {
 /// It remembers only where the sequence stands; the tokens go to the caller. A call that fails
 /// leaves it unchanged, so the same call can be made again with more room or a shorter text.
 #[derive(Debug, Clone)]
-pub struct Conversation<'c> {
-    chat: &'c Chat,
+pub struct Conversation {
+    chat: Chat,
     open: u32,
     close: u32,
     place: Place,
@@ -79,9 +79,9 @@ enum Place {
     Between,
 }
 
-impl<'c> Conversation<'c> {
+impl Conversation {
     /// An empty conversation.
-    pub fn new(chat: &'c Chat) -> Result<Self, ChatError> {
+    pub fn new(chat: Chat) -> Result<Self, ChatError> {
         match (chat.open, chat.close) {
             (Some(open), Some(close)) => Ok(Self { chat, open, close, place: Place::Start }),
             _ => Err(ChatError::NoTokens),
@@ -129,6 +129,11 @@ impl<'c> Conversation<'c> {
     /// token) is closed before the next message.
     pub fn answered(&mut self, last: u32) {
         self.place = if last == self.close { Place::Closed } else { Place::Answer };
+    }
+
+    /// Forgets everything: the sequence is empty again.
+    pub fn reset(&mut self) {
+        self.place = Place::Start;
     }
 
     /// Writes what must stand before a role's name.

@@ -7,18 +7,26 @@
 //! - [`seams`]: storage, clock, cores, events;
 //! - [`image`]: the file that holds a model;
 //! - [`kernels`]: the arithmetic;
-//! - [`tokenizer`]: text to tokens and back;
-//! - [`chat`]: conversations as tokens;
-//! - [`sampler`]: the choice of the next token.
+//! - [`plan`] and [`arena`]: where every byte goes;
+//! - [`model`]: the path of a token through the layers;
+//! - [`experts`]: the pages, in RAM and on their way;
+//! - [`tokenizer`], [`chat`] and [`sampler`]: text to tokens, and logits to the next one;
+//! - [`session`] and [`answer`]: a conversation.
 
 #![cfg_attr(not(test), no_std)]
 
 #[cfg(test)]
 extern crate std;
 
+pub mod answer;
+pub mod arena;
 pub mod chat;
+pub mod experts;
 pub mod image;
 pub mod kernels;
+pub mod model;
+pub mod plan;
 pub mod sampler;
 pub mod seams;
+pub mod session;
 pub mod tokenizer;

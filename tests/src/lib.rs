@@ -1,1 +1,6 @@
-//! Whole-system tests live in `tests/tests/`; this crate holds what they share.
+//! What the whole-system tests share: the kiosk model, reference outputs of others, and a rig that
+//! runs a session on fakes.
+
+pub mod kiosk;
+pub mod reference;
+pub mod rig;

@@ -1,6 +1,8 @@
 //! `cargo xtask`: tests, packing and board images.
 
+mod need;
 mod pack;
+mod test;
 
 use std::process::ExitCode;
 
@@ -10,12 +12,14 @@ use clap::Parser;
 #[derive(Debug, Parser)]
 #[command(name = "cargo xtask")]
 enum Task {
+    Test(test::Args),
     Pack(pack::Args),
 }
 
 fn main() -> ExitCode {
     let result = match Task::parse() {
-        Task::Pack(args) => pack::run(&args),
+        Task::Test(args) => test::run(&args),
+        Task::Pack(args) => pack::run(&args).map_err(|error| error.to_string()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

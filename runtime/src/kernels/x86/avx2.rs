@@ -27,7 +27,7 @@ pub static AVX2: Kernels = Kernels {
 };
 
 float_kernels!("avx2,fma,f16c");
-product_kernels!("avx2,fma,f16c", 1 2 3 4 5 6);
+product_kernels!("avx2,fma,f16c", 1 2 3 4);
 
 /// Lanes 0..8 and 8..16.
 pub type V = [__m256; 2];

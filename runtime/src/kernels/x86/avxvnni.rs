@@ -19,7 +19,7 @@ pub static AVX_VNNI: Kernels = Kernels {
     ..AVX2
 };
 
-product_kernels!("avxvnni,avx2,fma,f16c", 1 2 3 4 5 6);
+product_kernels!("avxvnni,avx2,fma,f16c", 1 2 3 4);
 
 with_features! {
     "avxvnni,avx2,fma,f16c";

@@ -63,7 +63,7 @@ macro_rules! product_kernels {
         #[target_feature(enable = $features)]
         fn tile_rows<const W: usize, const Q8: bool>(w: &[u8], x: Panel<'_>, y: &mut [f32]) {
             let row_bytes = format::<Q8>().tile_row_bytes(x.blocks());
-            let pairs = if W <= 4 { w.len() / (2 * row_bytes) } else { 0 };
+            let pairs = if W <= 2 { w.len() / (2 * row_bytes) } else { 0 };
             let row_len = W * TILE_ROWS;
             let (paired_w, single_w) = w.split_at(pairs * 2 * row_bytes);
             let (paired_y, single_y) = y.split_at_mut(pairs * 2 * row_len);

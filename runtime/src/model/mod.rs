@@ -1,0 +1,141 @@
+//! The model: a batch of tokens in, the residual stream of its last layer out.
+//!
+//! The path of a token, in reading order: [`weights`] (what is in RAM), [`product`] (matrix
+//! products over cores), [`conv`] and [`attention`] (what mixes tokens, over [`state`]),
+//! [`router`] and [`moe`] (the experts), and [`Model::forward`] here, which strings them together.
+
+pub mod attention;
+pub mod conv;
+pub mod moe;
+pub mod product;
+pub mod router;
+pub mod scratch;
+pub mod state;
+pub mod weights;
+
+use self::moe::Next;
+use self::product::{Activations, Cores, Write, gate_up, project};
+use self::scratch::Scratch;
+use self::state::{ConvState, KvCache};
+use self::weights::{FfnWeights, MixerWeights, Weights};
+use crate::experts::{Cache, Lookahead, PageError};
+use crate::image::Shape;
+use crate::kernels::Kernels;
+use crate::seams::{Parallel, World, for_each_chunk};
+
+/// A model in RAM, but for the pages that are not.
+pub struct Model<'a> {
+    /// Sizes and constants.
+    pub shape: Shape,
+    /// The table of functions.
+    pub kernels: &'static Kernels,
+    /// The always-used weights.
+    pub weights: Weights<'a>,
+    /// Keys and values of the sequence.
+    pub kv: KvCache<'a>,
+    /// Columns of the sequence that convolutions still need.
+    pub conv: ConvState<'a>,
+    /// The experts; `None` for a dense model.
+    pub cache: Option<Cache<'a>>,
+    /// Whether pages are read on a guess.
+    pub lookahead: Lookahead,
+    /// Working memory of a batch.
+    pub scratch: Scratch<'a>,
+}
+
+impl<'a> Model<'a> {
+    /// Runs `tokens` (at most as many as the scratch was made for) through all layers; the first
+    /// is at `position` of the sequence, after what was run before.
+    ///
+    /// After an error the sequence is lost: see [`Model::forget`].
+    pub fn forward(
+        &mut self,
+        world: &mut World<'_, 'a>,
+        tokens: &[u32],
+        position: usize,
+    ) -> Result<(), PageError> {
+        let hidden = self.shape.hidden as usize;
+        let n = tokens.len();
+        for (x, &token) in self.scratch.x.chunks_exact_mut(hidden).zip(tokens) {
+            self.weights.embedding.row(token as usize, x);
+        }
+        attention::rotations(&self.shape, position, n, self.scratch.rotation);
+        let start = world.clock.now();
+        for (index, layer) in self.weights.layers.iter().enumerate() {
+            let cores = Cores { kernels: self.kernels, parallel: world.parallel };
+            self.norm(world.parallel, layer.operator_norm, n);
+            match &layer.mixer {
+                MixerWeights::Conv(w) => {
+                    conv::forward(cores, w, n, &mut self.scratch, &mut self.conv);
+                }
+                MixerWeights::Attention(w) => {
+                    let (scratch, kv) = (&mut self.scratch, &mut self.kv);
+                    attention::forward(cores, &self.shape, w, position, n, scratch, kv);
+                }
+            }
+            self.norm(world.parallel, layer.ffn_norm, n);
+            match (&layer.ffn, &mut self.cache) {
+                (FfnWeights::Moe(w), Some(cache)) => {
+                    let guess =
+                        if n > 1 { self.lookahead.is_allowed() } else { self.lookahead.is_on() };
+                    let next = self.weights.layers[index + 1..].first().filter(|_| guess);
+                    let next = next.and_then(|layer| match &layer.ffn {
+                        FfnWeights::Moe(router) => Some(Next { norm: layer.ffn_norm, router }),
+                        FfnWeights::Dense { .. } => None,
+                    });
+                    let (shape, scratch) = (&self.shape, &mut self.scratch);
+                    moe::forward(world, self.kernels, shape, w, position, n, scratch, cache, next)
+                        .inspect_err(|_| cache.recover(world))?;
+                }
+                (FfnWeights::Dense { gate_up: w, down }, _) => {
+                    let normed = &self.scratch.normed[..n * hidden];
+                    let (quants, middle) = (&mut *self.scratch.quants, &mut *self.scratch.middle);
+                    let x =
+                        Activations::quantise(cores, normed, hidden, self.kernels.width, quants);
+                    let h = gate_up(cores, *w, x, middle);
+                    project(cores, *down, h, Write::Add, &mut self.scratch.x[..n * hidden]);
+                }
+                (FfnWeights::Moe(_), None) => unreachable!("a model with banks has a cache"),
+            }
+        }
+        if let Some(cache) = &mut self.cache {
+            cache.history.advance(n as u32);
+        }
+        if n == 1 {
+            self.lookahead.token(world.clock.now() - start);
+        }
+        Ok(())
+    }
+
+    /// The logits (vocab,) of token `index` of the last batch.
+    pub fn logits(&mut self, parallel: &dyn Parallel, index: usize, logits: &mut [f32]) {
+        let hidden = self.shape.hidden as usize;
+        let cores = Cores { kernels: self.kernels, parallel };
+        let x = &self.scratch.x[index * hidden..][..hidden];
+        let normed = &mut self.scratch.normed[..hidden];
+        (self.kernels.rms_norm)(x, self.weights.norm, self.shape.norm_eps, normed);
+        let x = Activations::quantise(cores, normed, hidden, 1, self.scratch.quants);
+        project(cores, self.weights.head, x, Write::Store, logits);
+    }
+
+    /// Forgets the sequence: the next token is at position 0.
+    pub fn forget(&mut self) {
+        self.conv.clear();
+    }
+
+    /// `normed = rms_norm(x)` for the first `n` tokens.
+    fn norm(&mut self, parallel: &dyn Parallel, weight: &[f32], n: usize) {
+        let hidden = self.shape.hidden as usize;
+        let (x, kernels, eps) = (&*self.scratch.x, self.kernels, self.shape.norm_eps);
+        let body = |t: usize, normed: &mut [f32]| {
+            (kernels.rms_norm)(&x[t * hidden..][..hidden], weight, eps, normed);
+        };
+        let normed = &mut self.scratch.normed[..n * hidden];
+        if n == 1 {
+            // Not worth waking anybody.
+            body(0, normed);
+        } else {
+            for_each_chunk(parallel, normed, hidden, body);
+        }
+    }
+}

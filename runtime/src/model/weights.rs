@@ -1,0 +1,202 @@
+//! The always-used weights, as views of the resident section.
+
+use bytemuck::cast_slice;
+
+use crate::arena::{Arena, ArenaFull};
+use crate::image::layout::{BLOCK, MatrixShape, TILE_ROWS, get_block};
+use crate::image::{self, FfnTensors, LayerTensors, Manifest, MixerTensors, Place, Resident};
+use crate::kernels::math::from_f16;
+
+/// A quantised matrix in RAM.
+#[derive(Debug, Clone, Copy)]
+pub struct Matrix<'a> {
+    /// Its shape.
+    pub shape: MatrixShape,
+    /// Tile rows, see [`crate::image::layout`].
+    pub bytes: &'a [u8],
+}
+
+impl Matrix<'_> {
+    /// Writes row `row`, dequantised, into `out` (cols,).
+    pub fn row(&self, row: usize, out: &mut [f32]) {
+        let bytes = self.shape.format.tile_row_bytes(self.shape.blocks());
+        let tile_row = &self.bytes[row / TILE_ROWS * bytes..][..bytes];
+        for (block, out) in out.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
+            let (quants, scale) = get_block(self.shape.format, tile_row, row % TILE_ROWS, block);
+            let scale = from_f16(scale);
+            for (out, quant) in out.iter_mut().zip(quants) {
+                *out = f32::from(quant) * scale;
+            }
+        }
+    }
+}
+
+/// The weights of one layer.
+#[derive(Debug, Clone, Copy)]
+pub struct LayerWeights<'a> {
+    /// (hidden,).
+    pub operator_norm: &'a [f32],
+    /// What mixes tokens.
+    pub mixer: MixerWeights<'a>,
+    /// (hidden,).
+    pub ffn_norm: &'a [f32],
+    /// What transforms each token.
+    pub ffn: FfnWeights<'a>,
+}
+
+/// The weights of a mixer.
+#[derive(Debug, Clone, Copy)]
+pub enum MixerWeights<'a> {
+    /// Gated short convolution.
+    Conv(ConvWeights<'a>),
+    /// Grouped-query attention.
+    Attention(AttentionWeights<'a>),
+}
+
+/// The weights of a gated short convolution.
+#[derive(Debug, Clone, Copy)]
+pub struct ConvWeights<'a> {
+    /// Number among the convolution layers: finds its state.
+    pub index: usize,
+    /// (3 hidden, hidden).
+    pub in_proj: Matrix<'a>,
+    /// (conv_width, hidden), oldest tap first.
+    pub taps: &'a [f32],
+    /// (hidden, hidden).
+    pub out_proj: Matrix<'a>,
+}
+
+/// The weights of grouped-query attention.
+#[derive(Debug, Clone, Copy)]
+pub struct AttentionWeights<'a> {
+    /// Number among the attention layers: finds its keys and values.
+    pub index: usize,
+    /// ((heads + 2 kv_heads) head_dim, hidden).
+    pub qkv: Matrix<'a>,
+    /// (head_dim,).
+    pub q_norm: &'a [f32],
+    /// (head_dim,).
+    pub k_norm: &'a [f32],
+    /// (hidden, heads head_dim).
+    pub out_proj: Matrix<'a>,
+}
+
+/// The weights of a feed-forward part.
+#[derive(Debug, Clone, Copy)]
+pub enum FfnWeights<'a> {
+    /// One SwiGLU for all.
+    Dense {
+        /// Interleaved, (2 dense_ff, hidden).
+        gate_up: Matrix<'a>,
+        /// (hidden, dense_ff).
+        down: Matrix<'a>,
+    },
+    /// A router before a bank of pages.
+    Moe(RouterWeights<'a>),
+}
+
+/// The weights of a router.
+#[derive(Debug, Clone, Copy)]
+pub struct RouterWeights<'a> {
+    /// Number among the MoE layers.
+    pub bank: usize,
+    /// `[tile row][hidden][16]`.
+    pub weights: &'a [f32],
+    /// (experts,): added to the scores when choosing.
+    pub bias: &'a [f32],
+}
+
+/// All always-used weights.
+#[derive(Debug)]
+pub struct Weights<'a> {
+    /// (vocab, hidden).
+    pub embedding: Matrix<'a>,
+    /// (vocab, hidden): the embedding itself when tied.
+    pub head: Matrix<'a>,
+    /// (hidden,).
+    pub norm: &'a [f32],
+    /// First to last.
+    pub layers: &'a [LayerWeights<'a>],
+}
+
+impl<'a> Weights<'a> {
+    /// Bytes that [`Weights::new`] takes from its arena.
+    pub fn bytes(manifest: &Manifest) -> usize {
+        Arena::cost::<LayerWeights<'_>>(manifest.layers.len())
+    }
+
+    /// Views `resident`, the resident section as the image has it.
+    pub fn new(
+        manifest: &Manifest,
+        resident: &'a [u8],
+        arena: &mut Arena<'a>,
+    ) -> Result<Self, ArenaFull> {
+        let view = View { resident, convs: 0, attentions: 0, banks: 0 };
+        let mut view = view;
+        let mut layers = heapless::Vec::<LayerTensors, { image::MAX_LAYERS }>::new();
+        let (tensors, _) = Resident::of(manifest, |_, layer| {
+            let pushed = layers.push(layer);
+            debug_assert!(pushed.is_ok(), "a manifest has at most MAX_LAYERS layers");
+        });
+        let layers = arena.build(layers.len(), |index| Ok(view.layer(&layers[index])))?;
+        let embedding = view.matrix(&tensors.embedding);
+        let head = tensors.head.as_ref().map_or(embedding, |head| view.matrix(head));
+        Ok(Self { embedding, head, norm: view.floats(&tensors.norm), layers })
+    }
+}
+
+struct View<'a> {
+    resident: &'a [u8],
+    convs: usize,
+    attentions: usize,
+    banks: usize,
+}
+
+impl<'a> View<'a> {
+    fn layer(&mut self, layer: &LayerTensors) -> LayerWeights<'a> {
+        LayerWeights {
+            operator_norm: self.floats(&layer.operator_norm),
+            mixer: match &layer.mixer {
+                MixerTensors::Conv { in_proj, taps, out_proj } => MixerWeights::Conv(ConvWeights {
+                    index: next(&mut self.convs),
+                    in_proj: self.matrix(in_proj),
+                    taps: self.floats(taps),
+                    out_proj: self.matrix(out_proj),
+                }),
+                MixerTensors::Attention { qkv, q_norm, k_norm, out_proj } => {
+                    MixerWeights::Attention(AttentionWeights {
+                        index: next(&mut self.attentions),
+                        qkv: self.matrix(qkv),
+                        q_norm: self.floats(q_norm),
+                        k_norm: self.floats(k_norm),
+                        out_proj: self.matrix(out_proj),
+                    })
+                }
+            },
+            ffn_norm: self.floats(&layer.ffn_norm),
+            ffn: match &layer.ffn {
+                FfnTensors::Dense { gate_up, down } => {
+                    FfnWeights::Dense { gate_up: self.matrix(gate_up), down: self.matrix(down) }
+                }
+                FfnTensors::Moe { router, bias } => FfnWeights::Moe(RouterWeights {
+                    bank: next(&mut self.banks),
+                    weights: self.floats(router),
+                    bias: self.floats(bias),
+                }),
+            },
+        }
+    }
+
+    fn matrix(&self, matrix: &image::Matrix) -> Matrix<'a> {
+        Matrix { shape: matrix.shape, bytes: &self.resident[matrix.place.clone()] }
+    }
+
+    fn floats(&self, place: &Place) -> &'a [f32] {
+        cast_slice(&self.resident[place.clone()])
+    }
+}
+
+fn next(counter: &mut usize) -> usize {
+    *counter += 1;
+    *counter - 1
+}

@@ -1,0 +1,278 @@
+//! How a budget is divided: every byte the engine will ever use, before it uses the first.
+
+use core::fmt;
+
+use crate::arena::Arena;
+use crate::experts::Cache;
+use crate::image::{Image, PAGE_ALIGN, Section, page_shape};
+use crate::model::scratch::Scratch;
+use crate::model::state::{ConvState, KvCache};
+use crate::model::weights::Weights;
+use crate::session::Desk;
+
+/// Everything is aligned to this, so that a device can read straight into it.
+pub const SECTION_ALIGN: usize = 4 << 10;
+
+/// What to plan for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlanRequest {
+    /// Bytes of the arena.
+    pub arena: u64,
+    /// Positions of a sequence; `None` for [`Plan::DEFAULT_CONTEXT`] or the model's own if less.
+    pub context: Option<u32>,
+    /// Most tokens of a batch; `None` to choose by what the experts leave.
+    pub batch: Option<u32>,
+}
+
+/// A named part of the arena.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Use {
+    /// The always-used weights.
+    Resident,
+    /// The tokenizer's tables.
+    Tokenizer,
+    /// Checksums of the pages.
+    PageSums,
+    /// Where each page is, and how often it was used.
+    Index,
+    /// Keys and values of the context.
+    KeyValues,
+    /// Columns that the convolutions remember.
+    ConvState,
+    /// Working memory of a batch.
+    Scratch,
+    /// Tokens, logits and text of a session.
+    Session,
+    /// The pages in RAM.
+    Slots,
+}
+
+impl Use {
+    /// All parts, in the arena's order.
+    pub const ALL: [Self; 9] = [
+        Self::Resident,
+        Self::Tokenizer,
+        Self::PageSums,
+        Self::Index,
+        Self::KeyValues,
+        Self::ConvState,
+        Self::Scratch,
+        Self::Session,
+        Self::Slots,
+    ];
+
+    /// What it is called in reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Resident => "resident weights",
+            Self::Tokenizer => "tokenizer",
+            Self::PageSums => "page checksums",
+            Self::Index => "index",
+            Self::KeyValues => "keys and values",
+            Self::ConvState => "conv state",
+            Self::Scratch => "scratch",
+            Self::Session => "session",
+            Self::Slots => "expert slots",
+        }
+    }
+}
+
+/// A divided budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    bytes: [u64; Use::ALL.len()],
+    /// Positions of a sequence.
+    pub context: u32,
+    /// Most tokens of a batch.
+    pub batch: u32,
+    /// Pages that fit.
+    pub slots: u32,
+    /// Pages of the model.
+    pub pages: u32,
+    /// Bytes of a page.
+    pub page_len: u64,
+    /// Pages that one token needs.
+    pub cycle: u32,
+}
+
+/// Why there is no plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum PlanError {
+    /// The arena is too small.
+    BelowLeast {
+        /// Bytes offered.
+        arena: u64,
+        /// The least that works for this context.
+        least: u64,
+    },
+    /// More positions than the model was made for, or none.
+    Context {
+        /// Positions asked for.
+        asked: u32,
+        /// The most that works.
+        most: u32,
+    },
+    /// A batch of no tokens.
+    Batch,
+}
+
+impl fmt::Display for PlanError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BelowLeast { arena, least } => write!(
+                f,
+                "{} MiB is below the least that works, {} MiB; free memory or use a smaller context",
+                arena >> 20,
+                least.div_ceil(1 << 20)
+            ),
+            Self::Context { asked, most } => {
+                write!(f, "a context of {asked} is not possible; this model takes 1 to {most}")
+            }
+            Self::Batch => write!(f, "a batch must have at least one token"),
+        }
+    }
+}
+
+impl core::error::Error for PlanError {}
+
+impl Plan {
+    /// Context when none is asked for.
+    pub const DEFAULT_CONTEXT: u32 = 4096;
+    /// Largest batch that is chosen by itself.
+    pub const DEFAULT_BATCH: u32 = 512;
+
+    /// Divides an arena.
+    pub fn new(image: &Image, request: &PlanRequest) -> Result<Self, PlanError> {
+        let most = image.manifest.shape.max_context;
+        let context = request.context.unwrap_or(Self::DEFAULT_CONTEXT.min(most));
+        if context == 0 || context > most {
+            return Err(PlanError::Context { asked: context, most });
+        }
+        if request.batch == Some(0) {
+            return Err(PlanError::Batch);
+        }
+        let fitting = |plan: &Self| plan.total() <= request.arena;
+        if let Some(batch) = request.batch {
+            let batch = batch.min(context);
+            let plan = Self::with(image, context, batch, request.arena);
+            return plan.ok_or_else(|| Self::too_small(image, context, batch, request.arena));
+        }
+        let mut batch = Self::DEFAULT_BATCH.min(context);
+        loop {
+            let plan = Self::with(image, context, batch, request.arena).filter(fitting);
+            if let Some(plan) = plan {
+                // A larger batch reads the pages of a prompt less often, more slots keep more of
+                // them: up to a quarter of what both share goes to the batch.
+                let (scratch, slots) = (plan.bytes(Use::Scratch), plan.bytes(Use::Slots));
+                if plan.slots == plan.pages || scratch <= slots / 3 || batch == 1 {
+                    return Ok(plan);
+                }
+            }
+            if batch == 1 {
+                return Err(Self::too_small(image, context, 1, request.arena));
+            }
+            batch = batch.div_ceil(2);
+        }
+    }
+
+    /// The least arena that works for a context and a batch, in bytes.
+    pub fn least(image: &Image, context: u32, batch: u32) -> u64 {
+        Self::with_slots(image, context, batch, Self::least_slots(image))
+    }
+
+    /// The arena beyond which nothing is gained: every page has a slot.
+    pub fn most(image: &Image, context: u32, batch: u32) -> u64 {
+        Self::with_slots(image, context, batch, image.manifest.pages() as u32)
+    }
+
+    /// The arena that has exactly so many slots, in bytes.
+    pub fn with_slots(image: &Image, context: u32, batch: u32, slots: u32) -> u64 {
+        Self::sized(image, context, batch, slots).total()
+    }
+
+    /// Bytes of a part.
+    pub const fn bytes(&self, part: Use) -> u64 {
+        self.bytes[part as usize]
+    }
+
+    /// Bytes of all parts: what the arena must have, at an address aligned to 16 KiB.
+    pub fn total(&self) -> u64 {
+        self.bytes.iter().sum()
+    }
+
+    fn too_small(image: &Image, context: u32, batch: u32, arena: u64) -> PlanError {
+        PlanError::BelowLeast { arena, least: Self::least(image, context, batch) }
+    }
+
+    fn least_slots(image: &Image) -> u32 {
+        image.manifest.shape.top_k
+    }
+
+    /// The plan with as many slots as fit, if the least do.
+    fn with(image: &Image, context: u32, batch: u32, arena: u64) -> Option<Self> {
+        let pages = image.manifest.pages() as u32;
+        let fits = |slots| Self::sized(image, context, batch, slots).total() <= arena;
+        let least = Self::least_slots(image);
+        if !fits(least) {
+            return None;
+        }
+        // The most slots that fit: what is left by the least, in pages, then a step down for the
+        // rounding of the index.
+        let spare = arena - Self::sized(image, context, batch, least).total();
+        let page = image.header.page_len.max(1);
+        let mut slots = u64::from(least).saturating_add(spare / page).min(u64::from(pages)) as u32;
+        while !fits(slots) {
+            slots -= 1;
+        }
+        Some(Self::sized(image, context, batch, slots))
+    }
+
+    fn sized(image: &Image, context: u32, batch: u32, slots: u32) -> Self {
+        let manifest = &image.manifest;
+        let pages = manifest.pages();
+        let len = |section| image.header.span(section).len as usize;
+        let [ctx, tokens, held] = [context, batch, slots].map(|x| x as usize);
+        let page = page_shape(manifest).map_or(0, |shape| shape.bytes());
+        let index =
+            Weights::bytes(manifest) + if page > 0 { Cache::index_bytes(pages, held) } else { 0 };
+        let bytes = Use::ALL.map(|part| {
+            let bytes = match part {
+                Use::Resident => len(Section::Resident),
+                Use::Tokenizer => len(Section::Tokenizer),
+                Use::PageSums => len(Section::PageSums),
+                Use::Index => index,
+                Use::KeyValues => KvCache::bytes(manifest, ctx),
+                Use::ConvState => ConvState::bytes(manifest),
+                Use::Scratch => Scratch::bytes(manifest, tokens),
+                Use::Session => Desk::bytes(manifest, ctx),
+                Use::Slots => return (held * page) as u64,
+            };
+            bytes.next_multiple_of(SECTION_ALIGN) as u64
+        });
+        // The slots come last and start at a page's alignment.
+        let mut plan = Self {
+            bytes,
+            context,
+            batch,
+            slots,
+            pages: pages as u32,
+            page_len: page as u64,
+            cycle: manifest.banks() as u32 * manifest.shape.top_k,
+        };
+        let before = plan.total() - plan.bytes(Use::Slots);
+        plan.bytes[Use::Session as usize] += before.next_multiple_of(PAGE_ALIGN as u64) - before;
+        plan
+    }
+
+    /// Cuts `part` off `arena`; parts are cut in the order of [`Use::ALL`].
+    pub fn cut<'a>(
+        &self,
+        part: Use,
+        arena: &mut Arena<'a>,
+    ) -> Result<Arena<'a>, crate::arena::ArenaFull> {
+        let align = if part == Use::Resident { PAGE_ALIGN } else { 1 };
+        arena.section(self.bytes(part) as usize, align)
+    }
+}

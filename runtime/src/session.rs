@@ -1,0 +1,496 @@
+//! A conversation with a model: tokens and text in, tokens and text out.
+
+use core::fmt;
+
+use crate::arena::{Arena, ArenaFull};
+use crate::chat::{ChatError, Conversation, Role};
+use crate::experts::{Cache, CacheStats, DecayedLfu, Lookahead, Memory, PageError, Policy};
+use crate::image::layout::align_up;
+use crate::image::{Chat, Image, ImageError, Manifest, Sampling, Section, checksum, page_shape};
+use crate::kernels::Kernels;
+use crate::model::Model;
+use crate::model::scratch::Scratch;
+use crate::model::state::{ConvState, KvCache};
+use crate::model::weights::Weights;
+use crate::plan::{Plan, SECTION_ALIGN, Use};
+use crate::sampler::{Sampler, mark_seen, seen_words};
+use crate::seams::{Micros, Parallel, World};
+use crate::tokenizer::{EncodeError, SCRATCH_WORDS_PER_BYTE, Tokenizer};
+
+/// Longest run of text without a place to cut, in bytes.
+pub const PIECE_BYTES: usize = 8 << 10;
+
+/// What a session writes on.
+#[derive(Debug)]
+pub struct Desk<'a> {
+    /// The sequence so far, (context,).
+    tokens: &'a mut [u32],
+    /// Of the last token that was computed, (vocab,).
+    logits: &'a mut [f32],
+    /// A bit for each token of the vocabulary: whether the sequence has it.
+    seen: &'a mut [u32],
+    /// Scratch of the tokenizer.
+    pieces: &'a mut [u32],
+}
+
+impl<'a> Desk<'a> {
+    /// Bytes it takes.
+    pub fn bytes(manifest: &Manifest, context: usize) -> usize {
+        let vocab = manifest.shape.vocab as usize;
+        Arena::cost::<u32>(context)
+            + Arena::cost::<f32>(vocab)
+            + Arena::cost::<u32>(seen_words(vocab))
+            + Arena::cost::<u32>(PIECE_BYTES * SCRATCH_WORDS_PER_BYTE)
+    }
+
+    fn new(manifest: &Manifest, context: usize, arena: &mut Arena<'a>) -> Result<Self, ArenaFull> {
+        let vocab = manifest.shape.vocab as usize;
+        Ok(Self {
+            tokens: arena.zeros(context)?,
+            logits: arena.zeros(vocab)?,
+            seen: arena.zeros(seen_words(vocab))?,
+            pieces: arena.zeros(PIECE_BYTES * SCRATCH_WORDS_PER_BYTE)?,
+        })
+    }
+}
+
+/// Why a model could not be loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum LoadError {
+    /// The image is unusable.
+    Image(ImageError),
+    /// The arena is smaller than the plan says.
+    Arena,
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Image(error) => error.fmt(f),
+            Self::Arena => write!(f, "the arena is smaller than its plan"),
+        }
+    }
+}
+
+impl core::error::Error for LoadError {}
+
+impl From<ImageError> for LoadError {
+    fn from(error: ImageError) -> Self {
+        Self::Image(error)
+    }
+}
+
+impl From<ArenaFull> for LoadError {
+    fn from(ArenaFull: ArenaFull) -> Self {
+        Self::Arena
+    }
+}
+
+/// Why a session cannot go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum SessionError {
+    /// The text cannot be encoded.
+    Text(EncodeError),
+    /// The sequence would have more tokens than the context.
+    ContextFull {
+        /// Tokens of the context.
+        context: u32,
+        /// Tokens that the sequence would have, where that is known.
+        needed: Option<usize>,
+    },
+    /// A token that the model does not have.
+    Token(u32),
+    /// A page cannot be had. The sequence is lost: reset the session.
+    Page(PageError),
+    /// An earlier error lost the sequence: reset the session.
+    Lost,
+    /// There is nothing to continue: append something first.
+    Empty,
+    /// The image does not say how its model chats.
+    NoChat,
+    /// No logit is a number: the weights are damaged or not a language model's.
+    NoNumbers,
+}
+
+impl fmt::Display for SessionError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(error) => error.fmt(f),
+            Self::ContextFull { context, needed } => {
+                write!(f, "the context of {context} tokens is full")?;
+                if let Some(needed) = needed {
+                    write!(f, " ({needed} are needed)")?;
+                }
+                write!(f, "; reset, or start with a larger one (-c)")
+            }
+            Self::Token(id) => write!(f, "token {id} is not in the model's vocabulary"),
+            Self::Page(error) => error.fmt(f),
+            Self::Lost => write!(f, "the conversation was lost to an earlier error; reset it"),
+            Self::Empty => write!(f, "there is nothing to continue; give a prompt"),
+            Self::NoNumbers => write!(f, "the model computes no numbers; pack it again"),
+            Self::NoChat => write!(f, "this model has no chat format; use a raw prompt (--raw)"),
+        }
+    }
+}
+
+impl core::error::Error for SessionError {}
+
+impl From<PageError> for SessionError {
+    fn from(error: PageError) -> Self {
+        Self::Page(error)
+    }
+}
+
+/// What a step brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Step {
+    /// The next token.
+    Token(u32),
+    /// A token that ends the answer; it is part of the sequence.
+    End(u32),
+    /// The context is full.
+    Full,
+}
+
+/// Where a session's time went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct SessionStats {
+    /// Tokens of prompts that were computed.
+    pub prompt_tokens: u64,
+    /// Time for them.
+    pub prompt_time: Micros,
+    /// Tokens that were sampled.
+    pub sampled_tokens: u64,
+    /// Time for sampling them and for computing those that were continued.
+    pub decode_time: Micros,
+    /// The experts' pages; zeros for a dense model.
+    pub cache: CacheStats,
+}
+
+/// A loaded model with one sequence.
+pub struct Session<'a> {
+    model: Model<'a>,
+    tokenizer: Tokenizer<'a>,
+    chat: Chat,
+    /// `None` for a model that does not chat.
+    conversation: Option<Conversation>,
+    sampler: Sampler,
+    desk: Desk<'a>,
+    /// Most tokens of a batch.
+    batch: usize,
+    /// Tokens of the sequence.
+    len: usize,
+    /// Tokens of them that went through the model.
+    computed: usize,
+    /// Tokens of the batch that went last.
+    last_batch: usize,
+    /// The last token of the sequence is a sample.
+    sampled: bool,
+    lost: bool,
+    stats: SessionStats,
+}
+
+/// What [`Session::load`] needs to know besides the image.
+#[derive(Clone, Copy)]
+pub struct Options {
+    /// The table of functions.
+    pub kernels: &'static Kernels,
+    /// Chooses which pages give way.
+    pub policy: &'static dyn Policy,
+    /// Whether pages may be read on a guess.
+    pub lookahead: bool,
+    /// How to sample; `None` as the image advises.
+    pub sampling: Option<Sampling>,
+    /// Seed of the sampler.
+    pub seed: u64,
+}
+
+impl Options {
+    /// The default policy, look-ahead where it pays, sampling as the image advises, seed 0.
+    pub fn new(kernels: &'static Kernels) -> Self {
+        Self { kernels, policy: &DecayedLfu, lookahead: true, sampling: None, seed: 0 }
+    }
+}
+
+impl<'a> Session<'a> {
+    /// Loads the resident sections into `arena` as `plan` says, and checks them.
+    ///
+    /// `arena` has at least [`Plan::total`] bytes at an address aligned to 16 KiB.
+    pub fn load(
+        image: &Image,
+        plan: &Plan,
+        options: Options,
+        arena: &'a mut [u8],
+        world: &mut World<'_, 'a>,
+    ) -> Result<Self, LoadError> {
+        let manifest = &image.manifest;
+        let mut arena = Arena::new(arena);
+        let mut cut = |part| plan.cut(part, &mut arena);
+        let resident = section(image, Section::Resident, cut(Use::Resident)?, world)?;
+        let tables = section(image, Section::Tokenizer, cut(Use::Tokenizer)?, world)?;
+        let sums = section(image, Section::PageSums, cut(Use::PageSums)?, world)?;
+        let mut index = cut(Use::Index)?;
+        let [context, batch] = [plan.context, plan.batch].map(|x| x as usize);
+        let kv = KvCache::new(manifest, context, &mut cut(Use::KeyValues)?)?;
+        let conv = ConvState::new(manifest, &mut cut(Use::ConvState)?)?;
+        let scratch = Scratch::new(manifest, batch, &mut cut(Use::Scratch)?)?;
+        let desk = Desk::new(manifest, context, &mut cut(Use::Session)?)?;
+        let mut slots = cut(Use::Slots)?;
+        let weights = Weights::new(manifest, resident, &mut index)?;
+        let cache = match page_shape(manifest) {
+            Some(shape) => {
+                let (index, pages) = (&mut index, &mut slots);
+                let memory = Memory { index, pages, slots: plan.slots as usize };
+                let alignment = world.storage.geometry().alignment as usize;
+                let sums = bytemuck::cast_slice(sums);
+                Some(Cache::new(image, shape, sums, alignment, options.policy, memory)?)
+            }
+            None => None,
+        };
+        let tokenizer = Tokenizer::parse(tables, manifest.shape.vocab)
+            .map_err(|_| LoadError::Image(ImageError::Tokenizer))?;
+        let shape = manifest.shape;
+        let sampling = options.sampling.unwrap_or(manifest.sampling);
+        Ok(Self {
+            model: Model {
+                shape,
+                kernels: options.kernels,
+                weights,
+                kv,
+                conv,
+                cache,
+                lookahead: Lookahead::new(options.lookahead),
+                scratch,
+            },
+            tokenizer,
+            chat: manifest.chat.clone(),
+            conversation: Conversation::new(manifest.chat.clone()).ok(),
+            sampler: Sampler::new(sampling, options.seed),
+            desk,
+            batch,
+            len: 0,
+            computed: 0,
+            last_batch: 0,
+            sampled: false,
+            lost: false,
+            stats: SessionStats::default(),
+        })
+    }
+
+    /// Appends tokens to the sequence. They are computed by the next [`step`](Self::step).
+    pub fn append(&mut self, tokens: &[u32]) -> Result<(), SessionError> {
+        self.check()?;
+        if let Some(&id) = tokens.iter().find(|&&id| id >= self.model.shape.vocab) {
+            return Err(SessionError::Token(id));
+        }
+        match self.desk.tokens[self.len..].get_mut(..tokens.len()) {
+            Some(room) => room.copy_from_slice(tokens),
+            None => return Err(self.full(Some(self.len + tokens.len()))),
+        }
+        self.grow(tokens.len());
+        Ok(())
+    }
+
+    /// Appends raw text, without any chat format; a begin token goes first where the sequence is
+    /// empty and the model wants one. Names of control tokens in the text become those tokens.
+    pub fn append_text(&mut self, text: &str) -> Result<(), SessionError> {
+        self.check()?;
+        if self.len == 0
+            && let Some(begin) = self.chat.begin
+        {
+            self.append(&[begin])?;
+        }
+        let Desk { tokens, pieces, .. } = &mut self.desk;
+        let written = self.tokenizer.encode(text, true, pieces, &mut tokens[self.len..]);
+        self.wrote(written.map_err(ChatError::Encode))
+    }
+
+    /// Appends a message of a conversation; nothing in it is taken for a control token.
+    pub fn append_message(&mut self, role: Role, content: &str) -> Result<(), SessionError> {
+        self.check()?;
+        let Desk { tokens, pieces, .. } = &mut self.desk;
+        let Some(conversation) = &mut self.conversation else { return Err(SessionError::NoChat) };
+        let room = &mut tokens[self.len..];
+        let written = conversation.message(&self.tokenizer, role, content, pieces, room);
+        self.wrote(written)
+    }
+
+    /// Begins an answer: the next steps are the assistant's.
+    pub fn begin_answer(&mut self) -> Result<(), SessionError> {
+        self.check()?;
+        let Desk { tokens, pieces, .. } = &mut self.desk;
+        let Some(conversation) = &mut self.conversation else { return Err(SessionError::NoChat) };
+        let room = &mut tokens[self.len..];
+        let written = conversation.prompt_answer(&self.tokenizer, pieces, room);
+        self.wrote(written)
+    }
+
+    /// Computes tokens that were appended, up to a batch of them. Says whether some are left.
+    ///
+    /// [`step`](Self::step) does it by itself; a caller that wants to be able to stop within a
+    /// long prompt, or the logits of every token, calls this first.
+    pub fn compute(&mut self, world: &mut World<'_, 'a>) -> Result<bool, SessionError> {
+        self.check()?;
+        let tokens = &self.desk.tokens[self.computed..self.len.min(self.computed + self.batch)];
+        if tokens.is_empty() {
+            return Ok(false);
+        }
+        let start = world.clock.now();
+        let sampled = self.sampled && self.computed + 1 == self.len;
+        // An error leaves the model's state between two tokens.
+        self.lost = true;
+        self.model.forward(world, tokens, self.computed)?;
+        self.lost = false;
+        self.computed += tokens.len();
+        self.last_batch = tokens.len();
+        if self.computed == self.len {
+            self.model.logits(world.parallel, self.last_batch - 1, self.desk.logits);
+        }
+        let time = world.clock.now() - start;
+        if sampled {
+            self.stats.decode_time += time;
+        } else {
+            self.stats.prompt_tokens += self.last_batch as u64;
+            self.stats.prompt_time += time;
+        }
+        Ok(self.computed < self.len)
+    }
+
+    /// The next token: computes what was appended, samples, and appends the sample.
+    pub fn step(&mut self, world: &mut World<'_, 'a>) -> Result<Step, SessionError> {
+        self.check()?;
+        if self.len == 0 {
+            return Err(SessionError::Empty);
+        }
+        if self.len == self.context() {
+            return Ok(Step::Full);
+        }
+        while self.compute(world)? {}
+        let start = world.clock.now();
+        let sample = self.sampler.sample(self.desk.logits, self.desk.seen);
+        let id = sample.ok_or(SessionError::NoNumbers)?;
+        self.desk.tokens[self.len] = id;
+        self.grow(1);
+        self.sampled = true;
+        self.stats.sampled_tokens += 1;
+        self.stats.decode_time += world.clock.now() - start;
+        if !self.chat.stops.contains(&id) {
+            return Ok(Step::Token(id));
+        }
+        if let Some(conversation) = &mut self.conversation {
+            conversation.answered(id);
+        }
+        Ok(Step::End(id))
+    }
+
+    /// Logits (vocab,) of every token of the batch that was computed last, in order. Meant for
+    /// measuring: a generation needs those of the last token only.
+    pub fn batch_logits(&mut self, parallel: &dyn Parallel, mut each: impl FnMut(&[f32])) {
+        for index in 0..self.last_batch {
+            self.model.logits(parallel, index, self.desk.logits);
+            each(self.desk.logits);
+        }
+    }
+
+    /// Logits (vocab,) after the last token that was computed, when nothing is left to compute.
+    /// [`step`](Self::step) changes them.
+    pub fn logits(&self) -> &[f32] {
+        self.desk.logits
+    }
+
+    /// Forgets the sequence, also one that was lost. Pages in RAM stay.
+    pub fn reset(&mut self) {
+        self.model.forget();
+        if let Some(conversation) = &mut self.conversation {
+            conversation.reset();
+        }
+        self.desk.seen.fill(0);
+        [self.len, self.computed, self.last_batch] = [0; 3];
+        self.sampled = false;
+        self.lost = false;
+    }
+
+    /// The sequence: what was appended and what was sampled.
+    pub fn tokens(&self) -> &[u32] {
+        &self.desk.tokens[..self.len]
+    }
+
+    /// Most tokens of the sequence.
+    pub fn context(&self) -> usize {
+        self.desk.tokens.len()
+    }
+
+    /// The tokenizer of the image.
+    pub fn tokenizer(&self) -> &Tokenizer<'a> {
+        &self.tokenizer
+    }
+
+    /// How the image's model chats.
+    pub fn chat(&self) -> &Chat {
+        &self.chat
+    }
+
+    /// The table of functions in use.
+    pub fn kernels(&self) -> &'static Kernels {
+        self.model.kernels
+    }
+
+    /// Where the time went so far.
+    pub fn stats(&self) -> SessionStats {
+        let cache = self.model.cache.as_ref().map(|cache| cache.stats).unwrap_or_default();
+        SessionStats { cache, ..self.stats }
+    }
+
+    fn check(&self) -> Result<(), SessionError> {
+        if self.lost { Err(SessionError::Lost) } else { Ok(()) }
+    }
+
+    fn full(&self, needed: Option<usize>) -> SessionError {
+        SessionError::ContextFull { context: self.context() as u32, needed }
+    }
+
+    /// Takes note of tokens that an encoder wrote after the sequence.
+    fn wrote(&mut self, written: Result<usize, ChatError>) -> Result<(), SessionError> {
+        match written {
+            Ok(count) => {
+                self.grow(count);
+                Ok(())
+            }
+            Err(ChatError::Encode(EncodeError::Full { .. })) => Err(self.full(None)),
+            Err(ChatError::Encode(error)) => Err(SessionError::Text(error)),
+            Err(ChatError::NoTokens) => Err(SessionError::NoChat),
+        }
+    }
+
+    /// The next `count` tokens have been written.
+    fn grow(&mut self, count: usize) {
+        for &id in &self.desk.tokens[self.len..][..count] {
+            mark_seen(self.desk.seen, id);
+        }
+        self.len += count;
+        self.sampled = false;
+    }
+}
+
+/// Reads a section into its part of the arena and checks it.
+fn section<'a>(
+    image: &Image,
+    section: Section,
+    mut arena: Arena<'a>,
+    world: &mut World<'_, 'a>,
+) -> Result<&'a [u8], LoadError> {
+    let span = image.header.span(section);
+    let len = span.len as usize;
+    let bytes = arena.bytes(align_up(len, SECTION_ALIGN), SECTION_ALIGN)?;
+    let read = world.storage.read_at(span.offset, bytes);
+    read.map_err(|error| ImageError::Storage(section, error))?;
+    let bytes = &bytes[..len];
+    if checksum(bytes) != span.checksum {
+        return Err(ImageError::Checksum(section).into());
+    }
+    Ok(bytes)
+}

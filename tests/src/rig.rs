@@ -1,0 +1,161 @@
+//! A session on a RAM disk, with every choice that must not change an answer.
+
+use rill::image::{Image, ImageError, PAGE_ALIGN};
+use rill::kernels::{Kernels, best};
+use rill::plan::{Plan, PlanRequest};
+use rill::seams::{ManualClock, Parallel, RamDisk, Recorder, Serial, World};
+use rill::session::{LoadError, Options, Session, SessionError};
+use rill_linux::cpu;
+use rill_linux::pool::Pool;
+
+/// Events that a rig remembers.
+pub const EVENTS: usize = 1 << 16;
+
+/// How to run.
+#[derive(Clone, Copy)]
+pub struct Setting {
+    /// Experts in RAM; `None` for all.
+    pub slots: Option<u32>,
+    /// Positions.
+    pub context: u32,
+    /// Most tokens of a batch.
+    pub batch: u32,
+    /// Cores.
+    pub threads: usize,
+    /// The table.
+    pub kernels: &'static Kernels,
+    /// In which order reads finish.
+    pub seed: u64,
+    /// What the disk asks of reads.
+    pub alignment: u32,
+}
+
+impl Default for Setting {
+    fn default() -> Self {
+        Self {
+            slots: None,
+            context: 512,
+            batch: 64,
+            threads: 1,
+            kernels: best(cpu::features()),
+            seed: 0,
+            alignment: 4096,
+        }
+    }
+}
+
+/// A session and its world.
+pub struct Rig {
+    /// The session.
+    pub session: Session<'static>,
+    /// The disk.
+    pub disk: RamDisk<'static, 'static>,
+    /// What the engine said.
+    pub events: Box<Recorder<EVENTS>>,
+    parallel: Box<dyn Parallel>,
+    clock: ManualClock,
+}
+
+/// A block of an arena, aligned as the engine asks.
+#[derive(Clone, Copy)]
+#[repr(C, align(16384))]
+struct Block([u8; PAGE_ALIGN]);
+
+// SAFETY: a Block is bytes without padding.
+unsafe impl bytemuck::Zeroable for Block {}
+// SAFETY: as above.
+unsafe impl bytemuck::Pod for Block {}
+
+/// An arena of at least `bytes` bytes, never given back.
+pub fn arena(bytes: u64) -> &'static mut [u8] {
+    let blocks = (bytes as usize).div_ceil(PAGE_ALIGN);
+    bytemuck::cast_slice_mut(bytemuck::allocation::zeroed_vec::<Block>(blocks).leak())
+}
+
+/// Opens an image in RAM.
+pub fn open(image: &'static [u8]) -> Result<Image, ImageError> {
+    let mut scratch = vec![0; PAGE_ALIGN];
+    Image::open(&mut RamDisk::new(image, 0), &mut scratch)
+}
+
+impl Rig {
+    /// Loads `image`.
+    pub fn new(image: &'static [u8], setting: Setting) -> Result<Self, LoadError> {
+        let opened = open(image)?;
+        let batch = setting.batch.min(setting.context);
+        let arena_bytes = match setting.slots {
+            None => Plan::most(&opened, setting.context, batch),
+            Some(slots) => Plan::with_slots(&opened, setting.context, batch, slots),
+        };
+        let request =
+            PlanRequest { arena: arena_bytes, context: Some(setting.context), batch: Some(batch) };
+        let plan = Plan::new(&opened, &request).expect("the arena was sized for it");
+        let mut disk = RamDisk::new(image, setting.seed);
+        disk.set_alignment(setting.alignment);
+        let parallel: Box<dyn Parallel> = match setting.threads {
+            1 => Box::new(Serial),
+            n => Box::new(Pool::new(n).expect("threads can be started")),
+        };
+        let clock = ManualClock::new(1);
+        let mut events = Box::new(Recorder::default());
+        let mut world =
+            World { storage: &mut disk, parallel: &*parallel, clock: &clock, events: &mut *events };
+        let options = Options::new(setting.kernels);
+        let session = Session::load(&opened, &plan, options, arena(plan.total()), &mut world)?;
+        Ok(Self { session, disk, events, parallel, clock })
+    }
+
+    /// Calls `body` with the session and its world.
+    pub fn with<R>(
+        &mut self,
+        body: impl FnOnce(&mut Session<'static>, &mut World<'_, 'static>) -> R,
+    ) -> R {
+        let mut world = World {
+            storage: &mut self.disk,
+            parallel: &*self.parallel,
+            clock: &self.clock,
+            events: &mut *self.events,
+        };
+        body(&mut self.session, &mut world)
+    }
+
+    /// Logits (tokens, vocab) after each of `ids`, as one prompt in a new sequence.
+    pub fn logits(&mut self, ids: &[u32]) -> Result<Vec<Vec<f32>>, SessionError> {
+        self.session.reset();
+        self.session.append(ids)?;
+        let mut all = Vec::new();
+        loop {
+            let more = self.with(|session, world| {
+                let more = session.compute(world)?;
+                session.batch_logits(world.parallel, |logits| all.push(logits.to_vec()));
+                Ok::<_, SessionError>(more)
+            })?;
+            if !more {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// The best token each time after `ids`, at most `count`, up to a token that ends the answer.
+    pub fn greedy(&mut self, ids: &[u32], count: usize) -> Result<Vec<u32>, SessionError> {
+        self.session.reset();
+        self.session.append(ids)?;
+        let mut answer = Vec::new();
+        while answer.len() < count {
+            self.with(|session, world| {
+                while session.compute(world)? {}
+                Ok::<_, SessionError>(())
+            })?;
+            let logits = self.session.logits();
+            let best =
+                (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]).then(b.cmp(&a)));
+            let best = best.expect("there is a vocabulary") as u32;
+            answer.push(best);
+            if self.session.chat().stops.contains(&best) {
+                break;
+            }
+            self.session.append(&[best])?;
+        }
+        Ok(answer)
+    }
+}
