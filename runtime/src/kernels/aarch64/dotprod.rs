@@ -6,8 +6,8 @@ use core::arch::asm;
 
 use super::super::{Kernels, Panel};
 use super::{
-    PAIRS, Q4, Q8, ROW_VECTORS, Tile, Weights, entry, load, load_half_at, load2, matmul, neon,
-    scales, spread, times_lanes,
+    Q4, Q8, ROW_VECTORS, Tile, Weights, entry, for_pairs, load, load_at, load_half_at, load2,
+    matmul, neon, scales, spread, take2, times_lanes,
 };
 
 /// For CPUs with `sdot`.
@@ -34,7 +34,8 @@ fn tokens<W: Weights>(w: &[u8], x: Panel<'_>, y: &mut [f32]) {
                     8.. => several::<W, 1, 8>(tile, token),
                     4.. => several::<W, 2, 4>(tile, token),
                     2.. => several::<W, 4, 2>(tile, token),
-                    _ => single::<W>(tile, token),
+                    _ if tile.width == 1 => single::<W, true>(tile, token),
+                    _ => single::<W, false>(tile, token),
                 }
             };
         }
@@ -54,39 +55,40 @@ fn sdot<const LANE: usize>(mut acc: int32x4_t, w: int8x16_t, a: uint8x16_t) -> i
     acc
 }
 
-/// 16 rows times one token; returns 1.
+/// 16 rows times one token, the only one of its panel if `ROW`; returns 1.
 ///
 /// # Safety
 /// The tile has this token.
 #[inline]
 #[target_feature(enable = "dotprod")]
-pub(super) unsafe fn single<W: Weights>(tile: Tile, token: usize) -> usize {
+pub(super) unsafe fn single<W: Weights, const ROW: bool>(tile: Tile, token: usize) -> usize {
+    let width = if ROW { 1 } else { tile.width };
     let mut acc = [vdupq_n_f32(0.0); ROW_VECTORS];
-    for block in 0..tile.blocks {
-        // SAFETY: both blocks exist, and every address lies within them.
+    for (weights, words) in tile.blocks::<W>(token) {
+        // SAFETY: every address lies within the blocks.
         unsafe {
-            let (weights, words) = tile.block::<W>(block);
-            let a = if tile.width == 1 {
+            let a = if ROW {
                 load2::<0, _>(words.add(2))
             } else {
                 [0_usize, 2].map(|pair| {
-                    let half = |p| load_half_at(words, 8 * ((p + 1) * tile.width + token));
+                    let half = |p| load_half_at(words, 8 * (p + 1) * width + 4 * token);
                     vcombine_u8(vget_low_u8(half(pair)), vget_low_u8(half(pair + 1)))
                 })
             };
-            let a_scale = f32::from_bits(*words.add(token) as u32);
-            let offset = vdupq_n_s32(*words.add(tile.width + token));
+            let a_scale = f32::from_bits(*words as u32);
+            let offset = vdupq_n_s32(*words.add(width));
             let mut sums = [W::start(offset); ROW_VECTORS];
-            for (half, &a) in a.iter().enumerate() {
+            for_pairs!(PAIR, {
                 for (rows, sum) in sums.iter_mut().enumerate() {
-                    let [low, high] = W::eight_columns(weights, 2 * half, rows);
-                    *sum = sdot::<1>(sdot::<0>(*sum, low, a), high, a);
+                    let [low, high] = W::eight_columns(weights, PAIR, rows);
+                    let a = a[PAIR / 2];
+                    *sum = if PAIR.is_multiple_of(2) {
+                        sdot::<1>(sdot::<0>(*sum, low, a), high, a)
+                    } else {
+                        sdot::<3>(sdot::<2>(*sum, low, a), high, a)
+                    };
                 }
-                for (rows, sum) in sums.iter_mut().enumerate() {
-                    let [low, high] = W::eight_columns(weights, 2 * half + 1, rows);
-                    *sum = sdot::<3>(sdot::<2>(*sum, low, a), high, a);
-                }
-            }
+            });
             let w_scales = scales::<W, ROW_VECTORS>(weights, 0);
             for ((acc, sum), w_scale) in acc.iter_mut().zip(sums).zip(w_scales) {
                 *acc = vfmaq_f32(*acc, vcvtq_f32_s32(sum), vmulq_n_f32(w_scale, a_scale));
@@ -106,39 +108,44 @@ pub(super) unsafe fn single<W: Weights>(tile: Tile, token: usize) -> usize {
 /// The tile has these tokens.
 #[inline]
 #[target_feature(enable = "dotprod")]
-unsafe fn several<W: Weights, const R: usize, const T: usize>(tile: Tile, token: usize) -> usize {
+pub(super) unsafe fn several<W: Weights, const R: usize, const T: usize>(
+    tile: Tile,
+    token: usize,
+) -> usize {
+    let offsets_at = 4 * tile.width;
+    // From a block's scales to its first activations, and from one pair's last to the next's.
+    let (first_at, step) = (8 * tile.width + 4 * token, 8 * (tile.width - T / 4 * 4));
     for from in (0..ROW_VECTORS).step_by(R) {
         let mut acc = [[vdupq_n_f32(0.0); R]; T];
-        for block in 0..tile.blocks {
-            // SAFETY: both blocks exist, and every address lies within them.
+        for (weights, words) in tile.blocks::<W>(token) {
+            // SAFETY: every address lies within the blocks.
             unsafe {
-                let (weights, words) = tile.block::<W>(block);
-                let words = words.add(token);
                 let mut sums = [[vdupq_n_s32(0); R]; T];
                 for (quad, sums) in sums.chunks_mut(4).enumerate() {
-                    let offsets = load(words.add(tile.width + 4 * quad));
+                    let offsets = load_at(words.add(4 * quad), offsets_at);
                     for (sums, offset) in sums.iter_mut().zip(spread(vreinterpretq_s32_u8(offsets)))
                     {
                         *sums = [W::start(offset); R];
                     }
                 }
-                for pair in 0..PAIRS {
+                let mut a = words.byte_add(first_at);
+                for_pairs!(PAIR, {
                     let w: [_; R] =
-                        core::array::from_fn(|r| W::eight_columns(weights, pair, from + r));
-                    let a = words.add(2 * (pair + 1) * tile.width + token);
-                    for (two, sums) in sums.as_chunks_mut::<2>().0.iter_mut().enumerate() {
-                        let a = load(a.add(4 * two));
-                        for r in 0..R {
-                            sums[0][r] = sdot::<0>(sums[0][r], w[r][0], a);
-                            sums[1][r] = sdot::<2>(sums[1][r], w[r][0], a);
-                            sums[0][r] = sdot::<1>(sums[0][r], w[r][1], a);
-                            sums[1][r] = sdot::<3>(sums[1][r], w[r][1], a);
+                        core::array::from_fn(|r| W::eight_columns(weights, PAIR, from + r));
+                    for sums in sums.chunks_mut(4) {
+                        if let [s0, s1, s2, s3] = sums {
+                            let a = take2(&mut a);
+                            add_two_tokens(s0, s1, &w, a[0]);
+                            add_two_tokens(s2, s3, &w, a[1]);
+                        } else if let [s0, s1] = sums {
+                            add_two_tokens(s0, s1, &w, load(a));
                         }
                     }
-                }
+                    a = a.wrapping_byte_add(step);
+                });
                 let w_scales = scales::<W, R>(weights, from);
                 for (quad, (acc, sums)) in acc.chunks_mut(4).zip(sums.chunks(4)).enumerate() {
-                    let a_scales = vreinterpretq_f32_u8(load(words.add(4 * quad)));
+                    let a_scales = vreinterpretq_f32_u8(load_at(words, 16 * quad));
                     for (r, &w_scale) in w_scales.iter().enumerate() {
                         let both = times_lanes(w_scale, a_scales);
                         for ((acc, sums), both) in acc.iter_mut().zip(sums).zip(both) {
@@ -156,4 +163,21 @@ unsafe fn several<W: Weights, const R: usize, const T: usize>(tile: Tile, token:
         }
     }
     T
+}
+
+/// Adds 8 columns to the sums of two tokens.
+#[inline]
+#[target_feature(enable = "dotprod")]
+fn add_two_tokens<const R: usize>(
+    first: &mut [int32x4_t; R],
+    second: &mut [int32x4_t; R],
+    w: &[[int8x16_t; 2]; R],
+    a: uint8x16_t,
+) {
+    for ((first, second), w) in first.iter_mut().zip(second).zip(w) {
+        *first = sdot::<0>(*first, w[0], a);
+        *second = sdot::<2>(*second, w[0], a);
+        *first = sdot::<1>(*first, w[1], a);
+        *second = sdot::<3>(*second, w[1], a);
+    }
 }

@@ -5,7 +5,8 @@ use core::arch::asm;
 
 use super::super::{Kernels, Panel};
 use super::{
-    PAIRS, Q4, Q8, ROW_VECTORS, Tile, Weights, dotprod, entry, load, matmul, neon, scales,
+    Q4, Q8, ROW_VECTORS, Tile, Weights, dotprod, entry, for_pairs, load_at, matmul, neon, scales,
+    take2,
 };
 
 /// For CPUs with `smmla` and `sdot`.
@@ -30,9 +31,11 @@ fn tokens<W: Weights>(w: &[u8], x: Panel<'_>, y: &mut [f32]) {
                 match tile.width - token {
                     12.. => pairs::<W, 6>(tile, token),
                     8.. => pairs::<W, 4>(tile, token),
-                    4.. => pairs::<W, 2>(tile, token),
-                    2.. => pairs::<W, 1>(tile, token),
-                    _ => dotprod::single::<W>(tile, token),
+                    // For few tokens `smmla` does not repay its zips.
+                    4.. => dotprod::several::<W, 2, 4>(tile, token),
+                    2.. => dotprod::several::<W, 4, 2>(tile, token),
+                    _ if tile.width == 1 => dotprod::single::<W, true>(tile, token),
+                    _ => dotprod::single::<W, false>(tile, token),
                 }
             };
         }
@@ -59,46 +62,47 @@ fn of_two_tokens(v: uint8x16_t, second: bool) -> int64x2_t {
     if second { vdupq_laneq_s64::<1>(v) } else { vdupq_laneq_s64::<0>(v) }
 }
 
-/// 16 rows times tokens `token..token + 2 P`, 4 rows at a time; returns `2 P`.
+/// 16 rows times tokens `token..token + 2 P`, 4 rows at a time, `P` even; returns `2 P`.
 ///
 /// # Safety
 /// The tile has these tokens.
 #[inline]
 #[target_feature(enable = "i8mm,dotprod")]
 unsafe fn pairs<W: Weights, const P: usize>(tile: Tile, token: usize) -> usize {
+    let offsets_at = 4 * tile.width;
+    // From a block's scales to its first activations, and from one pair's last to the next's.
+    let (first_at, step) = (8 * tile.width + 4 * token, 8 * (tile.width - 2 * P));
     for rows in 0..ROW_VECTORS {
         // Of two rows and two tokens: row 0 of both tokens, row 1 of both.
         let mut acc = [[vdupq_n_f32(0.0); 2]; P];
-        for block in 0..tile.blocks {
-            // SAFETY: both blocks exist, and every address lies within them.
+        for (weights, words) in tile.blocks::<W>(token) {
+            // SAFETY: every address lies within the blocks.
             unsafe {
-                let (weights, words) = tile.block::<W>(block);
-                let words = words.add(token);
                 let mut sums = [[vdupq_n_s32(0); 2]; P];
                 for (quad, sums) in sums.chunks_mut(2).enumerate() {
-                    let offsets = load(words.add(tile.width + 4 * quad));
+                    let offsets = load_at(words.add(4 * quad), offsets_at);
                     for (p, sums) in sums.iter_mut().enumerate() {
                         let offset = of_two_tokens(offsets, p == 1);
                         *sums = [W::start(vreinterpretq_s32_s64(offset)); 2];
                     }
                 }
-                for pair in 0..PAIRS {
-                    let [low, high] = W::eight_columns(weights, pair, rows)
+                let mut a = words.byte_add(first_at);
+                for_pairs!(PAIR, {
+                    let [low, high] = W::eight_columns(weights, PAIR, rows)
                         .map(|four| vreinterpretq_s32_s8(four));
                     let w = [vzip1q_s32(low, high), vzip2q_s32(low, high)]
                         .map(|eight| vreinterpretq_s8_s32(eight));
-                    let a = words.add(2 * (pair + 1) * tile.width + token);
-                    for (p, sums) in sums.iter_mut().enumerate() {
-                        let a = load(a.add(4 * p));
-                        for (sum, w) in sums.iter_mut().zip(w) {
-                            *sum = smmla(*sum, w, a);
+                    for sums in sums.chunks_mut(2) {
+                        for (sums, a) in sums.iter_mut().zip(take2(&mut a)) {
+                            *sums = [smmla(sums[0], w[0], a), smmla(sums[1], w[1], a)];
                         }
                     }
-                }
+                    a = a.wrapping_byte_add(step);
+                });
                 let [w_scale] = scales::<W, 1>(weights, rows);
                 let w_scales = [vzip1q_f32(w_scale, w_scale), vzip2q_f32(w_scale, w_scale)];
                 for (quad, (acc, sums)) in acc.chunks_mut(2).zip(sums.chunks(2)).enumerate() {
-                    let a_scales = load(words.add(4 * quad));
+                    let a_scales = load_at(words, 16 * quad);
                     for (p, (acc, sums)) in acc.iter_mut().zip(sums).enumerate() {
                         let a_scale = vreinterpretq_f32_s64(of_two_tokens(a_scales, p == 1));
                         for r in 0..2 {

@@ -22,7 +22,7 @@ use crate::image::layout::{Format, TILE_ROWS};
 
 /// Vectors of 4 rows in a tile.
 const ROW_VECTORS: usize = TILE_ROWS / 4;
-/// Pairs of column groups in a block: 8 columns each.
+/// Pairs of column groups in a block, 8 columns each: as [`for_pairs`] counts them.
 const PAIRS: usize = 4;
 
 const _: () = {
@@ -41,6 +41,20 @@ macro_rules! entry {
     };
 }
 use entry;
+
+/// Repeats a body for each pair of column groups, as a constant.
+macro_rules! for_pairs {
+    ($pair:ident, $body:block) => {
+        for_pairs!($pair, $body, 0, 1, 2, 3)
+    };
+    ($pair:ident, $body:block, $($index:literal),*) => {
+        $({
+            const $pair: usize = $index;
+            $body
+        })*
+    };
+}
+use for_pairs;
 
 /// A weight format, as the products read it.
 trait Weights {
@@ -115,19 +129,20 @@ struct Tile {
 }
 
 impl Tile {
-    /// Block `block` of the weights and of the panel.
-    ///
-    /// # Safety
-    /// `block < self.blocks`.
+    /// The blocks of the weights, each with the words of the panel's block from `token` on.
     #[inline(always)]
-    unsafe fn block<W: Weights>(&self, block: usize) -> (*const u8, *const i32) {
-        // SAFETY: both hold that many blocks.
-        unsafe {
-            (
-                self.weights.add(W::FORMAT.quants_at(block)),
-                self.words.add(block * self.width * BLOCK_WORDS),
-            )
-        }
+    fn blocks<W: Weights>(
+        &self,
+        token: usize,
+    ) -> impl Iterator<Item = (*const u8, *const i32)> + use<W> {
+        let (mut weights, mut words) = (self.weights, self.words.wrapping_add(token));
+        let (row_step, panel_step) = (W::FORMAT.block_bytes(), self.width * BLOCK_WORDS);
+        (0..self.blocks).map(move |_| {
+            let block = (weights, words);
+            weights = weights.wrapping_add(row_step);
+            words = words.wrapping_add(panel_step);
+            block
+        })
     }
 
     /// Writes the results of `token` and row vector `rows`.
@@ -265,6 +280,22 @@ unsafe fn load2<const OFFSET: usize, T>(at: *const T) -> [uint8x16_t; 2] {
         asm!("ldp {a:q}, {b:q}, [{at}, #{offset}]", a = lateout(vreg) a, b = lateout(vreg) b,
             at = in(reg) at, offset = const OFFSET,
             options(pure, readonly, nostack, preserves_flags));
+    }
+    [a, b]
+}
+
+/// 32 bytes at `at`, which moves on by as many.
+///
+/// # Safety
+/// They can be read.
+#[inline]
+#[target_feature(enable = "neon")]
+unsafe fn take2<T>(at: &mut *const T) -> [uint8x16_t; 2] {
+    let (a, b);
+    // SAFETY: reads what the caller vouches for.
+    unsafe {
+        asm!("ldp {a:q}, {b:q}, [{at}], #32", a = out(vreg) a, b = out(vreg) b,
+            at = inout(reg) *at, options(pure, readonly, nostack, preserves_flags));
     }
     [a, b]
 }

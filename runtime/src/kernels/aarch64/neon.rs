@@ -5,8 +5,8 @@ use core::arch::aarch64::*;
 
 use super::super::{Kernels, Panel};
 use super::{
-    PAIRS, Q4, Q8, ROW_VECTORS, Tile, Weights, entry, float, load_at, load_half_at, matmul, scales,
-    spread,
+    PAIRS, Q4, Q8, ROW_VECTORS, Tile, Weights, entry, float, for_pairs, load_at, load_half_at,
+    matmul, scales, spread,
 };
 
 /// The table of every aarch64 CPU.
@@ -120,31 +120,30 @@ fn tokens<W: Sums>(w: &[u8], x: Panel<'_>, y: &mut [f32]) {
 #[inline]
 #[target_feature(enable = "neon")]
 unsafe fn product<W: Sums, const T: usize>(tile: Tile, token: usize) {
-    // Bytes from a block's start to the activations of each pair of groups.
-    let pair_at: [usize; PAIRS] = core::array::from_fn(|p| 8 * ((p + 1) * tile.width + token));
+    // Bytes from a block's scales to its offsets and to the activations of each pair of groups.
     let offsets_at = 4 * tile.width;
+    let pair_at: [usize; PAIRS] = core::array::from_fn(|p| 8 * (p + 1) * tile.width + 4 * token);
     let mut acc = [[vdupq_n_f32(0.0); ROW_VECTORS]; T];
-    for block in 0..tile.blocks {
-        // SAFETY: both blocks exist, and every address lies within them.
+    for (weights, words) in tile.blocks::<W>(token) {
+        // SAFETY: every address lies within the blocks.
         unsafe {
-            let (weights, words) = tile.block::<W>(block);
             let mut sums = [W::ZERO; T];
-            for (pair, &at) in pair_at.iter().enumerate() {
+            for_pairs!(PAIR, {
+                let at = pair_at[PAIR];
                 let a = if T == 2 { load_at(words, at) } else { load_half_at(words, at) };
                 let a = spread(vreinterpretq_s32_u8(a)).map(|a| vreinterpretq_s8_s32(a));
                 for rows in 0..ROW_VECTORS {
-                    let w = W::eight_columns(weights, pair, rows);
+                    let w = W::eight_columns(weights, PAIR, rows);
                     for (sums, a) in sums.iter_mut().zip(a.as_chunks::<2>().0) {
                         W::add(sums, rows, w, *a);
                     }
                 }
-            }
-            let words = words.add(token);
+            });
             let w_scales = scales::<W, ROW_VECTORS>(weights, 0);
-            for t in 0..T {
+            for (t, acc) in acc.iter_mut().enumerate() {
                 let a_scale = f32::from_bits(*words.add(t) as u32);
                 let offset = vdupq_n_s32(*words.byte_add(offsets_at).add(t));
-                for (rows, acc) in acc[t].iter_mut().enumerate() {
+                for (rows, acc) in acc.iter_mut().enumerate() {
                     let sum = vcvtq_f32_s32(W::finish(&sums[t], rows, offset));
                     *acc = vfmaq_f32(*acc, sum, vmulq_n_f32(w_scales[rows], a_scale));
                 }
