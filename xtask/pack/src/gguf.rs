@@ -361,3 +361,92 @@ impl<R: Read> Head<R> {
 fn unknown_kind(key: &str, kind: u32) -> GgufError {
     GgufError::Malformed(format!("{key} has the unsupported type {kind}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A file with one entry and one tensor of 32 Q8_0 weights.
+    fn file(key: &str, kind: u32, value: &[u8]) -> Vec<u8> {
+        let text = |out: &mut Vec<u8>, text: &str| {
+            out.extend((text.len() as u64).to_le_bytes());
+            out.extend(text.as_bytes());
+        };
+        let mut out = b"GGUF\x03\0\0\0".to_vec();
+        out.extend(1_u64.to_le_bytes());
+        out.extend(1_u64.to_le_bytes());
+        text(&mut out, key);
+        out.extend(kind.to_le_bytes());
+        out.extend(value);
+        text(&mut out, "t");
+        out.extend(1_u32.to_le_bytes());
+        out.extend(32_u64.to_le_bytes());
+        out.extend(Stored::Q8_0.ggml_number().to_le_bytes());
+        out.extend(0_u64.to_le_bytes());
+        out.resize(out.len().next_multiple_of(32) + 34, 0);
+        out
+    }
+
+    fn value(kind: u32, bytes: &[u8]) -> Value {
+        parse(&mut Cursor::new(file("k", kind, bytes))).unwrap().metadata["k"].clone()
+    }
+
+    #[test]
+    fn every_type_of_value_is_read() {
+        assert_eq!(value(0, &[200]), Value::Unsigned(200));
+        assert_eq!(value(1, &[200]), Value::Signed(-56));
+        assert_eq!(value(2, &[1, 2]), Value::Unsigned(0x201));
+        assert_eq!(value(3, &[0xfe, 0xff]), Value::Signed(-2));
+        assert_eq!(value(4, &7_u32.to_le_bytes()).as_u32(), Some(7));
+        assert_eq!(value(5, &(-7_i32).to_le_bytes()).as_u32(), None);
+        assert_eq!(value(6, &1.5_f32.to_le_bytes()).as_f32(), Some(1.5));
+        assert_eq!(value(7, &[1]).as_bool(), Some(true));
+        assert_eq!(value(8, b"\x02\0\0\0\0\0\0\0ab").as_text(), Some("ab"));
+        assert_eq!(value(9, b"\x05\0\0\0\x01\0\0\0\0\0\0\0\x09\0\0\0").as_u32s(), Some(vec![9]));
+        assert_eq!(value(10, &u64::MAX.to_le_bytes()), Value::Unsigned(u64::MAX));
+        assert_eq!(value(11, &i64::MIN.to_le_bytes()), Value::Signed(i64::MIN));
+        assert_eq!(value(12, &0.1_f64.to_le_bytes()), Value::Float(0.1));
+    }
+
+    #[test]
+    fn lengths_beyond_the_file_are_refused_before_anything_is_allocated() {
+        let huge = u64::MAX.to_le_bytes();
+        let array = |kind: u32| [&kind.to_le_bytes()[..], &huge].concat();
+        let mut many = file("k", 7, &[0]);
+        many[8..16].copy_from_slice(&huge);
+        let files = [file("k", 8, &huge), file("k", 9, &array(0)), file("k", 9, &array(8)), many];
+        for bytes in files {
+            assert!(matches!(parse(&mut Cursor::new(bytes)), Err(GgufError::Truncated(_))));
+        }
+        for (kind, bytes) in [(7, vec![2]), (13, vec![0]), (9, array(9))] {
+            let result = parse(&mut Cursor::new(file("k", kind, &bytes)));
+            assert!(matches!(result, Err(GgufError::Malformed(_))));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_damaged_head_never_panics(
+            at in 0..120_usize,
+            bytes in proptest::collection::vec(any::<u8>(), 1..12),
+            cut in 0..200_usize,
+        ) {
+            let mut bytes_of_file = file("general.alignment", 4, &32_u32.to_le_bytes());
+            for (offset, byte) in bytes.iter().enumerate() {
+                if let Some(slot) = bytes_of_file.get_mut(at + offset) {
+                    *slot = *byte;
+                }
+            }
+            let len = bytes_of_file.len().min(cut + 60);
+            if let Ok(head) = parse(&mut Cursor::new(&bytes_of_file[..len])) {
+                for tensor in head.tensors {
+                    prop_assert!(tensor.bytes().is_some_and(|n| tensor.offset + n <= len as u64));
+                }
+            }
+        }
+    }
+}

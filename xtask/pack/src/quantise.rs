@@ -123,3 +123,68 @@ fn error(weights: &[f32; BLOCK], quants: &[f32; BLOCK], scale: f32) -> f32 {
     }
     lanes.iter().sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// The block as ggml's reference makes it: the extreme weight becomes -8.
+    fn ggml_q4_0(weights: &[f32; BLOCK]) -> Block {
+        let extreme =
+            weights.iter().copied().fold(0.0, |a: f32, b| if b.abs() > a.abs() { b } else { a });
+        let scale = extreme / -8.0;
+        let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+        let quants = weights.map(|w| ((w * inverse + 8.5) as i8).min(15) - 8);
+        (quants, f16::from_f32(scale).to_bits())
+    }
+
+    fn weights() -> impl Strategy<Value = [f32; BLOCK]> {
+        (proptest::array::uniform32(-1.0_f32..1.0), -30..12_i32)
+            .prop_map(|(weights, power)| weights.map(|w| w * w * w * 2.0_f32.powi(power)))
+    }
+
+    proptest! {
+        #[test]
+        fn q4_is_at_least_as_good_as_ggml(weights in weights()) {
+            let ours = squared_error(&weights, &quantise(Format::Q4, &weights).unwrap());
+            let theirs = squared_error(&weights, &ggml_q4_0(&weights));
+            prop_assert!(ours <= theirs * 1.0001, "{} {}", ours, theirs);
+        }
+
+        #[test]
+        fn q8_is_off_by_half_a_step_at_most(weights in weights()) {
+            let (quants, scale) = quantise(Format::Q8, &weights).unwrap();
+            let scale = f16::from_bits(scale).to_f32();
+            for (w, q) in weights.iter().zip(quants) {
+                // The scale itself was rounded to 11 bits: the extremes may be a little further.
+                let limit = 0.5 * scale + w.abs() / 2048.0 + f32::from(f16::MIN_POSITIVE_SUBNORMAL) * 64.0;
+                prop_assert!((w - scale * f32::from(q)).abs() <= limit);
+            }
+        }
+    }
+
+    #[test]
+    fn zeros_and_integers_stay_exact() {
+        for format in [Format::Q4, Format::Q8] {
+            assert_eq!(quantise(format, &[0.0; BLOCK]), Ok(([0; BLOCK], 0)));
+        }
+        let mut steps = [0.0; BLOCK];
+        steps.iter_mut().enumerate().for_each(|(i, w)| *w = (i % 16) as f32 - 8.0);
+        let block = quantise(Format::Q4, &steps).unwrap();
+        assert_eq!(squared_error(&steps, &block), 0.0);
+    }
+
+    #[test]
+    fn what_no_block_can_hold_is_refused() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e30, -6e5] {
+            let mut weights = [0.1; BLOCK];
+            weights[9] = bad;
+            assert_eq!(quantise(Format::Q4, &weights), Err(Unrepresentable));
+            assert_eq!(quantise(Format::Q8, &weights), Err(Unrepresentable));
+        }
+        let tiny = [f32::MIN_POSITIVE / 4.0; BLOCK];
+        assert_eq!(quantise(Format::Q8, &tiny).unwrap().0, [0; BLOCK]);
+    }
+}
