@@ -139,6 +139,15 @@ impl Value {
 
     /// An array of numbers that fit 32 bits without sign.
     pub fn as_u32s(&self) -> Option<Vec<u32>> {
+        self.integers()
+    }
+
+    /// An array of numbers that fit 32 bits with sign.
+    pub fn as_i32s(&self) -> Option<Vec<i32>> {
+        self.integers()
+    }
+
+    fn integers<T: TryFrom<u64> + TryFrom<i64>>(&self) -> Option<Vec<T>> {
         match self {
             Self::Array(Array::Unsigned(x)) => x.iter().map(|&x| x.try_into().ok()).collect(),
             Self::Array(Array::Signed(x)) => x.iter().map(|&x| x.try_into().ok()).collect(),

@@ -28,10 +28,11 @@ pub mod stored;
 mod summary;
 mod target;
 pub mod tokenizer;
-pub mod vocabulary;
+mod vocabulary;
 
 pub use image::WriteError;
 pub use matrix::{Loss, MatrixError};
 pub use options::{Options, Progress, Quiet};
 pub use pack::{PackError, pack};
 pub use summary::{Class, Report, Summary, TensorReport};
+pub use vocabulary::VocabularyError;

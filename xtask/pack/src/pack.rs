@@ -10,7 +10,7 @@ use crate::matrix::MatrixError;
 use crate::options::{Options, Progress};
 use crate::summary::Summary;
 use crate::target::Target;
-use crate::vocabulary::{self, Vocabulary};
+use crate::vocabulary::{self, PackedVocabulary};
 
 /// Bytes gathered before they go to the file.
 const BUFFER: usize = 1 << 20;
@@ -77,7 +77,7 @@ pub fn pack(
 /// A checkpoint and all that is decided before anything is written.
 struct Job<'c> {
     checkpoint: &'c Checkpoint,
-    words: Vocabulary,
+    words: PackedVocabulary,
     manifest: Manifest,
     options: &'c Options,
     /// Where the image will be, for messages.

@@ -1,36 +1,35 @@
-//! The tokenizer's tables and the chat format of a checkpoint.
+//! The tokenizer section and the chat format of a checkpoint.
 
 use rill::image::Chat;
 
+use crate::chat::{ChatError, chat};
 use crate::checkpoint::{Checkpoint, Words};
+use crate::tokenizer::{TokenizerError, from_gguf, from_json};
 
-/// A tokenizer as GGUF metadata describes it.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct GgufTokenizer {
-    /// `tokenizer.ggml.model`: the kind, "gpt2" for byte-level BPE.
-    pub model: String,
-    /// `tokenizer.ggml.pre`: how text is split before merging.
-    pub pre: String,
-    /// The tokens' texts by id.
-    pub tokens: Vec<String>,
-    /// The tokens' kinds by id.
-    pub token_types: Vec<u32>,
-    /// Merges, first to last.
-    pub merges: Vec<String>,
-    /// Token that begins every sequence.
-    pub bos: Option<u32>,
-    /// Token that ends an answer.
-    pub eos: Option<u32>,
-    /// Whether the first is put before every prompt.
-    pub add_bos: bool,
+/// Why a checkpoint's vocabulary cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum VocabularyError {
+    /// Its tokenizer is not one that the engine has.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// Its way to chat cannot be described.
+    #[error(transparent)]
+    Chat(#[from] ChatError),
+    /// It has tokens without an embedding.
+    #[error(
+        "the tokenizer has {tokens} tokens, the model only {rows}; take both from one checkpoint"
+    )]
+    TooLarge {
+        /// Of the tokenizer.
+        tokens: usize,
+        /// Of the embedding.
+        rows: u32,
+    },
 }
 
-/// Why a vocabulary cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum VocabularyError {}
-
-/// What the image needs.
-pub struct Vocabulary {
+/// What an image holds of it.
+#[derive(Debug)]
+pub struct PackedVocabulary {
     /// The tokenizer section.
     pub tables: Vec<u8>,
     /// How to hold a conversation.
@@ -40,12 +39,20 @@ pub struct Vocabulary {
 }
 
 /// Reads the vocabulary and the chat template of a checkpoint.
-pub fn of(checkpoint: &Checkpoint) -> Result<Vocabulary, VocabularyError> {
-    let stops = checkpoint.model.stops.iter().copied().take(rill::image::MAX_STOPS).collect();
-    let begin = match &checkpoint.words {
-        Words::Gguf(words) => words.bos,
-        Words::Json(..) => None,
+pub fn of(checkpoint: &Checkpoint) -> Result<PackedVocabulary, VocabularyError> {
+    let vocabulary = match &checkpoint.words {
+        Words::Json(json, config) => from_json(json, config.as_deref())?,
+        Words::Gguf(gguf) => from_gguf(gguf.clone())?,
     };
-    let chat = Chat { begin, stops, ..Chat::default() };
-    Ok(Vocabulary { tables: Vec::new(), chat, explanation: String::new() })
+    let (tokens, rows) = (vocabulary.len(), checkpoint.model.shape.vocab);
+    if tokens > rows as usize {
+        return Err(VocabularyError::TooLarge { tokens, rows });
+    }
+    let model = &checkpoint.model;
+    let report = chat(&vocabulary, checkpoint.template.as_deref(), &model.stops)?;
+    Ok(PackedVocabulary {
+        tables: vocabulary.tables(),
+        chat: report.chat,
+        explanation: report.explanation,
+    })
 }

@@ -17,6 +17,8 @@ use rill_pack::stored::Stored;
 use rill_pack::{Options, Quiet, Summary, pack};
 use serde_json::{Value as Json, json};
 
+type Metadata = Vec<(String, Value)>;
+
 /// Packs a source with default options.
 fn packed(source: &Path) -> (Summary, Packed) {
     packed_with(source, &Options::default())
@@ -360,12 +362,20 @@ fn unusable_folders_are_refused_with_the_reason() {
     assert!(hub_error(&config, &nan, |_| ()).contains("layers.0.ffn_norm.weight holds a weight"));
 }
 
+/// Leaves the embedding 1000 rows.
+fn shorten_embedding(raw: &mut Raw) {
+    if raw.name == "token_embd.weight" {
+        raw.bytes.truncate(raw.bytes.len() / raw.dims[0] * 1000);
+        raw.dims[0] = 1000;
+    }
+}
+
 #[test]
 fn unusable_ggufs_are_refused_with_the_reason() {
     let tiny = Tiny::default();
     let folder = tempfile::tempdir().unwrap();
     let source = folder.path().join("tiny.gguf");
-    let error = |change: &dyn Fn(&mut Vec<(String, Value)>, &mut Vec<Raw>)| {
+    let error = |change: &dyn Fn(&mut Metadata, &mut Vec<Raw>)| {
         let mut metadata = gguf_file::metadata(&tiny);
         let mut raws = gguf_file::tensors(tiny.tensors(), |_| Stored::Q8_0);
         change(&mut metadata, &mut raws);
@@ -392,10 +402,7 @@ fn unusable_ggufs_are_refused_with_the_reason() {
             "unusable lfm2moe.attention.head_count_kv",
         ),
         (with("lfm2moe.block_count", text("x")), "unusable lfm2moe.block_count"),
-        (
-            with("lfm2moe.expert_count", Value::Unsigned(6)),
-            "the model's description says [6, 64]",
-        ),
+        (with("lfm2moe.expert_count", Value::Unsigned(6)), "the model's description says [6, 64]"),
         (with("lfm2moe.embedding_length", Value::Unsigned(0)), "out of bounds"),
         (with("general.alignment", Value::Unsigned(0)), "general.alignment"),
         (
@@ -412,6 +419,8 @@ fn unusable_ggufs_are_refused_with_the_reason() {
         (error(&|_, raws| drop(raws.remove(3))), "is missing; the checkpoint is incomplete"),
         (error(&|_, raws| raws[3].dims = vec![1 << 40; 3]), "is impossible"),
         (error(&|_, raws| raws[3].bytes[..2].fill(0xff)), "not finite"),
+        (with("tokenizer.ggml.model", text("llama")), "byte-level BPE"),
+        (error(&|_, raws| raws.iter_mut().for_each(shorten_embedding)), "the model only 1000"),
     ];
     for (error, expected) in cases {
         assert!(error.contains(expected), "{error:?} lacks {expected:?}");

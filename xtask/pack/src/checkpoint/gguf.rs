@@ -12,7 +12,7 @@ use super::{
     shortened,
 };
 use crate::gguf::{self, Gguf, TensorType, Value};
-use crate::vocabulary::GgufTokenizer;
+use crate::tokenizer::GgufTokenizer;
 
 /// `expert_gating_func` of sigmoid routing.
 const GATING_SIGMOID: u32 = 2;
@@ -278,11 +278,11 @@ fn tokenizer(meta: &Meta) -> Result<GgufTokenizer, CheckpointError> {
         model: meta.text(&key("model")).ok_or_else(|| need("model"))?.into(),
         pre: meta.text(&key("pre")).unwrap_or_default().into(),
         tokens: texts("tokens")?,
-        token_types: meta.optional(&key("token_type"), Value::as_u32s)?.unwrap_or_default(),
+        token_types: meta.optional(&key("token_type"), Value::as_i32s)?.unwrap_or_default(),
         merges: texts("merges")?,
         bos: meta.optional(&key("bos_token_id"), Value::as_u32)?,
         eos: meta.optional(&key("eos_token_id"), Value::as_u32)?,
-        add_bos: meta.optional(&key("add_bos_token"), Value::as_bool)?.unwrap_or(false),
+        add_bos: meta.optional(&key("add_bos_token"), Value::as_bool)?,
     })
 }
 

@@ -14,7 +14,7 @@ use self::tensors::Tensors;
 pub use self::tensors::{Files, Part};
 use crate::gguf::GgufError;
 use crate::manifest;
-use crate::vocabulary::GgufTokenizer;
+use crate::tokenizer::GgufTokenizer;
 
 /// What the model is, in the image's words.
 #[derive(Debug, Clone, PartialEq)]
