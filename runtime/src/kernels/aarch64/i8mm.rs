@@ -6,7 +6,6 @@ use core::arch::asm;
 use super::super::{Kernels, Panel};
 use super::{
     Q4, Q8, ROW_VECTORS, Tile, Weights, dotprod, entry, for_pairs, load_at, matmul, neon, scales,
-    take2,
 };
 
 /// For CPUs with `smmla` and `sdot`.
@@ -42,16 +41,31 @@ fn tokens<W: Weights>(w: &[u8], x: Panel<'_>, y: &mut [f32]) {
     });
 }
 
-/// `acc[r, t] += w[r] . a[t]` for 2 rows and 2 tokens of 8 columns.
+/// `sums[p][v][r, t] += w[v][r] . a[p][t]`: 8 columns of two pairs of rows and of two pairs of
+/// tokens, whose activations are at `a`, which moves on to the next tokens.
+///
+/// One piece, because loads that the compiler moves ahead push sums out of the registers.
+///
+/// # Safety
+/// 32 bytes can be read at `a`.
 #[inline]
 #[target_feature(enable = "i8mm")]
-fn smmla(mut acc: int32x4_t, w: int8x16_t, a: uint8x16_t) -> int32x4_t {
-    // SAFETY: the feature is enabled; registers only.
+unsafe fn add_four_tokens(sums: &mut [[int32x4_t; 2]; 2], w: [int8x16_t; 2], a: &mut *const i32) {
+    let [[s00, s01], [s10, s11]] = sums;
+    // SAFETY: the feature is enabled; reads what the caller vouches for.
     unsafe {
-        asm!("smmla {acc:v}.4s, {w:v}.16b, {a:v}.16b", acc = inout(vreg) acc, w = in(vreg) w,
-            a = in(vreg) a, options(pure, nomem, nostack, preserves_flags));
+        asm!(
+            "ldp {a0:q}, {a1:q}, [{a}], #32",
+            "smmla {s00:v}.4s, {w0:v}.16b, {a0:v}.16b",
+            "smmla {s01:v}.4s, {w1:v}.16b, {a0:v}.16b",
+            "smmla {s10:v}.4s, {w0:v}.16b, {a1:v}.16b",
+            "smmla {s11:v}.4s, {w1:v}.16b, {a1:v}.16b",
+            a0 = out(vreg) _, a1 = out(vreg) _, a = inout(reg) *a,
+            s00 = inout(vreg) *s00, s01 = inout(vreg) *s01,
+            s10 = inout(vreg) *s10, s11 = inout(vreg) *s11,
+            w0 = in(vreg) w[0], w1 = in(vreg) w[1],
+            options(pure, readonly, nostack, preserves_flags));
     }
-    acc
 }
 
 /// Lanes 0 and 1 or lanes 2 and 3 of `v`, twice: two tokens' values in the order of a sum.
@@ -92,10 +106,8 @@ unsafe fn pairs<W: Weights, const P: usize>(tile: Tile, token: usize) -> usize {
                         .map(|four| vreinterpretq_s32_s8(four));
                     let w = [vzip1q_s32(low, high), vzip2q_s32(low, high)]
                         .map(|eight| vreinterpretq_s8_s32(eight));
-                    for sums in sums.chunks_mut(2) {
-                        for (sums, a) in sums.iter_mut().zip(take2(&mut a)) {
-                            *sums = [smmla(sums[0], w[0], a), smmla(sums[1], w[1], a)];
-                        }
+                    for sums in sums.as_chunks_mut::<2>().0 {
+                        add_four_tokens(sums, w, &mut a);
                     }
                     a = a.wrapping_byte_add(step);
                 });
