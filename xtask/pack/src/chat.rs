@@ -226,3 +226,107 @@ impl Renderer {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tokenizer::{GgufTokenizer, from_gguf};
+
+    /// A tokenizer of bytes and control tokens.
+    fn vocabulary(control: &[&str], add_bos: bool) -> Vocabulary {
+        let mut gguf = GgufTokenizer {
+            model: "gpt2".into(),
+            pre: "lfm2".into(),
+            tokens: control.iter().map(|&name| name.into()).collect(),
+            bos: Some(0),
+            eos: Some(1),
+            add_bos: Some(add_bos),
+            ..GgufTokenizer::default()
+        };
+        gguf.token_types = vec![3; control.len()];
+        gguf.tokens.extend((0..=255).map(|byte| crate::tokenizer::char_of(byte).to_string()));
+        gguf.token_types.resize(gguf.tokens.len(), 1);
+        from_gguf(gguf).unwrap()
+    }
+
+    const CONTROL: [&str; 3] = ["<s>", CLOSE, OPEN];
+    /// Tags on lines of their own, a system message kept apart: as published templates do.
+    const LONG: &str = "{{- bos_token -}}
+{%- set ns = namespace(system='') -%}
+{%- if messages[0]['role'] == 'system' -%}
+    {%- set ns.system = messages[0]['content'] -%}
+    {%- set messages = messages[1:] -%}
+{%- endif -%}
+{%- if tools -%}{{ raise_exception('no tools here') }}{{ tools | tojson }}{%- endif -%}
+{%- if ns.system.strip() -%}
+    {{- '<|im_start|>system\\n' + ns.system + '<|im_end|>\\n' -}}
+{%- endif -%}
+{%- for message in messages -%}
+    {%- set content = message['content'] -%}
+    {%- if message['role'] == 'assistant' and '</think>' in content -%}
+        {%- set content = content.split('</think>')[-1] | trim -%}
+    {%- endif -%}
+    {{- '<|im_start|>' + message['role'] + '\\n' + content + '<|im_end|>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    {{- '<|im_start|>assistant\\n' -}}
+{%- endif -%}
+";
+
+    #[test]
+    fn chatml_is_recognised() {
+        let report = chat(&vocabulary(&CONTROL, true), Some(LONG), &[1]).unwrap();
+        assert_eq!(report.chat.template, Template::Same, "{}", report.explanation);
+        assert_eq!(
+            (report.chat.begin, report.chat.open, report.chat.close),
+            (Some(0), Some(2), Some(1))
+        );
+        assert_eq!((report.chat.user.as_str(), &report.chat.stops[..]), ("user", &[1][..]));
+    }
+
+    #[test]
+    fn the_begin_token_is_the_template_s_or_the_tokenizer_s() {
+        let without = LONG.replace("{{- bos_token -}}", "");
+        let begin = |add_bos, template: &str| {
+            let chat = chat(&vocabulary(&CONTROL, add_bos), Some(template), &[]).unwrap().chat;
+            (chat.begin, chat.template)
+        };
+        assert_eq!(begin(false, LONG), (Some(0), Template::Same));
+        assert_eq!(begin(false, &without), (None, Template::Same));
+        assert_eq!(begin(true, &without), (Some(0), Template::Differs));
+    }
+
+    #[test]
+    fn other_templates_are_told_apart_and_explained() {
+        let said = |control: &[&str], template: Option<&str>| {
+            let report = chat(&vocabulary(control, true), template, &[]).unwrap();
+            (report.chat.template, report.explanation)
+        };
+        let cases = [
+            (
+                LONG.replace("message['role'] + '\\n'", "message['role'] + ': '"),
+                "after \"<s><|im_start|>user\" the template has \": Where",
+            ),
+            (LONG.replace("{%- if tools", "{%- if messages"), "no tools here"),
+            ("{% for".into(), "cannot be compiled"),
+            (String::new(), "the template has \"\""),
+        ];
+        for (template, part) in cases {
+            let (verdict, text) = said(&CONTROL, Some(&template));
+            assert_eq!(verdict, Template::Differs);
+            assert!(text.contains(part), "{text}");
+        }
+        assert_eq!(said(&CONTROL, None).0, Template::Missing);
+        let (verdict, text) = said(&["<s>", "</s>"], Some(LONG));
+        assert_eq!(verdict, Template::Differs);
+        assert!(text.contains("no control tokens"), "{text}");
+    }
+
+    #[test]
+    fn stops_must_exist_and_be_few() {
+        let vocabulary = vocabulary(&CONTROL, true);
+        assert_eq!(chat(&vocabulary, None, &[999]), Err(ChatError::UnknownStop(999)));
+        let many: Vec<u32> = (0..9).collect();
+        assert_eq!(chat(&vocabulary, None, &many), Err(ChatError::Stops(9)));
+    }
+}

@@ -8,6 +8,7 @@ mod gguf;
 mod json;
 mod tables;
 
+pub(crate) use bytes::char_of;
 pub use gguf::{GgufTokenizer, from_gguf};
 pub use json::from_json;
 
@@ -145,7 +146,7 @@ impl Vocabulary {
             }
         }
         for byte in bytes::used() {
-            let name = String::from(bytes::char_of(byte));
+            let name = String::from(char_of(byte));
             if !ids.contains_key(name.as_str()) {
                 return Err(inconsistent(format!("the byte {byte:#04x} has no token")));
             }
@@ -273,4 +274,127 @@ fn ranked(
     let mut rank = 0..;
     ranked.retain(|merge| last.get(&(merge[0], merge[1])).copied() == rank.next());
     Ok(ranked)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rill::tokenizer::Tokenizer;
+    use serde_json::{Value, json};
+
+    /// A `tokenizer.json` of the bytes, two merges and a control token.
+    fn plain() -> Value {
+        let mut vocab: serde_json::Map<String, Value> =
+            (0..=255_u8).map(|byte| (char_of(byte).to_string(), byte.into())).collect();
+        vocab.extend([("ab".into(), 256.into()), ("abc".into(), 257.into())]);
+        json!({
+            "added_tokens": [{"id": 258, "content": "<|end|>", "special": true}],
+            "normalizer": null,
+            "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+                {"type": "Split", "pattern": {"Regex": rill::tokenizer::split::PATTERN},
+                 "behavior": "Isolated", "invert": false},
+                {"type": "ByteLevel", "add_prefix_space": false, "use_regex": false},
+            ]},
+            "decoder": {"type": "ByteLevel"},
+            "model": {"type": "BPE", "vocab": vocab, "merges": ["a b", "ab c"]},
+        })
+    }
+
+    #[test]
+    fn both_spellings_of_merges_and_gguf_give_the_same_tables() {
+        let old = from_json(&plain().to_string(), None).unwrap();
+        let mut new = plain();
+        new["model"]["merges"] = json!([["a", "b"], ["ab", "c"]]);
+        assert_eq!(from_json(&new.to_string(), None).unwrap(), old);
+        let mut tokens: Vec<String> = (0..=255).map(|byte| char_of(byte).into()).collect();
+        tokens.extend(["ab", "abc", "<|end|>"].map(String::from));
+        let gguf = GgufTokenizer {
+            model: "gpt2".into(),
+            pre: "lfm2".into(),
+            token_types: [vec![1; 258], vec![3]].concat(),
+            tokens,
+            merges: vec!["a b".into(), "ab c".into()],
+            ..GgufTokenizer::default()
+        };
+        let gguf = from_gguf(gguf).unwrap();
+        // llama.cpp takes whole-piece matches for granted.
+        assert_eq!(gguf, Vocabulary { ignore_merges: true, ..old.clone() });
+        let tables = old.tables();
+        let tokenizer = Tokenizer::parse(&tables, 259).unwrap();
+        let mut out = [0; 4];
+        let len = tokenizer.encode("abcab<|end|>", true, &mut [0; 64], &mut out).unwrap();
+        assert_eq!(out[..len], [257, 256, 258]);
+        assert!(Tokenizer::parse(&tables, 258).is_err());
+    }
+
+    #[test]
+    fn what_the_core_cannot_do_is_refused_by_name() {
+        let cases: [(&str, Value, &str); 16] = [
+            ("/normalizer", json!({"type": "NFC"}), "normalizer"),
+            ("/pre_tokenizer/pretokenizers/0/pattern/Regex", json!("\\s+"), "pre-tokenizer"),
+            ("/pre_tokenizer/pretokenizers/0/behavior", json!("Removed"), "pre-tokenizer"),
+            ("/pre_tokenizer/pretokenizers/0/invert", json!(true), "pre-tokenizer"),
+            ("/pre_tokenizer/pretokenizers/1/add_prefix_space", json!(true), "pre-tokenizer"),
+            ("/pre_tokenizer", json!(null), "pre-tokenizer is nothing"),
+            ("/decoder", json!({"type": "Metaspace"}), "decoder"),
+            ("/model/type", json!("Unigram"), "model"),
+            ("/model/merges", json!(["a x y"]), "merge"),
+            ("/model/merges", json!(["b c"]), "\"bc\", which is no token"),
+            ("/model/vocab/a", json!(98), "belongs to another token"),
+            ("/added_tokens/0/lstrip", json!(true), "lstrip"),
+            ("/added_tokens/0/id", json!(3), "belongs to another token"),
+            ("/added_tokens/0/content", json!("ab"), "two ids"),
+            ("/added_tokens/0/content", json!(""), "empty"),
+            ("/added_tokens", json!("none"), "tokenizer.json"),
+        ];
+        for (path, value, part) in cases {
+            let mut file = plain();
+            // A place that the plain file leaves out.
+            if file.pointer(path).is_none() {
+                let (parent, key) = path.rsplit_once('/').unwrap();
+                file.pointer_mut(parent).unwrap()[key] = Value::Null;
+            }
+            *file.pointer_mut(path).unwrap() = value;
+            let error = from_json(&file.to_string(), None).expect_err(path).to_string();
+            assert!(error.contains(part), "{path}: {error}");
+        }
+        for (name, value) in
+            [("dropout", json!(0.1)), ("unk_token", json!("a")), ("byte_fallback", json!(true))]
+        {
+            let mut file = plain();
+            file["model"][name] = value;
+            let error = from_json(&file.to_string(), None).expect_err(name).to_string();
+            assert!(error.contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn begin_and_end_come_from_post_processor_and_config() {
+        let mut file = plain();
+        let config = r#"{"bos_token": {"content": "<|end|>"}, "eos_token": "<|end|>"}"#;
+        let read = |file: &Value, config| {
+            let found = from_json(&file.to_string(), config).unwrap();
+            (found.bos(), found.adds_bos(), found.eos())
+        };
+        assert_eq!(read(&file, None), (None, false, None));
+        assert_eq!(read(&file, Some(config)), (Some(258), false, Some(258)));
+        file["post_processor"] = json!({"type": "TemplateProcessing", "single": [
+            {"SpecialToken": {"id": "<|end|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}},
+        ]});
+        assert_eq!(read(&file, None), (Some(258), true, None));
+        file["post_processor"]["single"].as_array_mut().unwrap().reverse();
+        assert!(from_json(&file.to_string(), None).is_err());
+    }
+
+    #[test]
+    fn unlike_added_tokens_may_not_overlap() {
+        let with = |content: &str| {
+            let mut file = plain();
+            let other = json!({"id": 259, "content": content, "normalized": true});
+            file["added_tokens"].as_array_mut().unwrap().push(other);
+            from_json(&file.to_string(), None).is_ok()
+        };
+        assert!(with("<think>") && with("other"));
+        assert!(!with("end") && !with("x<|end|>") && !with("|><x") && !with("x<|"));
+    }
 }
