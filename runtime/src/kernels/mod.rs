@@ -24,6 +24,8 @@ mod select;
 mod x86;
 
 #[cfg(test)]
+mod detect;
+#[cfg(test)]
 mod suite;
 
 pub use panel::{BLOCK_WORDS, MAX_WIDTH, Panel, group_at};

@@ -8,58 +8,12 @@ use half::f16;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use super::detect::features;
 use super::panel::{self, BLOCK_WORDS};
 use super::{
     Attend, Conv, CpuFeatures, KEY_BLOCK, Kernels, MAX_WIDTH, Panel, SCALAR, all, best, by_name,
 };
 use crate::image::layout::{self, BLOCK, Format, TILE_ROWS};
-
-/// What this machine can do.
-#[cfg(target_arch = "x86_64")]
-fn features() -> CpuFeatures {
-    use std::arch::is_x86_feature_detected as has;
-    let mut bits = 0;
-    if has!("avx2") && has!("fma") && has!("f16c") {
-        bits |= CpuFeatures::AVX2;
-    }
-    if has!("avxvnni") {
-        bits |= CpuFeatures::AVX_VNNI;
-    }
-    if has!("avx512f")
-        && has!("avx512bw")
-        && has!("avx512dq")
-        && has!("avx512vl")
-        && has!("avx512vnni")
-    {
-        bits |= CpuFeatures::AVX512_VNNI;
-    }
-    // SAFETY: each feature was detected.
-    unsafe { CpuFeatures::new(bits) }
-}
-
-/// What this machine can do.
-#[cfg(target_arch = "aarch64")]
-fn features() -> CpuFeatures {
-    use std::arch::is_aarch64_feature_detected as has;
-    let mut bits = 0;
-    if has!("neon") {
-        bits |= CpuFeatures::NEON;
-    }
-    if has!("dotprod") {
-        bits |= CpuFeatures::DOTPROD;
-    }
-    if has!("i8mm") {
-        bits |= CpuFeatures::I8MM;
-    }
-    // SAFETY: each feature was detected.
-    unsafe { CpuFeatures::new(bits) }
-}
-
-/// What this machine can do.
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-fn features() -> CpuFeatures {
-    CpuFeatures::NONE
-}
 
 /// A seeded stream of awkward values.
 struct Noise {

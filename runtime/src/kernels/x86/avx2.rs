@@ -4,7 +4,7 @@ use core::arch::x86_64::*;
 use core::ops::Range;
 
 use super::floats::Running;
-use super::products::{format, prefetch};
+use super::products::{PAIRED_WIDTH, format, prefetch};
 use crate::image::layout::{BLOCK, Format, TILE_ROWS};
 use crate::kernels::panel::{BLOCK_WORDS, Panel, group_at, put_block};
 use crate::kernels::{
@@ -27,7 +27,7 @@ pub static AVX2: Kernels = Kernels {
 };
 
 float_kernels!("avx2,fma,f16c");
-product_kernels!("avx2,fma,f16c", 1 2 3 4);
+product_kernels!("avx2,fma,f16c", 1 2 3 4 5 6);
 
 /// Lanes 0..8 and 8..16.
 pub type V = [__m256; 2];

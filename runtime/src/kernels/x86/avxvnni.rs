@@ -5,7 +5,7 @@ use core::arch::x86_64::*;
 use super::avx2::{
     AVX2, V, fma, load_scales, mul, splat, store, to_floats, unpack as unpack_signed,
 };
-use super::products::{format, prefetch};
+use super::products::{PAIRED_WIDTH, format, prefetch};
 use crate::image::layout::{Format, TILE_ROWS};
 use crate::kernels::panel::{BLOCK_WORDS, Panel, group_at};
 use crate::kernels::{Kernels, check_matmul};
@@ -19,7 +19,7 @@ pub static AVX_VNNI: Kernels = Kernels {
     ..AVX2
 };
 
-product_kernels!("avxvnni,avx2,fma,f16c", 1 2 3 4);
+product_kernels!("avxvnni,avx2,fma,f16c", 1 2 3 4 5 6);
 
 with_features! {
     "avxvnni,avx2,fma,f16c";

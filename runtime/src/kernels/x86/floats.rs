@@ -220,7 +220,7 @@ macro_rules! float_kernels {
             out: &mut [f32],
         ) {
             let mut weights = [[0.0; KEY_BLOCK]; Q];
-            let mut shrink = [0.0; Q];
+            let mut shrink = [1.0; Q];
             for q in 0..Q {
                 let mut scores = scores[q];
                 if count < KEY_BLOCK {
@@ -232,12 +232,16 @@ macro_rules! float_kernels {
                 let new = max16(max(scores, splat(running.largest[q])));
                 let above = sub(scores, splat(new));
                 let weight = zero_where_least(above, exp(above));
-                let fall = splat(running.largest[q] - new);
-                let kept = zero_where_least(fall, exp(fall));
-                let total = fma(splat(running.total[q]), kept, splat(sum16(weight)));
+                let fall = running.largest[q] - new;
+                // Mostly an earlier score stays the largest, and exp(0) is exactly 1.
+                if fall != 0.0 {
+                    let fall = splat(fall);
+                    shrink[q] = first(zero_where_least(fall, exp(fall)));
+                }
+                let total = splat(running.total[q]);
+                let total = fma(total, splat(shrink[q]), splat(sum16(weight)));
                 running.largest[q] = new;
                 running.total[q] = first(total);
-                shrink[q] = first(kept);
                 store(weight, &mut weights[q]);
             }
             let values = &a.values[from * a.head_dim..][..count * a.head_dim];

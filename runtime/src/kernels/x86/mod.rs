@@ -3,8 +3,8 @@
 //! The functions are written once, over vectors of 16 floats, in the macros of `floats` and
 //! `products`. Each instruction set defines those vectors and its dot product, then expands the
 //! macros with its features: a function compiled for the features may call their intrinsics
-//! safely. The only unsafe steps are memory access through pointers, in three small functions,
-//! and the entry into compiled-for-features code from a table.
+//! safely. The only unsafe steps are loads and stores through pointers, each in a small function,
+//! and the entry from a table into code compiled for its features.
 
 /// A table's entry: calls a function that was compiled for the table's features.
 macro_rules! entry {

@@ -7,6 +7,9 @@ use crate::image::layout::Format;
 /// How far ahead of the sums the weights are fetched: the distance that reads fastest, as the
 /// CPU's own prefetcher stops at each 4 KiB page.
 const PREFETCH_BYTES: usize = 4096;
+/// Up to this many tokens, memory is what limits the product, and two tile rows at once are
+/// faster: it serves two streams better than one.
+pub const PAIRED_WIDTH: usize = 4;
 
 /// The format that the parameter of the products stands for.
 pub const fn format<const Q8: bool>() -> Format {
@@ -58,12 +61,11 @@ macro_rules! product_kernels {
             }
         }
 
-        /// All tile rows, two at once where few tokens leave it to memory to be the slowest: it
-        /// serves two streams faster than one.
+        /// All tile rows, two at once up to [`PAIRED_WIDTH`].
         #[target_feature(enable = $features)]
         fn tile_rows<const W: usize, const Q8: bool>(w: &[u8], x: Panel<'_>, y: &mut [f32]) {
             let row_bytes = format::<Q8>().tile_row_bytes(x.blocks());
-            let pairs = if W <= 2 { w.len() / (2 * row_bytes) } else { 0 };
+            let pairs = if W <= PAIRED_WIDTH { w.len() / (2 * row_bytes) } else { 0 };
             let row_len = W * TILE_ROWS;
             let (paired_w, single_w) = w.split_at(pairs * 2 * row_bytes);
             let (paired_y, single_y) = y.split_at_mut(pairs * 2 * row_len);
