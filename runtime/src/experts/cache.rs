@@ -422,7 +422,7 @@ impl<'a> Cache<'a> {
     ) -> Result<(), PageError> {
         self.under_way -= 1;
         let id = (completion.tag / 2) as SlotId;
-        let part = if completion.tag % 2 == 0 { Part::GateUp } else { Part::Down };
+        let part = if completion.tag.is_multiple_of(2) { Part::GateUp } else { Part::Down };
         let before = world.clock.now();
         let slot = &mut self.slots[id as usize];
         let page = slot.page;

@@ -13,7 +13,7 @@ pub mod scratch;
 pub mod state;
 pub mod weights;
 
-use self::moe::Next;
+use self::moe::{MoeLayer, Next};
 use self::product::{Activations, Cores, Write, gate_up, project};
 use self::scratch::Scratch;
 use self::state::{ConvState, KvCache};
@@ -83,8 +83,9 @@ impl<'a> Model<'a> {
                         FfnWeights::Moe(router) => Some(Next { norm: layer.ffn_norm, router }),
                         FfnWeights::Dense { .. } => None,
                     });
-                    let (shape, scratch) = (&self.shape, &mut self.scratch);
-                    moe::forward(world, self.kernels, shape, w, position, n, scratch, cache, next)
+                    let layer =
+                        MoeLayer { shape: &self.shape, router: w, next, kernels: self.kernels };
+                    moe::forward(world, layer, position..position + n, &mut self.scratch, cache)
                         .inspect_err(|_| cache.recover(world))?;
                 }
                 (FfnWeights::Dense { gate_up: w, down }, _) => {

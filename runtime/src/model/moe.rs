@@ -1,6 +1,8 @@
 //! The mixture of experts: every chosen expert's page is found or fetched, computed as it arrives,
 //! and its results are added in router order, so that timing never changes a sum.
 
+use core::ops::Range;
+
 use super::product::{
     Activations, Cores, Rows, Tiling, UNIT, UNIT_TILE_ROWS, Write, activation_words, gate_up_units,
     part_len, project_tile_rows,
@@ -49,18 +51,28 @@ pub struct Next<'n> {
 /// A batch with so many choices for each expert of a layer will want all of them.
 const WANTS_ALL: usize = 4;
 
-/// Adds the experts of `scratch.normed`, `tokens` rows from `position` on, to `scratch.x`.
+/// What a MoE layer computes with.
+pub struct MoeLayer<'l> {
+    /// Sizes and constants.
+    pub shape: &'l Shape,
+    /// Its own router.
+    pub router: &'l RouterWeights<'l>,
+    /// The next one, when pages may be read on a guess.
+    pub next: Option<Next<'l>>,
+    /// The table of functions.
+    pub kernels: &'static Kernels,
+}
+
+/// Adds the experts of `scratch.normed`, rows for the positions `batch`, to `scratch.x`.
 pub fn forward<'a>(
     world: &mut World<'_, 'a>,
-    kernels: &'static Kernels,
-    shape: &Shape,
-    w: &RouterWeights<'_>,
-    position: usize,
-    tokens: usize,
+    layer: MoeLayer<'_>,
+    batch: Range<usize>,
     scratch: &mut Scratch<'_>,
     cache: &mut Cache<'a>,
-    next: Option<Next<'_>>,
 ) -> Result<(), PageError> {
+    let MoeLayer { shape, router: w, next, kernels } = layer;
+    let (position, tokens) = (batch.start, batch.len());
     let hidden = shape.hidden as usize;
     let top_k = shape.top_k as usize;
     let cores = Cores { kernels, parallel: world.parallel };

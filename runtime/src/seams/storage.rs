@@ -171,6 +171,11 @@ mod fake {
             self.fault = fault;
         }
 
+        /// From now on these are its bytes.
+        pub fn replace(&mut self, data: &'d [u8]) {
+            self.data = data;
+        }
+
         /// From now on reads must be aligned to this.
         pub fn set_alignment(&mut self, alignment: u32) {
             self.alignment = alignment;

@@ -1,0 +1,84 @@
+//! A device that fails: the error names the page, nothing wrong is computed, and the session goes
+//! on after a reset.
+
+use rill::experts::PageFault;
+use rill::image::{Section, checksum};
+use rill::seams::{Event, Fault, StorageErrorKind};
+use rill::session::SessionError;
+use rill_tests::kiosk;
+use rill_tests::reference::cases;
+use rill_tests::rig::{Rig, Setting, open};
+
+/// A rig with few slots, so that every token reads pages.
+fn rig() -> Rig {
+    let setting = Setting { slots: Some(6), ..Setting::default() };
+    Rig::new(kiosk::default_image(), setting).unwrap()
+}
+
+/// The error that computing the first case ends with.
+fn failure(rig: &mut Rig) -> SessionError {
+    rig.logits(&cases()[0].ids).unwrap_err()
+}
+
+#[test]
+fn a_dead_byte_is_named_and_the_session_goes_on_elsewhere() {
+    let ids = &cases()[0].ids;
+    let mut rig = rig();
+    let expected = rig.logits(ids).unwrap();
+    let wanted = rig.events.events.iter().find_map(|event| match event {
+        Event::Miss { page } => Some(*page),
+        _ => None,
+    });
+    let page = wanted.expect("something was read");
+    let image = open(kiosk::default_image()).unwrap();
+    let mut rig = self::rig();
+    rig.disk.set_fault(Fault::DeadByte(image.page_offset(page) + 5000));
+    let SessionError::Page(error) = failure(&mut rig) else { panic!("a page fails") };
+    assert_eq!((error.page, error.offset), (page, image.page_offset(page)));
+    let PageFault::Storage(device) = error.fault else { panic!("the device fails") };
+    assert_eq!(device.kind, StorageErrorKind::Permanent);
+    assert!(error.to_string().contains(&format!("page {page}")));
+    assert!(error.to_string().contains(&format!("offset {}", error.offset)));
+
+    // The sequence is lost until it is reset, then all is well.
+    assert_eq!(rig.session.append(&[1]), Err(SessionError::Lost));
+    rig.disk.set_fault(Fault::None);
+    assert!(rig.logits(ids).unwrap() == expected);
+}
+
+#[test]
+fn wrong_bytes_are_read_again_and_never_used() {
+    let ids = &cases()[0].ids;
+    let expected = rig().logits(ids).unwrap();
+    let mut rig = rig();
+    rig.disk.set_fault(Fault::FlippedBit(20));
+    assert!(rig.logits(ids).unwrap() == expected);
+    assert!(rig.session.stats().cache.retries > 0);
+    let retried = |event: &Event| matches!(event, Event::Retry { error: None, .. });
+    assert!(rig.events.events.iter().any(retried));
+
+    rig.disk.set_fault(Fault::FlippedBit(1));
+    let SessionError::Page(error) = failure(&mut rig) else { panic!("a page fails") };
+    assert_eq!(error.fault, PageFault::Checksum);
+}
+
+#[test]
+fn a_file_that_was_cut_while_running_is_an_error() {
+    let image = open(kiosk::default_image()).unwrap();
+    let mut rig = rig();
+    rig.disk.set_fault(Fault::CutAt(image.header.span(Section::Pages).offset + 1));
+    let SessionError::Page(error) = failure(&mut rig) else { panic!("a page fails") };
+    let PageFault::Storage(device) = error.fault else { panic!("the device fails") };
+    assert_eq!(device.kind, StorageErrorKind::PastEnd);
+}
+
+#[test]
+fn a_file_that_was_replaced_while_running_is_an_error() {
+    // The same model packed with other experts: the pages' checksums differ.
+    let other = kiosk::image("hf", kiosk::Q8);
+    assert_ne!(checksum(other), checksum(kiosk::default_image()));
+    let mut rig = rig();
+    rig.disk.replace(other);
+    let SessionError::Page(error) = failure(&mut rig) else { panic!("a page fails") };
+    assert_eq!(error.fault, PageFault::Checksum);
+}

@@ -1,0 +1,101 @@
+//! One image, one answer: the same logits bit for bit whatever the budget, the batch, the threads,
+//! the kernel table, the device's timing and its hiccups.
+
+use proptest::prelude::*;
+use rill::kernels::all;
+use rill::seams::Fault;
+use rill_linux::cpu;
+use rill_tests::kiosk;
+use rill_tests::reference::cases;
+use rill_tests::rig::{Rig, Setting};
+
+/// The logits of a prompt, as bits.
+fn bits(rig: &mut Rig, ids: &[u32]) -> Vec<Vec<u32>> {
+    let logits = rig.logits(ids).unwrap();
+    logits.iter().map(|row| row.iter().map(|x| x.to_bits()).collect()).collect()
+}
+
+/// The longest prompt of the reference.
+fn prompt() -> Vec<u32> {
+    cases().into_iter().map(|case| case.ids).max_by_key(Vec::len).unwrap()
+}
+
+#[test]
+fn budget_batch_and_threads_change_nothing() {
+    let image = kiosk::default_image();
+    let ids = prompt();
+    let expected = bits(&mut Rig::new(image, Setting::default()).unwrap(), &ids);
+    for slots in [Some(4), Some(128), None] {
+        for batch in [1, 7, 64] {
+            for threads in [1, 2, 3] {
+                let setting = Setting { slots, batch, threads, ..Setting::default() };
+                let mut rig = Rig::new(image, setting).unwrap();
+                let same = bits(&mut rig, &ids) == expected;
+                assert!(same, "slots {slots:?}, batch {batch}, threads {threads}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_table_computes_the_same_bits() {
+    let image = kiosk::default_image();
+    let ids = prompt();
+    let mut answers = all(cpu::features()).map(|kernels| {
+        let mut rig = Rig::new(image, Setting { kernels, ..Setting::default() }).unwrap();
+        (kernels.name, bits(&mut rig, &ids))
+    });
+    let (first, expected) = answers.next().unwrap();
+    for (name, answer) in answers {
+        assert!(answer == expected, "{name} differs from {first}");
+    }
+}
+
+#[test]
+fn a_second_turn_equals_the_whole_conversation_at_once() {
+    let ids = prompt();
+    let setting = Setting { slots: Some(40), ..Setting::default() };
+    let mut rig = Rig::new(kiosk::default_image(), setting).unwrap();
+    let whole = bits(&mut rig, &ids);
+    rig.session.reset();
+    for part in ids.chunks(11) {
+        rig.session.append(part).unwrap();
+        rig.with(|session, world| while session.compute(world).unwrap() {});
+    }
+    let last: Vec<u32> = rig.session.logits().iter().map(|x| x.to_bits()).collect();
+    assert!(last == *whole.last().unwrap());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #[test]
+    fn schedules_and_hiccups_change_nothing(
+        slots in 4..256_u32,
+        batch in 1..80_u32,
+        threads in 1..4_usize,
+        seed in any::<u64>(),
+        unaligned in any::<bool>(),
+        fault in prop_oneof![
+            Just(Fault::None),
+            (8..100_u32).prop_map(Fault::Transient),
+            (8..100_u32).prop_map(Fault::FlippedBit),
+        ],
+    ) {
+        let ids = &prompt()[..40];
+        let image = kiosk::default_image();
+        let expected = bits(&mut Rig::new(image, Setting::default()).unwrap(), ids);
+        let alignment = if unaligned { 1 } else { 4096 };
+        let setting =
+            Setting { slots: Some(slots), batch, threads, seed, alignment, ..Setting::default() };
+        let mut rig = Rig::new(image, setting).unwrap();
+        rig.disk.set_fault(fault);
+        // A page may fail again and again by chance: then there is an error, never another answer.
+        if let Ok(logits) = rig.logits(ids) {
+            let ours: Vec<Vec<u32>> =
+                logits.iter().map(|row| row.iter().map(|x| x.to_bits()).collect()).collect();
+            prop_assert!(ours == expected);
+        } else {
+            prop_assert!(fault != Fault::None);
+        }
+    }
+}

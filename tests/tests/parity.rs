@@ -1,0 +1,77 @@
+//! The engine computes what Hugging Face transformers computes, up to the rounding of weights and
+//! activations, and no further from it than llama.cpp (llama-cpp-python 0.3.36, x86-64) on the
+//! same weights; figures in `data/kiosk/reference/README.md`.
+
+use rill::seams::Event;
+use rill_tests::kiosk::{self, Q8};
+use rill_tests::reference::{Tensors, cases, compare};
+use rill_tests::rig::{Rig, Setting};
+
+/// Mean over the cases of the mean KL divergence to a reference, and of the top-1 agreement.
+fn divergence(image: &'static [u8], reference: &str) -> (f64, f64) {
+    let mut rig = Rig::new(image, Setting::default()).unwrap();
+    let tensors = Tensors::read(reference);
+    let cases = cases();
+    let mut sums = (0.0, 0.0);
+    for (index, case) in cases.iter().enumerate() {
+        let ours = rig.logits(&case.ids).unwrap();
+        let (kl, same) = compare(&tensors.logits(index), &ours);
+        sums.0 += kl / cases.len() as f64;
+        sums.1 += same / cases.len() as f64;
+    }
+    println!("{reference}: KL {:.3e}, top-1 {:.4}", sums.0, sums.1);
+    sums
+}
+
+#[test]
+fn int8_is_as_close_to_float_as_llama_cpp() {
+    let (kl, _) = divergence(kiosk::image("hf", Q8), "f32.safetensors");
+    assert!(kl <= 4.68e-3, "{kl:e}");
+}
+
+#[test]
+fn int4_is_as_close_to_float_as_llama_cpp() {
+    let image = kiosk::image("kiosk-q4_0.gguf", kiosk::DEFAULT);
+    let (kl, _) = divergence(image, "f32.safetensors");
+    assert!(kl <= 4.12e-2, "{kl:e}");
+    let (kl, _) = divergence(image, "q4_0.safetensors");
+    assert!(kl <= 1.24e-3, "{kl:e}");
+}
+
+#[test]
+fn greedy_text_is_the_reference_where_it_is_not_a_toss_up() {
+    let mut rig = Rig::new(kiosk::image("hf", Q8), Setting::default()).unwrap();
+    let mut compared = 0;
+    for case in cases().iter().filter(|case| case.least_margin >= 0.2) {
+        let ours = rig.greedy(&case.ids, case.greedy_ids.len()).unwrap();
+        assert_eq!(ours, case.greedy_ids, "{}", case.text);
+        compared += 1;
+    }
+    assert!(compared >= 5, "only {compared} cases have a clear margin");
+}
+
+#[test]
+fn the_router_chooses_as_the_reference() {
+    let mut rig = Rig::new(kiosk::image("hf", Q8), Setting::default()).unwrap();
+    let tensors = Tensors::read("f32.safetensors");
+    let (mut same, mut all) = (0, 0);
+    for (index, case) in cases().iter().enumerate() {
+        rig.events.events.clear();
+        rig.logits(&case.ids).unwrap();
+        let (shape, reference) = tensors.experts(index);
+        let [_, tokens, top_k] = shape[..] else { panic!("experts have three dimensions") };
+        let mut ours = vec![Vec::new(); reference.len() / top_k];
+        for event in &rig.events.events {
+            if let Event::Routed { position, bank, expert } = *event {
+                ours[bank as usize * tokens + position as usize].push(expert as u8);
+            }
+        }
+        for (ours, reference) in ours.iter_mut().zip(reference.chunks_exact(top_k)) {
+            ours.sort_unstable();
+            same += usize::from(ours == reference);
+            all += 1;
+        }
+    }
+    println!("router: {same} of {all} choices are the reference's");
+    assert!(same as f64 / all as f64 >= 0.995);
+}
