@@ -1,3 +1,24 @@
 //! The `rill` program: runs, packs, inspects and measures models on Linux.
+//!
+//! Each command is one file of [`commands`]; what they share lies beside it: [`model`] finds the
+//! image, [`engine`] loads it within a budget, [`generate`] lets it speak.
 
-fn main() {}
+mod commands;
+mod engine;
+mod failure;
+mod generate;
+mod interrupt;
+mod model;
+mod npy;
+mod stats;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    match commands::Program::parse().run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

@@ -18,7 +18,7 @@ const SPARE: u64 = 64 << 20;
 /// process.
 pub fn default_budget() -> io::Result<u64> {
     let meminfo = fs::read_to_string("/proc/meminfo")?;
-    let available = mem_available(&meminfo)
+    let available = kilobytes(&meminfo, "MemAvailable:")
         .ok_or_else(|| io::Error::other("/proc/meminfo has no MemAvailable; give --ram"))?;
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let room = cgroup_room(&groups, Path::new("/sys/fs/cgroup")).unwrap_or(u64::MAX);
@@ -68,8 +68,14 @@ pub fn show_size(bytes: u64) -> String {
     }
 }
 
-fn mem_available(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+/// The most RAM this process has had so far, in bytes; `None` where the kernel does not say.
+pub fn peak_resident() -> Option<u64> {
+    kilobytes(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
+}
+
+/// The value of a field of a file such as `/proc/meminfo`, in bytes.
+fn kilobytes(text: &str, field: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(field))?;
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
@@ -174,9 +180,10 @@ mod tests {
     #[test]
     fn free_memory_is_read() {
         let meminfo = "MemTotal:  1000 kB\nMemFree: 1 kB\nMemAvailable:     700 kB\n";
-        assert_eq!(mem_available(meminfo), Some(700 << 10));
-        assert_eq!(mem_available("MemTotal: 1 kB\n"), None);
+        assert_eq!(kilobytes(meminfo, "MemAvailable:"), Some(700 << 10));
+        assert_eq!(kilobytes("MemTotal: 1 kB\n", "MemAvailable:"), None);
         assert!(default_budget().unwrap() > 0);
+        assert!(peak_resident().unwrap() > 0);
     }
 
     /// A folder with these files.

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use fastrand::Rng;
 use rill::seams::{Read, Storage, Urgency};
 use serde::{Deserialize, Serialize};
 
@@ -69,8 +70,13 @@ pub fn tune(
     let (tuning, arena) = match remembered {
         Some(probe) => (probe.tuning, arena),
         None => {
-            let mut search =
-                Search { disk, pages, arena, random: image | 1, end: Instant::now() + TOTAL };
+            let mut search = Search {
+                disk,
+                pages,
+                arena,
+                random: Rng::with_seed(image),
+                end: Instant::now() + TOTAL,
+            };
             let (tuning, speed) = search.best();
             let arena = search.arena;
             if speed > 0.0 {
@@ -103,7 +109,7 @@ struct Search<'d> {
     disk: &'d mut Disk,
     pages: (u64, u64),
     arena: &'static mut [u8],
-    random: u64,
+    random: Rng,
     end: Instant,
 }
 
@@ -160,12 +166,8 @@ impl Search<'_> {
     }
 
     fn read(&mut self, tag: u32, into: &'static mut [u8]) {
-        // xorshift64: https://doi.org/10.18637/jss.v008.i14
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
         let (first, len) = self.pages;
-        let offset = first + self.random % (len - into.len() as u64 + 1) / 4096 * 4096;
+        let offset = first + self.random.u64(..=len - into.len() as u64) / 4096 * 4096;
         let read = Read { tag, offset, into, urgency: Urgency::Demand, attempt: 0 };
         // Fewer are under way than the queue has room for; a buffer handed back is only not used.
         let _ = self.disk.submit(read);

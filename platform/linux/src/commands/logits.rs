@@ -1,0 +1,108 @@
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use rill::seams::{Event, Events};
+
+use super::read_ids;
+use crate::engine::{Engine, EngineArgs};
+use crate::failure::Failure;
+use crate::interrupt;
+use crate::npy::write_header;
+
+/// Write the logits of every token of a prompt to a NumPy file
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    #[command(flatten)]
+    engine: EngineArgs,
+    /// Text file with the token ids of the prompt, separated by white space
+    #[arg(long, value_name = "FILE")]
+    ids: PathBuf,
+    /// Where to write the logits: float32, (tokens, vocabulary)
+    #[arg(long, value_name = "FILE.npy")]
+    out: PathBuf,
+    /// Where to write the experts that the router chose, in ascending order: uint8, (MoE layers,
+    /// tokens, experts a token)
+    #[arg(long, value_name = "FILE.npy")]
+    experts: Option<PathBuf>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  rill logits -m model.rill --ids prompt.txt --out logits.npy
+  rill logits -m model.rill --ids prompt.txt --out logits.npy --experts experts.npy --batch 1";
+
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let ids = read_ids(&args.ids)?;
+    interrupt::watch()?;
+    let tokens = u32::try_from(ids.len()).unwrap_or(u32::MAX);
+    let Engine { image, mut session, mut machine, .. } =
+        args.engine.load(Some(tokens), |advised| advised, 0)?;
+    let shape = image.manifest.shape;
+    session.append(&ids)?;
+
+    let mut routes = Routes::new(image.manifest.banks(), ids.len(), shape.top_k as usize);
+    let mut out = create(&args.out)?;
+    write_header(&mut out, "<f4", &[ids.len(), shape.vocab as usize])?;
+    loop {
+        interrupt::check()?;
+        let more = session.compute(&mut machine.world(&mut routes))?;
+        let mut written = Ok(());
+        session.batch_logits(&machine.pool, |row| {
+            if written.is_ok() {
+                written = row.iter().try_for_each(|logit| out.write_all(&logit.to_le_bytes()));
+            }
+        });
+        written?;
+        if !more {
+            break;
+        }
+    }
+    out.flush()?;
+    match &args.experts {
+        Some(path) => Ok(routes.write(&mut create(path)?)?),
+        None => Ok(()),
+    }
+}
+
+fn create(path: &Path) -> Result<BufWriter<File>, Failure> {
+    File::create(path).map(BufWriter::new).map_err(Failure::file(path))
+}
+
+/// What the router chose for every token.
+struct Routes {
+    /// Experts in the order in which they were chosen, (banks, tokens, top_k).
+    chosen: Vec<u8>,
+    /// How many of them are known, (banks, tokens).
+    known: Vec<usize>,
+    banks: usize,
+    tokens: usize,
+    top_k: usize,
+}
+
+impl Routes {
+    fn new(banks: usize, tokens: usize, top_k: usize) -> Self {
+        let places = banks * tokens;
+        Self { chosen: vec![0; places * top_k], known: vec![0; places], banks, tokens, top_k }
+    }
+
+    fn write(mut self, out: &mut impl Write) -> std::io::Result<()> {
+        write_header(out, "|u1", &[self.banks, self.tokens, self.top_k])?;
+        self.chosen.chunks_mut(self.top_k.max(1)).for_each(<[u8]>::sort_unstable);
+        out.write_all(&self.chosen)?;
+        out.flush()
+    }
+}
+
+impl Events for Routes {
+    fn hear(&mut self, event: Event) {
+        if let Event::Routed { position, bank, expert } = event {
+            let place = usize::from(bank) * self.tokens + position as usize;
+            let at = place * self.top_k + self.known[place];
+            // An image has at most 128 experts in a layer.
+            self.chosen[at] = expert as u8;
+            self.known[place] += 1;
+        }
+    }
+}

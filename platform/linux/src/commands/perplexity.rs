@@ -1,0 +1,128 @@
+use std::fs;
+use std::io::{Write, stdout};
+use std::path::PathBuf;
+
+use rill::seams::Silent;
+use serde_json::json;
+
+use super::tokenize::encode;
+use crate::engine::{Engine, EngineArgs};
+use crate::failure::Failure;
+use crate::interrupt;
+
+/// Measure how well a model predicts a text
+///
+/// The text is cut into windows of the context (512 tokens unless -c says otherwise). Each begins
+/// with the model's begin token; every other token of it is predicted from those before it in the
+/// window. The result is exp(mean of -ln p), with its standard error.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    engine: EngineArgs,
+    /// The text
+    file: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+const WINDOW: u32 = 512;
+
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let text = fs::read_to_string(&args.file).map_err(Failure::file(&args.file))?;
+    interrupt::watch()?;
+    let Engine { mut session, mut machine, .. } =
+        args.engine.load(Some(WINDOW), |advised| advised, 0)?;
+    let ids = encode(session.tokenizer(), &text, false);
+    let begin: Vec<u32> = session.chat().begin.into_iter().collect();
+    let window = session.context() - begin.len();
+    let mut losses = Losses::default();
+    for window in ids.chunks(window.max(1)) {
+        session.reset();
+        session.append(&begin)?;
+        session.append(window)?;
+        // Row i of the logits predicts token i + 1.
+        let targets = [&begin[..], window].concat();
+        let mut targets = targets.iter().skip(1);
+        loop {
+            interrupt::check()?;
+            let more = session.compute(&mut machine.world(&mut Silent))?;
+            session.batch_logits(&machine.pool, |logits| {
+                if let Some(&target) = targets.next() {
+                    losses.add(loss(logits, target));
+                }
+            });
+            if !more {
+                break;
+            }
+        }
+    }
+    let Some((perplexity, error)) = losses.perplexity() else {
+        let message = format!("{} has too few tokens to measure", args.file.display());
+        return Err(Failure::Usage(message));
+    };
+    let tokens = losses.count;
+    let mut out = stdout().lock();
+    if args.json {
+        let value = json!({ "perplexity": perplexity, "error": error, "tokens": tokens });
+        writeln!(out, "{value}")?;
+    } else {
+        writeln!(out, "perplexity {perplexity:.4} ± {error:.4} over {tokens} tokens")?;
+    }
+    Ok(())
+}
+
+/// -ln of the probability of `target`, in f64.
+fn loss(logits: &[f32], target: u32) -> f64 {
+    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|&logit| f64::from(logit - most).exp()).sum();
+    sum.ln() - f64::from(logits[target as usize] - most)
+}
+
+/// Sums of losses.
+#[derive(Debug, Clone, Copy, Default)]
+struct Losses {
+    count: u64,
+    sum: f64,
+    sum_of_squares: f64,
+}
+
+impl Losses {
+    fn add(&mut self, loss: f64) {
+        self.count += 1;
+        self.sum += loss;
+        self.sum_of_squares += loss * loss;
+    }
+
+    /// The perplexity and its standard error (the mean's, carried through exp).
+    fn perplexity(&self) -> Option<(f64, f64)> {
+        let n = self.count as f64;
+        if self.count < 2 {
+            return None;
+        }
+        let mean = self.sum / n;
+        let variance = (self.sum_of_squares / n - mean * mean).max(0.0) / (n - 1.0);
+        let perplexity = mean.exp();
+        Some((perplexity, perplexity * variance.sqrt()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_logits_give_the_vocabulary_as_perplexity() {
+        let mut losses = Losses::default();
+        (0..10).for_each(|target| losses.add(loss(&[1.5; 64], target)));
+        let (perplexity, error) = losses.perplexity().unwrap();
+        assert!((perplexity - 64.0).abs() < 1e-9 && error < 1e-6);
+        assert!(Losses::default().perplexity().is_none());
+    }
+
+    #[test]
+    fn large_logits_do_not_overflow() {
+        assert!(loss(&[1000.0, -1000.0], 0) < 1e-9);
+        assert!((loss(&[1000.0, -1000.0], 1) - 2000.0).abs() < 1e-3);
+    }
+}

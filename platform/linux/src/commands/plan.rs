@@ -1,0 +1,102 @@
+use std::io::{Write, stdout};
+
+use rill::plan::{Plan, Use};
+use rill_linux::memory::show_size;
+use serde_json::{Map, Value, json};
+
+use crate::engine::{Budget, BudgetArgs};
+use crate::failure::Failure;
+use crate::model::{Model, ModelArgs};
+
+/// Show how a budget would be divided, byte by byte
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    budget: BudgetArgs,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  rill plan -m model.rill --ram 900MiB
+  rill plan -m model.rill --ram 1GiB -c 8192 --json";
+
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let model = args.model.open()?;
+    let budget = args.budget.plan(&model)?;
+    let mut out = stdout().lock();
+    if args.json {
+        serde_json::to_writer_pretty(&mut out, &as_json(&model, &budget))
+            .map_err(std::io::Error::from)?;
+        writeln!(out)?;
+    } else {
+        print(&model, &budget, &mut out)?;
+    }
+    Ok(())
+}
+
+/// What no context or batch changes, and what bounds the budget from below and above.
+fn bounds(model: &Model, budget: &Budget) -> [u64; 2] {
+    let Plan { context, batch, .. } = budget.plan;
+    let least = Plan::least(&model.image, context, 1);
+    let most = Plan::most(&model.image, context, batch);
+    [least, most].map(|arena| arena + budget.overhead)
+}
+
+fn print(model: &Model, budget: &Budget, out: &mut impl Write) -> std::io::Result<()> {
+    let plan = &budget.plan;
+    writeln!(out, "{} with a context of {} tokens", model.image.manifest.name, plan.context)?;
+    let mut line =
+        |name: &str, bytes: u64| writeln!(out, "{name:<20} {bytes:>14}  {:>10}", show_size(bytes));
+    for part in Use::ALL {
+        line(part.name(), plan.bytes(part))?;
+    }
+    line("the program itself", budget.overhead)?;
+    line("total", budget.used())?;
+    line("budget", budget.total)?;
+    let [least, most] = bounds(model, budget);
+    line("least that works", least)?;
+    line("most of any use", most)?;
+    writeln!(out, "batch of a prompt    {:>14}  tokens", plan.batch)?;
+    if plan.pages > 0 {
+        writeln!(out, "expert slots         {:>14}  of {} experts", plan.slots, plan.pages)?;
+        let cycle = u64::from(plan.cycle) * plan.page_len;
+        writeln!(
+            out,
+            "a token uses         {:>14}  experts ({}){}",
+            plan.cycle,
+            show_size(cycle),
+            if plan.slots < plan.cycle { "; fewer slots: every token reads flash" } else { "" }
+        )?;
+    }
+    Ok(())
+}
+
+fn as_json(model: &Model, budget: &Budget) -> Value {
+    let plan = &budget.plan;
+    let parts: Map<String, Value> =
+        Use::ALL.iter().map(|&part| (part.name().into(), plan.bytes(part).into())).collect();
+    let [least, most] = bounds(model, budget);
+    json!({
+        "model": model.image.manifest.name.as_str(),
+        "budget_bytes": budget.total,
+        "total_bytes": budget.used(),
+        "arena_bytes": plan.total(),
+        "overhead_bytes": budget.overhead,
+        "least_bytes": least,
+        "most_bytes": most,
+        "parts": parts,
+        "context": plan.context,
+        "batch": plan.batch,
+        "slots": plan.slots,
+        "pages": plan.pages,
+        "page_bytes": plan.page_len,
+        "cycle_pages": plan.cycle,
+        "cycle_bytes": u64::from(plan.cycle) * plan.page_len,
+    })
+}

@@ -1,0 +1,56 @@
+use std::io::{Write, stdout};
+
+use rill::image::{ImageError, Section};
+use rill::tokenizer::{SCRATCH_WORDS_PER_BYTE, Tokenizer};
+
+use super::text_or_stdin;
+use crate::failure::Failure;
+use crate::model::{Model, ModelArgs};
+
+/// Print the token ids of a text, as JSON
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// The text; `-` reads it from standard input
+    text: Option<String>,
+    /// Take names of control tokens in the text, such as <|im_start|>, for those tokens
+    #[arg(long)]
+    special: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  rill tokenize \"Hello, world\"
+  rill tokenize -m model.rill --special \"<|im_start|>user\"";
+
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let text = text_or_stdin(args.text.as_deref(), "a text")?;
+    let mut model = args.model.open()?;
+    let tokenizer = tokenizer(&mut model)?;
+    let ids = encode(&tokenizer, &text, args.special);
+    let mut out = stdout().lock();
+    serde_json::to_writer(&mut out, &ids).map_err(std::io::Error::from)?;
+    writeln!(out)?;
+    Ok(())
+}
+
+/// The tokenizer of an image, without the rest of the model.
+fn tokenizer(model: &mut Model) -> Result<Tokenizer<'static>, Failure> {
+    let tables = model.section(Section::Tokenizer)?;
+    Tokenizer::parse(tables, model.image.manifest.shape.vocab)
+        .map_err(|_| Failure::Image { model: model.name.clone(), error: ImageError::Tokenizer })
+}
+
+/// The ids of a text of any length.
+pub(super) fn encode(tokenizer: &Tokenizer<'_>, text: &str, special: bool) -> Vec<u32> {
+    // No token has fewer bytes than one, and no piece more than the text.
+    let mut scratch = vec![0; text.len() * SCRATCH_WORDS_PER_BYTE];
+    let mut ids = vec![0; text.len()];
+    let count = tokenizer.encode(text, special, &mut scratch, &mut ids).unwrap_or_else(|error| {
+        unreachable!("there is room for any text of {} bytes: {error}", text.len())
+    });
+    ids.truncate(count);
+    ids
+}

@@ -1,0 +1,236 @@
+//! A model, loaded within a budget.
+
+use std::num::NonZeroUsize;
+use std::thread::available_parallelism;
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use rill::experts::{DecayedLfu, LayerLru, Lru, Policy};
+use rill::image::{Image, Sampling, Section, checksum};
+use rill::kernels::{self, Kernels};
+use rill::plan::{Plan, PlanError, PlanRequest};
+use rill::seams::{Events, Silent, World};
+use rill::session::{Options, Session};
+use rill_linux::arena::Arena;
+use rill_linux::clock::Monotonic;
+use rill_linux::memory::{self, parse_size, show_size};
+use rill_linux::pool::Pool;
+use rill_linux::{cpu, storage};
+
+use crate::failure::Failure;
+use crate::model::{Device, Model, ModelArgs};
+
+/// Which model, and how it may use this machine.
+#[derive(Debug, Clone, clap::Args)]
+pub struct EngineArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    budget: BudgetArgs,
+    /// Cores to use [default: all]
+    #[arg(short, long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+    /// Table of functions to use; `rill inspect --kernels` lists those of this CPU
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
+    kernels: Option<String>,
+    /// Which experts give way to others
+    #[arg(long, value_enum, default_value = "lfu", hide_short_help = true)]
+    policy: PolicyName,
+    /// Never read experts on a guess
+    #[arg(long, hide_short_help = true)]
+    no_lookahead: bool,
+}
+
+/// How much RAM, and for what.
+#[derive(Debug, Clone, clap::Args)]
+pub struct BudgetArgs {
+    /// RAM that the whole process may use, for example 900MiB [default: what is free]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    ram: Option<u64>,
+    /// Tokens that a conversation may have [default: 4096, or the model's own if less]
+    #[arg(short, long, value_name = "TOKENS")]
+    pub context: Option<u32>,
+    /// Most tokens of a prompt that go through the model together [default: chosen by the budget]
+    #[arg(long, value_name = "TOKENS", hide_short_help = true)]
+    batch: Option<u32>,
+}
+
+/// A policy as an option.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum PolicyName {
+    /// The least often used, with a memory of those that left
+    Lfu,
+    /// The least recently used of the same layer
+    LayerLru,
+    /// The least recently used
+    Lru,
+}
+
+/// A budget, divided.
+pub struct Budget {
+    /// Bytes that the whole process may use.
+    pub total: u64,
+    /// Bytes of it outside the arena.
+    pub overhead: u64,
+    /// The arena.
+    pub plan: Plan,
+    /// Whether the user named it.
+    named: bool,
+}
+
+/// A loaded model and the machine it runs on.
+pub struct Engine {
+    /// The image.
+    pub image: Image,
+    /// How its RAM is divided.
+    pub budget: Budget,
+    /// The model.
+    pub session: Session<'static>,
+    /// What it runs on.
+    pub machine: Machine,
+    /// How long loading took.
+    pub load_time: Duration,
+}
+
+/// What the engine sees of this machine.
+pub struct Machine {
+    /// Where the image is.
+    pub device: Device,
+    /// The cores.
+    pub pool: Pool,
+    clock: Monotonic,
+}
+
+impl Machine {
+    /// The world, for one call into the engine.
+    pub fn world<'w>(&'w mut self, events: &'w mut dyn Events) -> World<'w, 'static> {
+        World { storage: self.device.storage(), parallel: &self.pool, clock: &self.clock, events }
+    }
+}
+
+impl BudgetArgs {
+    /// Divides the budget for a model.
+    pub fn plan(&self, model: &Model) -> Result<Budget, Failure> {
+        let free = |error| Failure::System { what: "cannot find out what RAM is free", error };
+        let total = match self.ram {
+            Some(total) => total,
+            None => memory::default_budget().map_err(free)?,
+        };
+        let overhead = memory::OVERHEAD + model.device.resident();
+        let arena = total.saturating_sub(overhead);
+        let request = PlanRequest { arena, context: self.context, batch: self.batch };
+        match Plan::new(&model.image, &request) {
+            Ok(plan) => Ok(Budget { total, overhead, plan, named: self.ram.is_some() }),
+            Err(PlanError::BelowLeast { least, .. }) => {
+                Err(Failure::Budget { budget: total, least: least + overhead })
+            }
+            Err(error) => Err(Failure::Plan(error)),
+        }
+    }
+}
+
+impl Budget {
+    /// What the process will use of it.
+    pub fn used(&self) -> u64 {
+        self.plan.total() + self.overhead
+    }
+
+    /// What was chosen for the user, in one line.
+    fn describe(&self) -> String {
+        let Plan { slots, pages, .. } = self.plan;
+        let experts = match pages {
+            0 => String::new(),
+            _ if slots == pages => format!(", all {pages} experts in RAM"),
+            _ => format!(", {slots} of {pages} experts in RAM"),
+        };
+        let (used, free) = (show_size(self.used()), show_size(self.total));
+        format!("using {used} of {free} free RAM{experts}; --ram sets another budget")
+    }
+}
+
+impl EngineArgs {
+    /// Loads the model. `tokens` is the context when the user asks for none; `sampling` and
+    /// `seed` go to the session.
+    pub fn load(
+        &self,
+        tokens: Option<u32>,
+        sampling: impl FnOnce(Sampling) -> Sampling,
+        seed: u64,
+    ) -> Result<Engine, Failure> {
+        let start = Instant::now();
+        let kernels = self.choose_kernels()?;
+        let mut model = self.model.open()?;
+        let mut args = self.budget.clone();
+        args.context = args.context.or(tokens);
+        let budget = args.plan(&model)?;
+        if !budget.named {
+            eprintln!("{}", budget.describe());
+        }
+        let threads = match self.threads {
+            Some(threads) => threads.get(),
+            None => available_parallelism().map_or(1, NonZeroUsize::get),
+        };
+        let bytes = budget.plan.total();
+        let len = usize::try_from(bytes).unwrap_or(usize::MAX);
+        let arena = Arena::new(len, threads).map_err(|error| Failure::Ram { bytes, error })?;
+        note(arena.note.as_deref());
+        let arena = prepare(&mut model, &budget.plan, arena.bytes);
+        let pool = Pool::new(threads)
+            .map_err(|error| Failure::System { what: "cannot start threads", error })?;
+        let Model { name, device, image } = model;
+        let mut machine = Machine { device, pool, clock: Monotonic::start() };
+        let options = Options {
+            policy: self.policy.policy(),
+            lookahead: !self.no_lookahead,
+            sampling: Some(sampling(image.manifest.sampling)),
+            seed,
+            ..Options::new(kernels)
+        };
+        let loaded =
+            Session::load(&image, &budget.plan, options, arena, &mut machine.world(&mut Silent));
+        let session = loaded.map_err(|error| Failure::Load { model: name, error })?;
+        Ok(Engine { image, budget, session, machine, load_time: start.elapsed() })
+    }
+
+    fn choose_kernels(&self) -> Result<&'static Kernels, Failure> {
+        let features = cpu::features();
+        let Some(name) = &self.kernels else { return Ok(kernels::best(features)) };
+        kernels::by_name(name, features).ok_or_else(|| {
+            let names: Vec<_> = kernels::all(features).map(|table| table.name).collect();
+            let names = names.join(", ");
+            Failure::Usage(format!("this CPU has no kernels `{name}`; it has {names}"))
+        })
+    }
+}
+
+impl PolicyName {
+    fn policy(self) -> &'static dyn Policy {
+        match self {
+            Self::Lfu => &DecayedLfu,
+            Self::LayerLru => &LayerLru,
+            Self::Lru => &Lru,
+        }
+    }
+}
+
+/// Makes the device ready to read pages into `arena`.
+fn prepare(model: &mut Model, plan: &Plan, mut arena: &'static mut [u8]) -> &'static mut [u8] {
+    let Device::File { path, disk } = &mut model.device else { return arena };
+    note(disk.note());
+    let pages = model.image.header.span(Section::Pages);
+    // A model that stays in RAM whole is read once: nothing depends on how.
+    if plan.slots < plan.pages {
+        let identity = checksum(&model.image.header.to_bytes());
+        let file = storage::probe_file(path);
+        arena = storage::tune(disk, identity, (pages.offset, pages.len), &file, arena);
+    }
+    // Refused where the limit of locked memory is low: reads then cost a little more.
+    disk.queue().register(arena);
+    arena
+}
+
+fn note(text: Option<&str>) {
+    if let Some(text) = text {
+        eprintln!("note: {text}");
+    }
+}

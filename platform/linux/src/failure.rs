@@ -1,0 +1,117 @@
+use std::error::Error;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use rill::answer::StopError;
+use rill::image::ImageError;
+use rill::plan::PlanError;
+use rill::session::{LoadError, SessionError};
+use rill_linux::memory::show_size;
+use rill_linux::storage::OpenError;
+
+/// Why a command did not do what it was asked. Each message says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The command line asks for what is not there.
+    #[error("{0}")]
+    Usage(String),
+    /// The image cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The image cannot be used.
+    #[error("{model}: {error}")]
+    Image {
+        /// Its path, or what the built-in one is called.
+        model: String,
+        /// What is wrong.
+        error: ImageError,
+    },
+    /// The budget is too small.
+    #[error(
+        "budget {} is below the least that works, {}; close programs or use a smaller context (-c)",
+        show_size(*.budget),
+        show_size(*.least)
+    )]
+    Budget {
+        /// Bytes of the whole process.
+        budget: u64,
+        /// The least that works.
+        least: u64,
+    },
+    /// There is no plan for another reason.
+    #[error(transparent)]
+    Plan(PlanError),
+    /// The RAM of the plan is not there.
+    #[error("cannot get {} of RAM: {error}; use a smaller --ram", show_size(*.bytes))]
+    Ram {
+        /// Bytes asked for.
+        bytes: u64,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// The model cannot be loaded.
+    #[error("{model}: {error}")]
+    Load {
+        /// Its path, or what the built-in one is called.
+        model: String,
+        /// What is wrong.
+        error: LoadError,
+    },
+    /// The model cannot go on.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// A stop string is not usable.
+    #[error(transparent)]
+    Stop(#[from] StopError),
+    /// A file of the user cannot be read or written.
+    #[error("{}: {error}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// The system refuses something else.
+    #[error("{what}: {error}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// The result cannot be written.
+    #[error("cannot write the result: {0}")]
+    Output(#[from] io::Error),
+    /// Packing failed.
+    #[error("{0}")]
+    Pack(#[from] Box<dyn Error>),
+    /// Parts of the image are not what was packed.
+    #[error("{0} damaged; copy or pack the image again")]
+    Damaged(String),
+    /// The user pressed Ctrl-C.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+impl Failure {
+    /// Tells the user, and says what to tell the shell: 2 for a wrong command line, 130 after
+    /// Ctrl-C, else 1.
+    pub fn report(self) -> ExitCode {
+        match &self {
+            Self::Interrupted => return ExitCode::from(130),
+            // Whoever read the result has seen enough.
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                return ExitCode::SUCCESS;
+            }
+            _ => eprintln!("error: {self}"),
+        }
+        if matches!(self, Self::Usage(_)) { ExitCode::from(2) } else { ExitCode::FAILURE }
+    }
+
+    /// For results that are made of a file of the user's.
+    pub fn file(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |error| Self::File { path, error }
+    }
+}

@@ -1,0 +1,145 @@
+//! Letting a model speak.
+
+use clap::Args;
+use rill::answer::Answer;
+use rill::image::Sampling;
+use rill::seams::Silent;
+use rill::session::Step;
+use serde::Serialize;
+
+use crate::engine::Engine;
+use crate::failure::Failure;
+use crate::interrupt;
+
+/// How tokens are chosen and when an answer ends.
+#[derive(Debug, Clone, Args)]
+pub struct GenerateArgs {
+    /// Most tokens of an answer [default: until it ends]
+    #[arg(short = 'n', long, value_name = "TOKENS")]
+    max_tokens: Option<u64>,
+    /// Ends the answer before this text; may be repeated
+    #[arg(long, value_name = "TEXT")]
+    stop: Vec<String>,
+    /// Seed of the random choices
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+}
+
+/// Overrides what the model's makers advise.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Sampling (default: as the model's makers advise)")]
+struct SamplingArgs {
+    /// Always take the most probable token
+    #[arg(long, conflicts_with_all = ["temp", "top_k", "top_p", "min_p"])]
+    greedy: bool,
+    /// Temperature; 0 is greedy
+    #[arg(long, value_name = "T", value_parser = at_least_zero, allow_negative_numbers = true)]
+    temp: Option<f32>,
+    /// Keep this many of the most probable tokens; 0 keeps all
+    #[arg(long, value_name = "K")]
+    top_k: Option<u32>,
+    /// Keep the most probable tokens until their probabilities sum to this
+    #[arg(long, value_name = "P", value_parser = above_zero_to_one, allow_negative_numbers = true)]
+    top_p: Option<f32>,
+    /// Keep tokens at least this fraction as probable as the best
+    #[arg(long, value_name = "P", value_parser = below_one, allow_negative_numbers = true)]
+    min_p: Option<f32>,
+    /// Make tokens that were there before less probable; 1 does nothing
+    #[arg(long, value_name = "R", value_parser = above_zero, allow_negative_numbers = true)]
+    repeat_penalty: Option<f32>,
+}
+
+/// Why an answer ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// The model ended it, or a stop text did.
+    Stop,
+    /// It has as many tokens as were asked for.
+    MaxTokens,
+    /// The context is full.
+    ContextFull,
+    /// The user pressed Ctrl-C.
+    Interrupted,
+}
+
+impl GenerateArgs {
+    /// Sampling parameters, given those of the image.
+    pub fn sampling(&self) -> impl FnOnce(Sampling) -> Sampling + use<> {
+        let args = self.sampling.clone();
+        move |advised| Sampling {
+            temperature: if args.greedy { 0.0 } else { args.temp.unwrap_or(advised.temperature) },
+            top_k: args.top_k.unwrap_or(advised.top_k),
+            top_p: args.top_p.unwrap_or(advised.top_p),
+            min_p: args.min_p.unwrap_or(advised.min_p),
+            repetition_penalty: args.repeat_penalty.unwrap_or(advised.repetition_penalty),
+        }
+    }
+
+    /// Continues the sequence of `engine`; `emit` takes the text as it comes.
+    pub fn generate(
+        &self,
+        engine: &mut Engine,
+        mut emit: impl FnMut(&str) -> std::io::Result<()>,
+    ) -> Result<Ending, Failure> {
+        let mut answer = Answer::default();
+        self.stop.iter().try_for_each(|stop| answer.add_stop(stop))?;
+        let Engine { session, machine, .. } = engine;
+        let mut heard = Ok(());
+        let mut speak = |text: &str| {
+            if heard.is_ok() {
+                heard = emit(text);
+            }
+        };
+        let mut left = self.max_tokens.unwrap_or(u64::MAX);
+        let ending = loop {
+            if left == 0 {
+                break Ending::MaxTokens;
+            }
+            // A long prompt goes in batches, so that Ctrl-C is heard between them.
+            let waiting =
+                !interrupt::asked() && session.compute(&mut machine.world(&mut Silent))?;
+            if interrupt::take() {
+                break Ending::Interrupted;
+            }
+            if waiting {
+                continue;
+            }
+            left -= 1;
+            match session.step(&mut machine.world(&mut Silent))? {
+                Step::Token(id) => {
+                    if answer.push(session.tokenizer().piece(id), &mut speak) {
+                        break Ending::Stop;
+                    }
+                }
+                Step::End(_) => break Ending::Stop,
+                Step::Full => break Ending::ContextFull,
+            }
+        };
+        answer.finish(&mut speak);
+        heard?;
+        Ok(ending)
+    }
+}
+
+fn number(text: &str, fits: impl Fn(f32) -> bool, range: &str) -> Result<f32, String> {
+    text.parse().ok().filter(|x: &f32| x.is_finite() && fits(*x)).ok_or(format!("not {range}"))
+}
+
+fn at_least_zero(text: &str) -> Result<f32, String> {
+    number(text, |x| x >= 0.0, "a number of at least 0")
+}
+
+fn above_zero(text: &str) -> Result<f32, String> {
+    number(text, |x| x > 0.0, "a number above 0")
+}
+
+fn above_zero_to_one(text: &str) -> Result<f32, String> {
+    number(text, |x| x > 0.0 && x <= 1.0, "a number above 0, at most 1")
+}
+
+fn below_one(text: &str) -> Result<f32, String> {
+    number(text, |x| (0.0..1.0).contains(&x), "a number of at least 0, below 1")
+}

@@ -1,0 +1,409 @@
+//! The `rill` program as a whole: what it prints, what it says when something is wrong, and its
+//! exit status.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rill::image::{Image, Section};
+use rill_tests::program::{path, rill, rill_with_input};
+use rill_tests::{kiosk, rig};
+use serde_json::Value;
+
+/// The kiosk image in a folder of its own.
+struct Kiosk {
+    folder: tempfile::TempDir,
+}
+
+impl Kiosk {
+    fn new() -> Self {
+        let kiosk = Self { folder: tempfile::tempdir().unwrap() };
+        fs::write(kiosk.path(), kiosk::default_image()).unwrap();
+        kiosk
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("kiosk.rill")
+    }
+
+    /// The image with a change, beside the intact one.
+    fn changed(&self, change: impl FnOnce(&mut Vec<u8>)) -> PathBuf {
+        let path = self.folder.path().join("changed.rill");
+        let mut bytes = kiosk::default_image().to_vec();
+        change(&mut bytes);
+        fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    fn file(&self, name: &str, content: &str) -> PathBuf {
+        let path = self.folder.path().join(name);
+        fs::write(&path, content).unwrap();
+        path
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn image() -> Image {
+    rig::open(kiosk::default_image()).unwrap()
+}
+
+fn bytes_of(plan: &Value, field: &str) -> u64 {
+    plan[field].as_u64().unwrap()
+}
+
+/// A prompt of the reference outputs.
+const PROMPT: &str = "Tell me a story about a fox and a kite.";
+
+#[test]
+fn a_wrong_path_is_named() {
+    rill(&["inspect", "-m", "/nonexistent.rill"]).fails(1, &["/nonexistent.rill", "No such file"]);
+    rill(&["run", "-m", "/tmp", "hi"]).fails(1, &["/tmp", "directory"]);
+}
+
+#[test]
+fn what_is_no_image_is_refused() {
+    let kiosk = Kiosk::new();
+    let note = kiosk.file("note.txt", &"no image ".repeat(10_000));
+    rill(&["inspect", "-m", text(&note)]).fails(1, &["note.txt", "rill pack"]);
+}
+
+#[test]
+fn a_truncated_image_is_refused_by_every_command() {
+    let kiosk = Kiosk::new();
+    for len in [0, 100, 40_000, kiosk::default_image().len() - 1] {
+        let cut = kiosk.changed(|bytes| bytes.truncate(len));
+        let ids = kiosk.file("ids.txt", "1 2 3");
+        let (cut, ids) = (text(&cut), text(&ids));
+        for args in [
+            &["inspect", "-m", cut][..],
+            &["verify", "-m", cut],
+            &["plan", "-m", cut],
+            &["tokenize", "-m", cut, "hi"],
+            &["run", "-m", cut, "hi"],
+            &["bench", "-m", cut],
+            &["logits", "-m", cut, "--ids", ids, "--out", "/dev/null"],
+        ] {
+            rill(args).fails(1, &["changed.rill", "copy it again"]);
+        }
+    }
+}
+
+#[test]
+fn wrong_options_are_usage_errors() {
+    for (args, part) in [
+        (&["run", "--temp", "-1", "hi"][..], "--temp"),
+        (&["run", "--min-p", "1", "hi"], "below 1"),
+        (&["run", "--ram", "much", "hi"], "900MiB"),
+        (&["run", "--kernels", "abacus", "hi"], "scalar"),
+        (&["run", "--greedy", "--temp", "1", "hi"], "--temp"),
+        (&["run", "-t", "0", "hi"], "0"),
+        (&["plan", "--frobnicate"], "--frobnicate"),
+        (&["bench", "-p", "0", "-n", "0"], "nothing to measure"),
+        (&["bench", "-r", "0"], "0"),
+        (&["dance"], "dance"),
+        (&[], "Usage"),
+    ] {
+        rill(args).fails(2, &[part]);
+    }
+    rill(&["run", "-c", "1000000", "hi"]).fails(1, &["1000000", "2048"]);
+}
+
+#[test]
+fn help_has_examples() {
+    for args in [&["--help"][..], &["run", "--help"], &["bench", "--help"], &["plan", "--help"]] {
+        assert!(rill(args).ok().contains("Examples:"));
+    }
+    assert!(rill(&["chat", "--help"]).ok().contains("/reset"));
+}
+
+#[test]
+fn a_plan_adds_up_and_its_least_is_the_least() {
+    let plan = rill(&["plan", "--ram", "100MiB", "--json"]).json();
+    let parts: u64 = plan["parts"].as_object().unwrap().values().map(|v| v.as_u64().unwrap()).sum();
+    assert_eq!(parts, bytes_of(&plan, "arena_bytes"));
+    assert_eq!(parts + bytes_of(&plan, "overhead_bytes"), bytes_of(&plan, "total_bytes"));
+    assert_eq!(bytes_of(&plan, "slots"), bytes_of(&plan, "pages"));
+    assert_eq!(bytes_of(&plan, "cycle_pages"), 32);
+
+    let least = bytes_of(&plan, "least_bytes");
+    let at_least = rill(&["plan", "--ram", &least.to_string(), "--json"]).json();
+    assert_eq!(bytes_of(&at_least, "slots"), 4);
+    assert_eq!(bytes_of(&at_least, "total_bytes"), least);
+    let below = (least - 1).to_string();
+    for args in [&["plan", "--ram", &below][..], &["run", "--ram", &below, "hi"]] {
+        rill(args).fails(1, &["below the least that works", "MiB", "(-c)"]);
+    }
+    rill(&["run", "--ram", "0", "hi"]).fails(1, &["budget 0 B"]);
+    let table = rill(&["plan", "--ram", &least.to_string()]).ok();
+    assert!(table.contains("every token reads flash"), "{table}");
+}
+
+#[test]
+fn inspect_shows_shape_sections_and_kernels() {
+    let shown = rill(&["inspect"]).ok();
+    for part in ["256", "8 banks of 32", "resident weights", "a token uses"] {
+        assert!(shown.contains(part), "no `{part}` in {shown}");
+    }
+    let json = rill(&["inspect", "--json"]).json();
+    assert_eq!(json["manifest"]["shape"]["hidden"], 192);
+    assert_eq!(bytes_of(&json, "file_bytes"), kiosk::default_image().len() as u64);
+    // 3 attention layers, 2 heads of 32, keys and values of 2 bytes.
+    assert_eq!(bytes_of(&json, "kv_bytes_per_token"), 3 * 2 * 32 * 2 * 2);
+    let kernels = rill(&["inspect", "--kernels"]).ok();
+    assert_eq!(kernels.lines().last(), Some("scalar"));
+}
+
+#[test]
+fn the_built_in_model_is_the_kiosk_model_as_packed_by_default() {
+    let kiosk = Kiosk::new();
+    let built_in = rill(&["inspect", "--json"]).ok();
+    assert_eq!(built_in, rill(&["inspect", "--json", "-m", text(&kiosk.path())]).ok());
+}
+
+#[test]
+fn tokenize_gives_the_reference_ids() {
+    let cases = fs::read_to_string(kiosk::path("reference/cases.json")).unwrap();
+    let cases: Vec<Value> = serde_json::from_str(&cases).unwrap();
+    assert!(!cases.is_empty());
+    for case in &cases {
+        let rendered = case["text"].as_str().unwrap();
+        let ids = rill_with_input(&["tokenize", "--special", "-"], rendered).json();
+        assert_eq!(ids, case["ids"], "{rendered}");
+    }
+    assert_eq!(rill(&["tokenize", ""]).ok(), "[]\n");
+    // Without --special a control token's name is text.
+    let ids = rill(&["tokenize", "<|im_end|>"]).json();
+    assert!(ids.as_array().unwrap().len() > 1);
+}
+
+#[test]
+fn verify_names_what_is_damaged() {
+    let kiosk = Kiosk::new();
+    let path = kiosk.path();
+    assert!(rill(&["verify", "-m", text(&path)]).ok().contains("every checksum is right"));
+    assert!(rill(&["verify"]).ok().contains("every checksum is right"));
+
+    let image = image();
+    let page = image.page_offset(70);
+    let last_of_page = page + image.page_shape().unwrap().down_at() as u64;
+    let resident = image.header.span(Section::Resident);
+    let tokenizer = image.header.span(Section::Tokenizer);
+    let sums = image.header.span(Section::PageSums);
+    for (at, name) in [
+        (page, "expert 6 of bank 2"),
+        (last_of_page, "expert 6 of bank 2"),
+        (resident.offset + resident.len / 2, "resident weights"),
+        (tokenizer.end() - 1, "tokenizer"),
+        (sums.offset, "page checksums"),
+    ] {
+        let damaged = kiosk.changed(|bytes| bytes[at as usize] ^= 1);
+        let run = rill(&["verify", "-m", text(&damaged)]);
+        assert!(run.out.contains(name), "{run:?}");
+        run.fails(1, &["1 part is damaged"]);
+    }
+    let manifest = image.header.span(Section::Manifest).offset as usize;
+    for (at, part) in [(0, "not a Rill image"), (30, "header"), (manifest + 3, "manifest")] {
+        let damaged = kiosk.changed(|bytes| bytes[at] ^= 1);
+        rill(&["verify", "-m", text(&damaged)]).fails(1, &[part]);
+    }
+}
+
+#[test]
+fn a_damaged_page_ends_a_run_with_its_name() {
+    let kiosk = Kiosk::new();
+    let image = image();
+    let damaged = kiosk.changed(|bytes| {
+        for page in 0..image.manifest.pages() as u32 {
+            bytes[image.page_offset(page) as usize] ^= 1;
+        }
+    });
+    rill(&["run", "-m", text(&damaged), "hi"]).fails(1, &["bank", "expert"]);
+}
+
+#[test]
+fn an_answer_does_not_depend_on_budget_cores_source_or_back_end() {
+    let kiosk = Kiosk::new();
+    let path = kiosk.path();
+    let plan = rill(&["plan", "--json", "-m", text(&path), "-c", "512"]).json();
+    let [least, most] = ["least_bytes", "most_bytes"].map(|field| bytes_of(&plan, field));
+    let answer = rill(&["run", "--greedy", PROMPT]).ok();
+    assert!(answer.trim().len() > 20, "{answer}");
+    for (ram, extra) in [
+        (least, &["-t", "1"][..]),
+        (least, &["--io", "threads", "-t", "3"]),
+        ((least + most) / 2, &["--policy", "lru"]),
+        (most, &["-t", "2"]),
+    ] {
+        let ram = ram.to_string();
+        let mut args = vec!["run", "--greedy", "-c", "512", "-m", text(&path), "--ram", &ram];
+        args.extend(extra);
+        args.push(PROMPT);
+        assert_eq!(rill(&args).ok(), answer, "{args:?}");
+    }
+    // Neither on where the prompt comes from.
+    assert_eq!(rill_with_input(&["run", "--greedy", "-"], PROMPT).ok(), answer);
+    assert_eq!(rill_with_input(&["run", "--greedy"], PROMPT).ok(), answer);
+}
+
+#[test]
+fn resident_memory_stays_within_the_budget() {
+    const ALLOWANCE: u64 = 16 << 20;
+    let kiosk = Kiosk::new();
+    let path = kiosk.path();
+    let plan = rill(&["plan", "--json", "-m", text(&path)]).json();
+    let [least, most] = ["least_bytes", "most_bytes"].map(|field| bytes_of(&plan, field));
+    for ram in [least, (least + most) / 2, most] {
+        let ram_text = ram.to_string();
+        let args = ["run", "--json", "-m", text(&path), "--ram", &ram_text, "-n", "32", PROMPT];
+        let report = rill(&args).json();
+        assert!(bytes_of(&report, "budget_bytes") <= ram);
+        let peak = bytes_of(&report, "peak_resident_bytes");
+        assert!(peak <= ram + ALLOWANCE, "{peak} bytes at most for a budget of {ram}");
+    }
+}
+
+#[test]
+fn run_reports_where_the_time_went() {
+    let report = rill(&["run", "--json", "-n", "5", PROMPT]).json();
+    assert_eq!(report["ending"], "max_tokens");
+    assert_eq!(report["generated_tokens"], 5);
+    assert_eq!(report["prompt_tokens"].as_u64().map(|n| n > 20), Some(true));
+    assert!(report["page_misses"].as_u64().unwrap() > 0);
+    assert!(!report["text"].as_str().unwrap().is_empty());
+    let run = rill(&["run", "--stats", "-n", "5", PROMPT]);
+    assert!(run.err.contains("tokens/s") && run.err.contains("hits"), "{run:?}");
+    assert!(run.err.contains("--ram"), "the chosen budget is said: {run:?}");
+}
+
+#[test]
+fn an_answer_ends_before_a_stop_text_and_depends_on_the_seed_only_when_sampled() {
+    let answer = rill(&["run", "--greedy", PROMPT]).ok();
+    let word = answer.split_whitespace().nth(5).unwrap();
+    let cut = rill(&["run", "--greedy", "--stop", word, PROMPT]).ok();
+    assert_eq!(cut.trim_end_matches('\n'), answer.split(word).next().unwrap());
+    rill(&["run", "--stop", "", PROMPT]).fails(1, &["stop string"]);
+
+    let sampled = |seed: &str| {
+        rill(&["run", "--temp", "2", "--min-p", "0", "-n", "24", "--seed", seed, PROMPT]).ok()
+    };
+    assert_eq!(sampled("1"), sampled("1"));
+    assert_ne!(sampled("1"), sampled("2"));
+}
+
+#[test]
+fn a_full_context_is_said() {
+    let run = rill(&["run", "--raw", "-c", "40", "--greedy", PROMPT]);
+    assert_eq!(run.status, Some(0));
+    let long = "word ".repeat(100);
+    rill(&["run", "-c", "40", &long]).fails(1, &["context of 40 tokens", "-c"]);
+}
+
+#[test]
+fn a_conversation_is_held_and_its_commands_work() {
+    let input = format!("{PROMPT}\n/stats\n/reset\n/dance\n\n{PROMPT}\n/help\n/quit\nnever read\n");
+    let run = rill_with_input(&["chat", "--greedy"], &input);
+    let answer = rill(&["run", "--greedy", PROMPT]).ok();
+    let out = run.ok();
+    assert_eq!(out.matches(answer.trim()).count(), 2, "{out}");
+    for part in ["tokens/s", "no command `/dance`", "forget it and begin anew"] {
+        assert!(out.contains(part), "no `{part}` in {out}");
+    }
+    // The end of the input ends it too.
+    assert_eq!(rill_with_input(&["chat"], "").status, Some(0));
+}
+
+#[test]
+fn a_full_conversation_can_be_reset() {
+    let input = format!("{}\n/reset\n{PROMPT}\n", "word ".repeat(100));
+    let run = rill_with_input(&["chat", "--greedy", "-c", "60"], &input);
+    assert!(run.err.contains("/reset"), "{run:?}");
+    assert!(!run.ok().trim().is_empty());
+}
+
+#[test]
+fn logits_are_the_same_for_every_batch_and_budget() {
+    let kiosk = Kiosk::new();
+    let ids = kiosk.file("ids.txt", "1 6 386 274 206 458\n424 266 333 375\t266 796");
+    let write = |name: &str, extra: &[&str]| {
+        let out = kiosk.folder.path().join(name);
+        let experts = kiosk.folder.path().join(format!("experts-{name}"));
+        let (ids, out_text, experts_text) = (text(&ids), text(&out), text(&experts));
+        let mut args = vec!["logits", "--ids", ids, "--out", out_text, "--experts", experts_text];
+        args.extend(extra);
+        rill(&args).ok();
+        [fs::read(out).unwrap(), fs::read(experts).unwrap()]
+    };
+    let [logits, experts] = write("a.npy", &[]);
+    assert_eq!(logits.len(), 128 + 12 * 2048 * 4);
+    assert!(logits.starts_with(b"\x93NUMPY"));
+    assert_eq!(experts.len(), 128 + 8 * 12 * 4);
+    assert!(experts[128..].chunks(4).all(|four| four.is_sorted() && four[3] < 32));
+    for (name, extra) in [("b.npy", &["--batch", "1"][..]), ("c.npy", &["--batch", "5", "-t", "3"])]
+    {
+        assert!(write(name, extra) == [logits.clone(), experts.clone()], "{extra:?}");
+    }
+    let run = |content: &str| {
+        let ids = kiosk.file("bad.txt", content);
+        rill(&["logits", "--ids", text(&ids), "--out", "/dev/null"])
+    };
+    run("1 999999").fails(1, &["999999", "vocabulary"]);
+    run("1 two").fails(2, &["two", "bad.txt"]);
+    run("").fails(2, &["no token ids"]);
+}
+
+#[test]
+fn perplexity_of_what_the_model_learned_is_low() {
+    let kiosk = Kiosk::new();
+    let cases = fs::read_to_string(kiosk::path("reference/cases.json")).unwrap();
+    let cases: Vec<Value> = serde_json::from_str(&cases).unwrap();
+    let learned: String = cases
+        .iter()
+        .map(|case| case["greedy_text"].as_str().unwrap())
+        .collect::<Vec<_>>()
+        .join(" ");
+    let measure = |name: &str, content: &str| {
+        let file = kiosk.file(name, content);
+        rill(&["perplexity", "--json", text(&file)]).json()["perplexity"].as_f64().unwrap()
+    };
+    let noise: String = (0..2000_u32).map(|i| char::from(b'a' + (i * i % 23) as u8)).collect();
+    let (learned, noise) = (measure("learned.txt", &learned), measure("noise.txt", &noise));
+    assert!(learned > 1.0 && learned * 10.0 < noise, "{learned} and {noise}");
+    let empty = kiosk.file("empty.txt", "");
+    rill(&["perplexity", text(&empty)]).fails(2, &["too few tokens"]);
+}
+
+#[test]
+fn bench_measures_what_it_is_asked() {
+    let kiosk = Kiosk::new();
+    let ids = kiosk.file("ids.txt", "1 6 386 274 206");
+    let args = ["bench", "-p", "8", "-n", "4", "-r", "2", "--ids", text(&ids)];
+    let table = rill(&args).ok();
+    for part in ["| ", "t/s", "pp8", "tg4 @ d8", "±"] {
+        assert!(table.contains(part), "no `{part}` in {table}");
+    }
+    let rows = rill(&[&args[..], &["--json"]].concat()).json();
+    assert_eq!(rows.as_array().unwrap().len(), 2);
+    assert_eq!(rows[1]["test"], "tg4 @ d8");
+    assert_eq!(rows[1]["samples_tokens_per_second"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn ctrl_c_ends_a_run_with_130() {
+    let mut child = Command::new(path())
+        .args(["bench", "-r", "4000000000"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The budget is said once Ctrl-C is watched for.
+    let mut line = String::new();
+    BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+    assert!(line.contains("--ram"), "{line}");
+    let interrupted = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    assert!(interrupted.unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+}
