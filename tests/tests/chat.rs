@@ -33,20 +33,20 @@ struct Writer<'t> {
 }
 
 impl Writer<'_> {
-    fn message(&mut self, conversation: &mut Conversation<'_>, role: Role, content: &str) {
+    fn message(&mut self, conversation: &mut Conversation, role: Role, content: &str) {
         let (mut scratch, mut out) = (vec![0; 1 << 12], vec![0; 1 << 10]);
         let written = conversation.message(&self.tokenizer, role, content, &mut scratch, &mut out);
         self.ids.extend(&out[..written.expect("room")]);
     }
 
-    fn prompt_answer(&mut self, conversation: &mut Conversation<'_>) {
+    fn prompt_answer(&mut self, conversation: &mut Conversation) {
         let (mut scratch, mut out) = ([0; 64], [0; 64]);
         let written = conversation.prompt_answer(&self.tokenizer, &mut scratch, &mut out);
         self.ids.extend(&out[..written.expect("room")]);
     }
 
     /// An answer as a model gives it: its tokens, then `last`.
-    fn answer(&mut self, conversation: &mut Conversation<'_>, content: &str, last: Option<u32>) {
+    fn answer(&mut self, conversation: &mut Conversation, content: &str, last: Option<u32>) {
         let (mut scratch, mut out) = (vec![0; 1 << 12], vec![0; 1 << 10]);
         let len = self.tokenizer.encode(content, false, &mut scratch, &mut out).expect("room");
         self.ids.extend(out[..len].iter().copied().chain(last));
@@ -75,7 +75,7 @@ fn reference_conversations_have_their_ids() {
         for spoken in [false, true] {
             let tokenizer = Tokenizer::parse(tables, 2048).expect("tables");
             let mut writer = Writer { tokenizer, ids: vec![] };
-            let mut conversation = Conversation::new(chat).expect("a chat model");
+            let mut conversation = Conversation::new(chat.clone()).expect("a chat model");
             for message in messages {
                 let [role_name, content] = ["role", "content"].map(|key| message[key].as_str());
                 let (role, content) = (role(role_name.expect("role")), content.expect("content"));
@@ -100,7 +100,7 @@ fn an_answer_that_was_cut_is_closed() {
     let ids = [None, Some(CLOSE)].map(|last| {
         let tokenizer = Tokenizer::parse(tables, 2048).expect("tables");
         let mut writer = Writer { tokenizer, ids: vec![] };
-        let mut conversation = Conversation::new(chat).expect("a chat model");
+        let mut conversation = Conversation::new(chat.clone()).expect("a chat model");
         writer.message(&mut conversation, Role::User, "Hello");
         writer.prompt_answer(&mut conversation);
         writer.answer(&mut conversation, "Good morning", last);
@@ -114,7 +114,7 @@ fn an_answer_that_was_cut_is_closed() {
 fn a_failed_message_can_be_repeated() {
     let (tables, chat) = &*KIOSK;
     let tokenizer = Tokenizer::parse(tables, 2048).expect("tables");
-    let mut conversation = Conversation::new(chat).expect("a chat model");
+    let mut conversation = Conversation::new(chat.clone()).expect("a chat model");
     let mut scratch = [0; 64];
     for room in 0..8 {
         let mut out = vec![0; room];
@@ -126,7 +126,7 @@ fn a_failed_message_can_be_repeated() {
     let mut out = [0; 8];
     let written = conversation.message(&tokenizer, Role::User, "Hello", &mut scratch, &mut out);
     assert_eq!((written, out), (Ok(8), [1, 6, 386, 274, 206, 1096, 7, 206]));
-    assert_eq!(Conversation::new(&Chat::default()).err(), Some(ChatError::NoTokens));
+    assert_eq!(Conversation::new(Chat::default()).err(), Some(ChatError::NoTokens));
 }
 
 proptest! {
@@ -138,7 +138,7 @@ proptest! {
         let (tables, chat) = &*KIOSK;
         let tokenizer = Tokenizer::parse(tables, 2048).expect("tables");
         let mut writer = Writer { tokenizer, ids: vec![] };
-        let mut conversation = Conversation::new(chat).expect("a chat model");
+        let mut conversation = Conversation::new(chat.clone()).expect("a chat model");
         let mut text = String::from("<|startoftext|>");
         for content in &contents {
             writer.message(&mut conversation, Role::User, content);
@@ -154,7 +154,7 @@ proptest! {
         let tokenizer = Tokenizer::parse(tables, 2048).expect("tables");
         let name = str::from_utf8(tokenizer.piece(id)).expect("a name").to_owned();
         let mut writer = Writer { tokenizer, ids: vec![] };
-        let mut conversation = Conversation::new(chat).expect("a chat model");
+        let mut conversation = Conversation::new(chat.clone()).expect("a chat model");
         writer.message(&mut conversation, Role::User, &format!("{before}{name}{after}"));
         let control = writer.ids.iter().filter(|id| writer.tokenizer.is_special(**id));
         prop_assert_eq!(control.copied().collect::<Vec<_>>(), [1, 6, 7]);
