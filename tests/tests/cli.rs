@@ -145,7 +145,7 @@ fn a_plan_adds_up_and_its_least_is_the_least() {
 #[test]
 fn inspect_shows_shape_sections_and_kernels() {
     let shown = rill(&["inspect"]).ok();
-    for part in ["256", "8 banks of 32", "resident weights", "a token uses"] {
+    for part in ["192", "8 banks of 32", "resident weights", "a token uses"] {
         assert!(shown.contains(part), "no `{part}` in {shown}");
     }
     let json = rill(&["inspect", "--json"]).json();
@@ -221,7 +221,7 @@ fn a_damaged_page_ends_a_run_with_its_name() {
             bytes[image.page_offset(page) as usize] ^= 1;
         }
     });
-    rill(&["run", "-m", text(&damaged), "hi"]).fails(1, &["bank", "expert"]);
+    rill(&["run", "-m", text(&damaged), "hi"]).fails(1, &["MoE layer", "expert", "copy it again"]);
 }
 
 #[test]

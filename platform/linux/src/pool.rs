@@ -5,7 +5,7 @@ use std::process::abort;
 use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::thread::{Builder, JoinHandle};
+use std::thread::{Builder, JoinHandle, yield_now};
 use std::time::{Duration, Instant};
 
 use rill::seams::Parallel;
@@ -54,11 +54,13 @@ struct Shared {
     sleepers: AtomicU32,
     /// A loop is running: another caller, or a loop inside the loop, runs alone.
     busy: AtomicBool,
+    /// Workers that have begun.
+    started: AtomicUsize,
     stop: AtomicBool,
 }
 
 impl Pool {
-    /// Starts `width - 1` threads.
+    /// Starts `width - 1` threads and waits until they run.
     pub fn new(width: usize) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let mut pool = Self { shared, workers: Vec::new() };
@@ -66,6 +68,10 @@ impl Pool {
             let shared = Arc::clone(&pool.shared);
             let thread = Builder::new().name(format!("rill-core-{number}")).stack_size(STACK);
             pool.workers.push(thread.spawn(move || shared.serve())?);
+        }
+        // A thread allocates while it starts: afterwards nothing does.
+        while pool.shared.started.load(Ordering::Relaxed) < pool.workers.len() {
+            yield_now();
         }
         Ok(pool)
     }
@@ -164,6 +170,7 @@ impl Shared {
     /// The life of a worker.
     fn serve(&self) {
         let mut seen = self.signal.load(Ordering::SeqCst);
+        self.started.fetch_add(1, Ordering::Relaxed);
         while !self.stop.load(Ordering::SeqCst) {
             self.work();
             if !spin_until(|| self.signal.load(Ordering::Acquire) != seen) {

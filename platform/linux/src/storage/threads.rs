@@ -26,23 +26,25 @@ struct Shared {
     state: Mutex<State>,
     /// There may be a piece to read, or it is time to stop.
     work: Condvar,
-    /// A read is complete, or a piece came back while stopping.
+    /// A read is complete, or a reader has begun.
     done: Condvar,
 }
 
 #[derive(Debug)]
 struct State {
     pieces: Pieces,
+    /// Readers that have begun.
+    started: usize,
     stop: bool,
 }
 
 impl Threads {
-    /// Starts the readers.
+    /// Starts the readers and waits until they run.
     pub fn new(source: Arc<Source>) -> io::Result<Self> {
         let pieces = Pieces::new(Self::limit(Tuning::default()), source.alignment());
         let shared = Arc::new(Shared {
             source,
-            state: Mutex::new(State { pieces, stop: false }),
+            state: Mutex::new(State { pieces, started: 0, stop: false }),
             work: Condvar::new(),
             done: Condvar::new(),
         });
@@ -52,6 +54,12 @@ impl Threads {
             let thread = Builder::new().name(format!("rill-read-{number}")).stack_size(STACK);
             threads.readers.push(thread.spawn(move || shared.serve())?);
         }
+        // A thread allocates while it starts: afterwards nothing does.
+        let mut state = threads.shared.lock();
+        while state.started < THREADS {
+            state = threads.shared.done.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        drop(state);
         Ok(threads)
     }
 
@@ -130,6 +138,8 @@ impl Shared {
     /// The life of a reader.
     fn serve(&self) {
         let mut state = self.lock();
+        state.started += 1;
+        self.done.notify_one();
         while !state.stop {
             let Some(mut piece) = state.pieces.next() else {
                 state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
