@@ -1,6 +1,6 @@
 //! Grouped-query attention with normed and rotated queries and keys.
 
-use super::product::{Activations, Cores, Write, project};
+use super::product::{Activations, Cores, Grain, Write, project};
 use super::scratch::Scratch;
 use super::state::KvCache;
 use super::weights::AttentionWeights;
@@ -44,7 +44,7 @@ pub fn forward(
     let width = cores.kernels.width;
     let qkv = &mut scratch.wide[..tokens * (q_dim + 2 * kv_dim)];
     let normed = &scratch.normed[..tokens * hidden];
-    let x = Activations::quantise(cores, normed, hidden, width, scratch.quants);
+    let x = Activations::quantise(cores, normed, hidden, width, Grain::Plain, scratch.quants);
     project(cores, w.qkv, x, Write::Store, qkv);
 
     let rotation = &*scratch.rotation;
@@ -77,7 +77,7 @@ pub fn forward(
         (cores.kernels.attend)(&attend, out);
     });
 
-    let x = Activations::quantise(cores, inner, q_dim, width, scratch.quants);
+    let x = Activations::quantise(cores, inner, q_dim, width, Grain::Fine, scratch.quants);
     project(cores, w.out_proj, x, Write::Add, &mut scratch.x[..tokens * hidden]);
 }
 

@@ -1,6 +1,6 @@
 //! The gated short convolution: `out_proj(C * conv(B * x))` with `B, C, x = in_proj(h)`.
 
-use super::product::{Activations, Cores, Write, project};
+use super::product::{Activations, Cores, Grain, Write, project};
 use super::scratch::Scratch;
 use super::state::ConvState;
 use super::weights::ConvWeights;
@@ -18,7 +18,7 @@ pub fn forward(
     let width = cores.kernels.width;
     let bcx = &mut scratch.wide[..tokens * 3 * hidden];
     let normed = &scratch.normed[..tokens * hidden];
-    let x = Activations::quantise(cores, normed, hidden, width, scratch.quants);
+    let x = Activations::quantise(cores, normed, hidden, width, Grain::Plain, scratch.quants);
     project(cores, w.in_proj, x, Write::Store, bcx);
 
     let inner = &mut scratch.inner[..tokens * hidden];
@@ -27,6 +27,6 @@ pub fn forward(
         (cores.kernels.conv)(Conv { bcx, taps: w.taps, state, y });
     }
 
-    let x = Activations::quantise(cores, inner, hidden, width, scratch.quants);
+    let x = Activations::quantise(cores, inner, hidden, width, Grain::Fine, scratch.quants);
     project(cores, w.out_proj, x, Write::Add, &mut scratch.x[..tokens * hidden]);
 }

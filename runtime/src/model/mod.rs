@@ -14,7 +14,7 @@ pub mod state;
 pub mod weights;
 
 use self::moe::{MoeLayer, Next};
-use self::product::{Activations, Cores, Write, gate_up, project};
+use self::product::{Activations, Cores, Grain, Write, gate_up, project};
 use self::scratch::Scratch;
 use self::state::{ConvState, KvCache};
 use self::weights::{FfnWeights, MixerWeights, Weights};
@@ -91,9 +91,11 @@ impl<'a> Model<'a> {
                 (FfnWeights::Dense { gate_up: w, down }, _) => {
                     let normed = &self.scratch.normed[..n * hidden];
                     let (quants, middle) = (&mut *self.scratch.quants, &mut *self.scratch.middle);
+                    let grain = Grain::Fine;
+                    let width = self.kernels.width / grain.rows();
                     let x =
-                        Activations::quantise(cores, normed, hidden, self.kernels.width, quants);
-                    let h = gate_up(cores, *w, x, middle);
+                        Activations::quantise(cores, normed, hidden, width, Grain::Plain, quants);
+                    let h = gate_up(cores, *w, x, grain, middle);
                     project(cores, *down, h, Write::Add, &mut self.scratch.x[..n * hidden]);
                 }
                 (FfnWeights::Moe(_), None) => unreachable!("a model with banks has a cache"),
@@ -115,7 +117,8 @@ impl<'a> Model<'a> {
         let x = &self.scratch.x[index * hidden..][..hidden];
         let normed = &mut self.scratch.normed[..hidden];
         (self.kernels.rms_norm)(x, self.weights.norm, self.shape.norm_eps, normed);
-        let x = Activations::quantise(cores, normed, hidden, 1, self.scratch.quants);
+        let (grain, quants) = (Grain::Plain, &mut *self.scratch.quants);
+        let x = Activations::quantise(cores, normed, hidden, 1, grain, quants);
         project(cores, self.weights.head, x, Write::Store, logits);
     }
 

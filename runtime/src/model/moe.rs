@@ -4,8 +4,8 @@
 use core::ops::Range;
 
 use super::product::{
-    Activations, Cores, Rows, Tiling, UNIT, UNIT_TILE_ROWS, Write, activation_words, gate_up_units,
-    part_len, project_tile_rows,
+    Activations, Cores, Grain, Middle, Rows, Tiling, UNIT, UNIT_TILE_ROWS, Write, activation_words,
+    gate_up_units, part_len, project_tile_rows,
 };
 use super::router::{Choices, route};
 use super::scratch::Scratch;
@@ -90,7 +90,7 @@ pub fn forward<'a>(
     let normed = &scratch.normed[..tokens * hidden];
     let bank = Bank {
         shape,
-        x: Activations::quantise(cores, normed, hidden, 1, scratch.quants),
+        x: Activations::quantise(cores, normed, hidden, 1, Grain::Plain, scratch.quants),
         by_expert: scratch.by_expert,
         rows: scratch.rows,
     };
@@ -253,15 +253,14 @@ impl Bank<'_> {
                 self.x.row(self.by_expert[demand.from] as usize)
             } else {
                 let tiling = Tiling::new(demand.tokens, cores.kernels.width);
-                Activations::new(&gathered[demand.from * words..], tiling, hidden)
+                Activations::new(&gathered[demand.from * words..], tiling, hidden, Grain::Plain)
             };
             let from = index % parts * part;
             let to = (from + part).min(units);
             let at = demand.from * activation_words(1, ff);
+            let middle = Middle { words: &middle, from: at, grain: Grain::Plain };
             // SAFETY: demands have disjoint ranges of `middle`, parts have disjoint units.
-            unsafe {
-                gate_up_units(cores.kernels, cache.gate_up(slot), x, from..to, &middle, at);
-            }
+            unsafe { gate_up_units(cores.kernels, cache.gate_up(slot), x, from..to, &middle) };
         });
         true
     }
@@ -298,7 +297,7 @@ impl Bank<'_> {
         cores.parallel.run(ready.len() * parts, &|index| {
             let (demand, slot) = ready[index / parts];
             let tiling = Tiling::new(demand.tokens, cores.kernels.width);
-            let x = Activations::new(&middle[demand.from * words..], tiling, ff);
+            let x = Activations::new(&middle[demand.from * words..], tiling, ff, Grain::Plain);
             let from = index % parts * part;
             let rows = Rows {
                 out: &out,
