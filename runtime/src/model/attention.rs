@@ -44,7 +44,7 @@ pub fn forward(
     let width = cores.kernels.width;
     let qkv = &mut scratch.wide[..tokens * (q_dim + 2 * kv_dim)];
     let normed = &scratch.normed[..tokens * hidden];
-    let x = Activations::quantise(cores, normed, hidden, width, Grain::Plain, scratch.quants);
+    let x = Activations::quantise(cores, normed, hidden, width, Grain::Fine, scratch.quants);
     project(cores, w.qkv, x, Write::Store, qkv);
 
     let rotation = &*scratch.rotation;

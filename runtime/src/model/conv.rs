@@ -18,7 +18,7 @@ pub fn forward(
     let width = cores.kernels.width;
     let bcx = &mut scratch.wide[..tokens * 3 * hidden];
     let normed = &scratch.normed[..tokens * hidden];
-    let x = Activations::quantise(cores, normed, hidden, width, Grain::Plain, scratch.quants);
+    let x = Activations::quantise(cores, normed, hidden, width, Grain::Fine, scratch.quants);
     project(cores, w.in_proj, x, Write::Store, bcx);
 
     let inner = &mut scratch.inner[..tokens * hidden];

@@ -93,8 +93,7 @@ impl<'a> Model<'a> {
                     let (quants, middle) = (&mut *self.scratch.quants, &mut *self.scratch.middle);
                     let grain = Grain::Fine;
                     let width = self.kernels.width / grain.rows();
-                    let x =
-                        Activations::quantise(cores, normed, hidden, width, Grain::Plain, quants);
+                    let x = Activations::quantise(cores, normed, hidden, width * 2, grain, quants);
                     let h = gate_up(cores, *w, x, grain, middle);
                     project(cores, *down, h, Write::Add, &mut self.scratch.x[..n * hidden]);
                 }
