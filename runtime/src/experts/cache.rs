@@ -243,16 +243,17 @@ impl<'a> Cache<'a> {
         self.stats.hits += 1;
         let slot = &mut self.slots[id as usize];
         slot.pinned = true;
-        if core::mem::take(&mut slot.ahead) {
-            self.stats.ahead_useful += 1;
-            let retry = core::mem::take(&mut slot.failed);
-            for part in [Part::GateUp, Part::Down] {
-                let state = &self.slots[id as usize].parts[part as usize];
-                if state.buffer.is_none() {
-                    world.storage.hurry(tag(id, part));
-                } else if retry && !state.valid {
-                    self.submit(world, id, part, Urgency::Demand)?;
-                }
+        slot.failed = false;
+        let guessed = core::mem::take(&mut slot.ahead);
+        self.stats.ahead_useful += u64::from(guessed);
+        for part in [Part::GateUp, Part::Down] {
+            let state = &mut self.slots[id as usize].parts[part as usize];
+            if state.buffer.is_none() {
+                world.storage.hurry(tag(id, part));
+            } else if !state.valid {
+                // A guess whose read failed.
+                state.attempts = 0;
+                self.submit(world, id, part, Urgency::Demand)?;
             }
         }
         Ok(Some(id))
@@ -446,8 +447,8 @@ impl<'a> Cache<'a> {
             }
             return Ok(());
         }
-        if slot.ahead {
-            // Nobody waits for it; `want` asks again if somebody does.
+        if !slot.pinned {
+            // A guess: nobody waits for it, and `want` asks again if somebody does.
             slot.failed = true;
             return Ok(());
         }
