@@ -77,11 +77,8 @@ fn checks() -> Vec<Check> {
         }
     }
     checks.push(
-        Check::cargo(
-            "dependencies",
-            &["deny", "--offline", "check", "bans", "licenses", "sources"],
-        )
-        .needing(&[Need::CARGO_DENY]),
+        Check::cargo("dependencies", &["deny", "check", "bans", "licenses", "sources"])
+            .needing(&[Need::CARGO_DENY]),
     );
     checks
 }

@@ -83,15 +83,18 @@ fn loss(logits: &[f32], target: u32) -> f64 {
 #[derive(Debug, Clone, Copy, Default)]
 struct Losses {
     count: u64,
-    sum: f64,
-    sum_of_squares: f64,
+    mean: f64,
+    /// Sum of the squared distances from the mean.
+    spread: f64,
 }
 
 impl Losses {
     fn add(&mut self, loss: f64) {
+        // Welford's update (https://doi.org/10.1080/00401706.1962.10490022): nothing cancels.
         self.count += 1;
-        self.sum += loss;
-        self.sum_of_squares += loss * loss;
+        let distance = loss - self.mean;
+        self.mean += distance / self.count as f64;
+        self.spread += distance * (loss - self.mean);
     }
 
     /// The perplexity and its standard error (the mean's, carried through exp).
@@ -100,9 +103,8 @@ impl Losses {
         if self.count < 2 {
             return None;
         }
-        let mean = self.sum / n;
-        let variance = (self.sum_of_squares / n - mean * mean).max(0.0) / (n - 1.0);
-        let perplexity = mean.exp();
+        let variance = self.spread / n / (n - 1.0);
+        let perplexity = self.mean.exp();
         Some((perplexity, perplexity * variance.sqrt()))
     }
 }
