@@ -1,7 +1,7 @@
 //! Where images come from on Linux.
 //!
 //! A [`Disk`] is an image file. Its reads go straight into their buffers ([`Source`]), in pieces
-//! ([`pieces`]) through io_uring or, where that is missing or forbidden, a few threads.
+//! (`pieces`) through io_uring or, where that is missing or forbidden, a few threads.
 //! [`InMemory`] is an image that is already in the address space.
 
 mod disk;
