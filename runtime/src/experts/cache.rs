@@ -212,19 +212,9 @@ impl<'a> Cache<'a> {
         self.slots.len()
     }
 
-    /// How many pages are here or on their way.
-    pub fn resident(&self) -> usize {
-        self.slots.iter().filter(|slot| slot.page != NO_PAGE).count()
-    }
-
     /// The number of an expert's page.
     pub const fn page(&self, bank: usize, expert: usize) -> u32 {
         bank as u32 * self.experts + expert as u32
-    }
-
-    /// From now on this chooses what to evict.
-    pub fn set_policy(&mut self, policy: &'static dyn Policy) {
-        self.policy = policy;
     }
 
     /// `tokens` tokens want `page` now. Pins it and counts a hit when it is in RAM or on its way.

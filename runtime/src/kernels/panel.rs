@@ -1,7 +1,5 @@
 //! Activations as the kernels read them.
 
-use bytemuck::{cast_slice, cast_slice_mut};
-
 use crate::image::layout::BLOCK;
 
 /// 32-bit words of one token's block: scale, offset and 8 groups of four 8-bit activations.
@@ -115,16 +113,6 @@ pub fn gather(rows: &[i32], blocks: usize, tokens: &[u32], panel: &mut [i32]) {
             }
         }
     }
-}
-
-/// The integers of a token's row, for tests and tools.
-pub fn row_quants(row: &[i32]) -> impl Iterator<Item = &[i8]> {
-    row.chunks_exact(BLOCK_WORDS).map(|block| cast_slice(&block[2..]))
-}
-
-/// The integers of one block of a row, to write.
-pub fn block_quants_mut(block: &mut [i32]) -> &mut [i8] {
-    cast_slice_mut(&mut block[2..])
 }
 
 #[cfg(test)]
