@@ -1,0 +1,86 @@
+//! What the types of a board file cannot say.
+
+use super::{Board, Emulator, Platform, Region};
+
+/// CPU features that each kernel table executes; see `rill::kernels`.
+const TABLES: [(&str, &[&str]); 7] = [
+    ("scalar", &[]),
+    ("neon", &["neon"]),
+    ("dotprod", &["neon", "dotprod"]),
+    ("i8mm", &["neon", "dotprod", "i8mm"]),
+    ("avx2", &["avx2"]),
+    ("avxvnni", &["avx2", "avx-vnni"]),
+    ("avx512vnni", &["avx2", "avx512-vnni"]),
+];
+
+/// Finds the first contradiction: a key and what is wrong with it.
+pub fn check(board: &Board) -> Result<(), (&'static str, String)> {
+    if board.cpu.cores == Some(0) {
+        return Err(("cpu.cores", "a CPU has at least one core".into()));
+    }
+    check_kernels(board)?;
+    if board.ram.size < board.budget {
+        let message = format!("{} is more than ram.size, {}", board.budget, board.ram.size);
+        return Err(("budget", message));
+    }
+    if let Some(size) = board.storage.image
+        && !size.as_u64().is_power_of_two()
+    {
+        return Err(("storage.image", format!("{size} is no power of two")));
+    }
+    match (board.platform, &board.bare) {
+        (Platform::Bare, None) => {
+            return Err(("bare", "a board without an operating system needs this table".into()));
+        }
+        (Platform::Linux, Some(_)) => {
+            return Err(("bare", "a board with Linux has no such table".into()));
+        }
+        _ => {}
+    }
+    if board.platform == Platform::Bare {
+        if !matches!(board.emulator, Some(Emulator::System { .. })) {
+            return Err(("emulator.kind", "only `system` boots a kernel".into()));
+        }
+        if board.appliance.is_some() {
+            return Err(("appliance", "only boards with Linux have this table".into()));
+        }
+    }
+    if let Some(bare) = &board.bare {
+        let within = |region: &Region| region.start <= bare.load && bare.load < region.end();
+        if !bare.ram.first().is_some_and(within) {
+            return Err(("bare.load", "lies outside the first region of bare.ram".into()));
+        }
+        let regions: Vec<_> = bare.ram.iter().chain(&bare.mmio).collect();
+        for (i, a) in regions.iter().enumerate() {
+            if a.len == 0 || a.start.checked_add(a.len).is_none() {
+                return Err(("bare.ram", format!("region at {:#x} has a wrong length", a.start)));
+            }
+            if regions[..i].iter().any(|b| a.start < b.end() && b.start < a.end()) {
+                return Err(("bare.ram", format!("region at {:#x} overlaps another", a.start)));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_kernels(board: &Board) -> Result<(), (&'static str, String)> {
+    let table = &board.cpu.kernels;
+    if table == "best" {
+        return Ok(());
+    }
+    let Some((_, needs)) = TABLES.iter().find(|(name, _)| name == table) else {
+        let names = TABLES.map(|(name, _)| name).join(", ");
+        return Err(("cpu.kernels", format!("no kernel table `{table}`; there are {names}")));
+    };
+    match needs.iter().find(|need| !board.cpu.features.iter().any(|has| has == *need)) {
+        Some(need) => Err(("cpu.kernels", format!("`{table}` needs `{need}` in cpu.features"))),
+        None => Ok(()),
+    }
+}
+
+impl Region {
+    /// The address after the last.
+    fn end(&self) -> u64 {
+        self.start.saturating_add(self.len)
+    }
+}

@@ -1,0 +1,59 @@
+use super::*;
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../boards")
+}
+
+fn text(name: &str) -> String {
+    fs::read_to_string(folder().join(name).with_extension("toml")).unwrap()
+}
+
+/// Replaces a text that a board file has and expects this key in the error.
+#[track_caller]
+fn refused(name: &str, from: &str, to: &str, key: &str) -> String {
+    let text = text(name);
+    assert!(text.contains(from), "{text}");
+    let (at, message) = Board::parse(name, &text.replacen(from, to, 1)).unwrap_err();
+    assert_eq!(at, key, "{message}");
+    message
+}
+
+#[test]
+fn every_board_of_the_folder_is_usable() {
+    let boards = all(&folder()).unwrap();
+    assert!(boards.len() >= 9, "{boards:?}");
+    for board in boards {
+        assert_eq!(find(&folder(), &board.name).unwrap(), board);
+    }
+}
+
+#[test]
+fn an_unknown_board_is_answered_with_those_there_are() {
+    let message = find(&folder(), "pi6").unwrap_err().to_string();
+    assert!(message.contains("`pi6`") && message.contains("pi5"), "{message}");
+    assert!(find(&folder(), "../boards/pi4").is_err());
+}
+
+#[test]
+fn errors_name_the_key() {
+    let message = refused("pi4", "cores =", "cors =", "cpu.cors");
+    assert!(message.contains("unknown field"), "{message}");
+    refused("pi4", "cores = 4", "cores = \"four\"", "cpu.cores");
+    refused("pi4", "title", "titel", "titel");
+    refused("pi4", "cores = 4", "cores = 0", "cpu.cores");
+    refused("pi4", "\"neon\"", "\"neom\"", "cpu.kernels");
+    refused("pi4", "kernels = \"neon\"", "kernels = \"dotprod\"", "cpu.kernels");
+    refused("pi4", "budget = \"", "budget = \"1", "budget");
+    refused("pi4", "platform = \"linux\"", "platform = \"bare\"", "bare");
+    refused("virt", "load = 0x4", "load = 0x9", "bare.load");
+    refused("virt", "kind = \"psci\"", "kind = \"smc\"", "bare.secondaries.kind");
+    let (key, message) = Board::parse("pi4", "title = 1 2").unwrap_err();
+    assert_eq!(key, "syntax");
+    assert!(message.contains("line 1"), "{message}");
+}
+
+#[test]
+fn the_file_is_named() {
+    let message = Board::read(&folder().join("none.toml")).unwrap_err().to_string();
+    assert!(message.contains("none.toml"), "{message}");
+}
