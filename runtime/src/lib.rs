@@ -11,7 +11,8 @@
 //! - [`model`]: the path of a token through the layers;
 //! - [`experts`]: the pages, in RAM and on their way;
 //! - [`tokenizer`], [`chat`] and [`sampler`]: text to tokens, and logits to the next one;
-//! - [`session`] and [`answer`]: a conversation.
+//! - [`session`], [`answer`] and [`mod@generate`]: a conversation;
+//! - [`report`] and [`size`]: where its time and memory went, in words.
 
 #![cfg_attr(not(test), no_std)]
 
@@ -22,11 +23,14 @@ pub mod answer;
 pub mod arena;
 pub mod chat;
 pub mod experts;
+pub mod generate;
 pub mod image;
 pub mod kernels;
 pub mod model;
 pub mod plan;
+pub mod report;
 pub mod sampler;
 pub mod seams;
 pub mod session;
+pub mod size;
 pub mod tokenizer;

@@ -9,11 +9,13 @@ use rill::experts::{DecayedLfu, LayerLru, Lru, Policy};
 use rill::image::{Image, Sampling, Section, checksum};
 use rill::kernels::{self, Kernels};
 use rill::plan::{Plan, PlanError, PlanRequest};
-use rill::seams::{Events, Silent, World};
+use rill::report::{Report, Surroundings};
+use rill::seams::{Events, Parallel, Silent, World};
 use rill::session::{Options, Session};
+use rill::size::Size;
 use rill_linux::arena::Arena;
 use rill_linux::clock::Monotonic;
-use rill_linux::memory::{self, parse_size, show_size};
+use rill_linux::memory::{self, parse_size};
 use rill_linux::pool::Pool;
 use rill_linux::{cpu, storage};
 
@@ -108,6 +110,20 @@ impl Machine {
     }
 }
 
+impl Engine {
+    /// Where time and memory went so far.
+    pub fn report(&self) -> Report {
+        let around = Surroundings {
+            threads: self.machine.pool.width(),
+            storage: self.machine.device.via(),
+            load_time: self.load_time.as_micros() as u64,
+            budget: self.budget.used(),
+            peak_resident: memory::peak_resident(),
+        };
+        Report::new(&self.session, &self.budget.plan, around)
+    }
+}
+
 impl BudgetArgs {
     /// Divides the budget for a model.
     pub fn plan(&self, model: &Model) -> Result<Budget, Failure> {
@@ -143,7 +159,7 @@ impl Budget {
             _ if slots == pages => format!(", all {pages} experts in RAM"),
             _ => format!(", {slots} of {pages} experts in RAM"),
         };
-        let (used, free) = (show_size(self.used()), show_size(self.total));
+        let (used, free) = (Size(self.used()), Size(self.total));
         format!("using {used} of {free} free RAM{experts}; --ram sets another budget")
     }
 }

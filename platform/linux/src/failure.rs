@@ -7,7 +7,7 @@ use rill::answer::StopError;
 use rill::image::ImageError;
 use rill::plan::PlanError;
 use rill::session::{LoadError, SessionError};
-use rill_linux::memory::show_size;
+use rill::size::Size;
 use rill_linux::storage::OpenError;
 
 /// Why a command did not do what it was asked. Each message says what to do.
@@ -30,8 +30,8 @@ pub enum Failure {
     /// The budget is too small.
     #[error(
         "budget {} is below the least that works, {}; close programs or use a smaller context (-c)",
-        show_size(*.budget),
-        show_size(*.least)
+        Size(*.budget),
+        Size(*.least)
     )]
     Budget {
         /// Bytes of the whole process.
@@ -43,7 +43,7 @@ pub enum Failure {
     #[error(transparent)]
     Plan(PlanError),
     /// The RAM of the plan is not there.
-    #[error("cannot get {} of RAM: {error}; use a smaller --ram", show_size(*.bytes))]
+    #[error("cannot get {} of RAM: {error}; use a smaller --ram", Size(*.bytes))]
     Ram {
         /// Bytes asked for.
         bytes: u64,

@@ -2,10 +2,9 @@
 
 use clap::Args;
 use rill::answer::Answer;
+use rill::generate::{Ending, generate};
 use rill::image::Sampling;
 use rill::seams::Silent;
-use rill::session::Step;
-use serde::Serialize;
 
 use crate::engine::Engine;
 use crate::failure::Failure;
@@ -51,20 +50,6 @@ struct SamplingArgs {
     repeat_penalty: Option<f32>,
 }
 
-/// Why an answer ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Ending {
-    /// The model ended it, or a stop text did.
-    Stop,
-    /// It has as many tokens as were asked for.
-    MaxTokens,
-    /// The context is full.
-    ContextFull,
-    /// The user pressed Ctrl-C.
-    Interrupted,
-}
-
 impl GenerateArgs {
     /// Sampling parameters, given those of the image.
     pub fn sampling(&self) -> impl FnOnce(Sampling) -> Sampling + use<> {
@@ -93,32 +78,10 @@ impl GenerateArgs {
                 heard = emit(text);
             }
         };
-        let mut left = self.max_tokens.unwrap_or(u64::MAX);
-        let ending = loop {
-            if left == 0 {
-                break Ending::MaxTokens;
-            }
-            // A long prompt goes in batches, so that Ctrl-C is heard between them.
-            let waiting =
-                !interrupt::asked() && session.compute(&mut machine.world(&mut Silent))?;
-            if interrupt::take() {
-                break Ending::Interrupted;
-            }
-            if waiting {
-                continue;
-            }
-            left -= 1;
-            match session.step(&mut machine.world(&mut Silent))? {
-                Step::Token(id) => {
-                    if answer.push(session.tokenizer().piece(id), &mut speak) {
-                        break Ending::Stop;
-                    }
-                }
-                Step::End(_) => break Ending::Stop,
-                Step::Full => break Ending::ContextFull,
-            }
-        };
-        answer.finish(&mut speak);
+        let most = self.max_tokens.unwrap_or(u64::MAX);
+        let mut silent = Silent;
+        let world = &mut machine.world(&mut silent);
+        let ending = generate(session, world, &mut answer, most, interrupt::take, &mut speak)?;
         heard?;
         Ok(ending)
     }

@@ -10,7 +10,6 @@ mod generate;
 mod interrupt;
 mod model;
 mod npy;
-mod stats;
 
 use std::process::ExitCode;
 

@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use rill::size::Size;
+
 /// What the process uses beside the arena: code, stacks, queues, the tokenizer's and the command
 /// line's own data. Measured as peak resident size minus the arena, rounded up: see the tests of
 /// the program.
@@ -26,46 +28,10 @@ pub fn default_budget() -> io::Result<u64> {
     Ok(free - SPARE.min(free / 8))
 }
 
-/// Reads a size such as `768MiB`, `1.5G`, `2GB` or `1048576`.
-///
-/// K, M, G, T and KiB, MiB, GiB, TiB are powers of 1024; KB, MB, GB, TB are powers of 1000.
+/// Reads a size, as [`Size`] does.
 pub fn parse_size(text: &str) -> Result<u64, String> {
-    let wrong = || format!("`{text}` is not a size; write for example 900MiB or 1.5GiB");
-    let text = text.trim();
-    let unit_at = text.find(|c: char| c.is_ascii_alphabetic()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(unit_at);
-    let number: f64 = number.trim().parse().map_err(|_| wrong())?;
-    let unit = unit.to_ascii_lowercase();
-    let (letter, rest) = unit.split_at(usize::from(!unit.is_empty()));
-    let power = match letter {
-        "" | "b" => 0,
-        "k" => 1,
-        "m" => 2,
-        "g" => 3,
-        "t" => 4,
-        _ => return Err(wrong()),
-    };
-    let base: f64 = match rest {
-        "" | "ib" => 1024.0,
-        "b" => 1000.0,
-        _ => return Err(wrong()),
-    };
-    let bytes = number * base.powi(power);
-    if power == 0 && !rest.is_empty() || !(0.0..1e18).contains(&bytes) {
-        return Err(wrong());
-    }
-    Ok(bytes as u64)
-}
-
-/// Writes a size as people read it: `412 MiB`, `1.5 GiB`.
-pub fn show_size(bytes: u64) -> String {
-    let value = bytes as f64;
-    match bytes {
-        0..1024 => format!("{bytes} B"),
-        1024..0x10_0000 => format!("{:.1} KiB", value / 1024.0),
-        0x10_0000..0x4000_0000 => format!("{:.1} MiB", value / 1024.0_f64.powi(2)),
-        _ => format!("{:.2} GiB", value / 1024.0_f64.powi(3)),
-    }
+    let size: Size = text.parse().map_err(|error| format!("`{text}` is {error}"))?;
+    Ok(size.0)
 }
 
 /// The most RAM this process has had so far, in bytes; `None` where the kernel does not say.
@@ -147,35 +113,6 @@ impl Version {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn sizes_are_read_as_people_write_them() {
-        for (text, bytes) in [
-            ("0", 0),
-            ("4096", 4096),
-            ("100b", 100),
-            ("1k", 1 << 10),
-            ("768MiB", 768 << 20),
-            ("768 mib", 768 << 20),
-            ("1.5G", 3 << 29),
-            ("2GB", 2_000_000_000),
-            ("1TiB", 1 << 40),
-        ] {
-            assert_eq!(parse_size(text), Ok(bytes), "{text}");
-        }
-        for text in ["", "G", "-1G", "1X", "1GiBs", "1bb", "nan", "inf", "1e30G", "1,5G"] {
-            assert!(parse_size(text).unwrap_err().contains("900MiB"), "{text}");
-        }
-    }
-
-    #[test]
-    fn sizes_are_shown_in_the_unit_that_fits() {
-        for (bytes, text) in
-            [(0, "0 B"), (1536, "1.5 KiB"), (432_013_312, "412.0 MiB"), (3 << 29, "1.50 GiB")]
-        {
-            assert_eq!(show_size(bytes), text);
-        }
-    }
 
     #[test]
     fn free_memory_is_read() {

@@ -1,9 +1,11 @@
 //! What the engine asks of the world it runs in: storage, a clock, cores, and somebody to tell.
 //!
 //! A platform implements these four traits; the engine knows no operating system, file or thread.
-//! Beside each trait lies a fake for tests (feature `fake`).
+//! Beside each trait lies a fake for tests (feature `fake`); [`Crew`] makes [`Parallel`] of any way to
+//! let cores sleep.
 
 mod clock;
+mod crew;
 mod events;
 mod parallel;
 mod storage;
@@ -11,6 +13,7 @@ mod storage;
 #[cfg(any(test, feature = "fake"))]
 pub use clock::ManualClock;
 pub use clock::{Clock, Micros};
+pub use crew::{Crew, Park};
 #[cfg(any(test, feature = "fake"))]
 pub use events::Recorder;
 pub use events::{Event, Events, Silent};

@@ -6,8 +6,6 @@ use serde::Deserialize;
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Bare {
-    /// Feature of `platform/bare` with the drivers for it.
-    pub feature: String,
     /// Where the kernel image is loaded.
     pub load: u64,
     /// What puts it there.
@@ -30,6 +28,8 @@ pub struct Bare {
     pub gpio: Option<u64>,
     /// Power management with a watchdog (Raspberry Pi).
     pub watchdog: Option<u64>,
+    /// Auxiliary devices: a small serial port, which carries the log (Raspberry Pi).
+    pub aux: Option<u64>,
 }
 
 /// What loads a kernel image.
@@ -107,6 +107,8 @@ pub enum Block {
         stride: u64,
         /// Slots.
         count: u32,
+        /// Number of the first slot's interrupt; those of the others follow.
+        interrupt: u32,
     },
     /// The card of an SD host controller.
     Sdhci {

@@ -4,7 +4,8 @@ use std::time::Instant;
 
 use rill::experts::CacheStats;
 use rill::seams::{Parallel, Silent};
-use rill_linux::memory::{peak_resident, show_size};
+use rill::size::Size;
+use rill_linux::memory::peak_resident;
 use serde::Serialize;
 
 use super::inspect::parameters;
@@ -202,11 +203,11 @@ fn print_table(setting: &Setting, tests: &[Test], out: &mut impl Write) -> std::
             let (mean, deviation) = (test.mean_tokens_per_second, test.deviation_tokens_per_second);
             [
                 setting.model.clone(),
-                show_size(setting.size_bytes),
+                Size(setting.size_bytes).to_string(),
                 format!("{:.2} M", setting.parameters as f64 / 1e6),
                 setting.backend.to_owned(),
                 setting.threads.to_string(),
-                show_size(setting.budget_bytes),
+                Size(setting.budget_bytes).to_string(),
                 test.test.clone(),
                 format!("{mean:.2} ± {deviation:.2}"),
                 format!("{:.1} %", 100.0 * test.page_hit_rate),

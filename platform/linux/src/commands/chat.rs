@@ -1,6 +1,7 @@
 use std::io::{self, Write, stdout};
 
 use rill::chat::Role;
+use rill::generate::Ending;
 use rill::image::Template;
 use rill::session::SessionError;
 use rustyline::DefaultEditor;
@@ -8,9 +9,8 @@ use rustyline::error::ReadlineError;
 
 use crate::engine::{Engine, EngineArgs};
 use crate::failure::Failure;
-use crate::generate::{Ending, GenerateArgs};
+use crate::generate::GenerateArgs;
 use crate::interrupt;
-use crate::stats::Stats;
 
 /// Talk with a model
 #[derive(Debug, clap::Args)]
@@ -64,7 +64,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         match line {
             "/quit" | "/exit" => return Ok(()),
             "/help" => println!("{HELP}"),
-            "/stats" => println!("{}", Stats::of(&engine)),
+            "/stats" => println!("{}", engine.report()),
             "/reset" => begin(args, &mut engine)?,
             command if command.starts_with('/') => {
                 println!("no command `{command}`; /help lists them");

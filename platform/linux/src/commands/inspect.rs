@@ -2,8 +2,8 @@ use std::io::{Write, stdout};
 
 use rill::image::{Image, Manifest, Resident, Section};
 use rill::kernels;
+use rill::size::Size;
 use rill_linux::cpu;
-use rill_linux::memory::show_size;
 use serde_json::{Map, Value, json};
 
 use crate::failure::Failure;
@@ -113,7 +113,7 @@ impl Facts {
         let mut line = |name: &str, value: String| writeln!(out, "{name:<18} {value}");
         line("model", manifest.name.to_string())?;
         line("parameters", format!("{:.2} M", self.parameters as f64 / 1e6))?;
-        line("file", show_size(image.header.file_len))?;
+        line("file", Size(image.header.file_len).to_string())?;
         line(
             "layers",
             format!(
@@ -129,11 +129,11 @@ impl Facts {
             format!("{} of {}, {} for keys", shape.heads, shape.head_dim, shape.kv_heads),
         )?;
         line("longest context", format!("{} tokens", shape.max_context))?;
-        line("keys and values", format!("{} a token", show_size(self.kv_bytes)))?;
+        line("keys and values", format!("{} a token", Size(self.kv_bytes)))?;
         line("embedding", format!("{:?}", manifest.embedding))?;
         for section in Section::ALL {
             let span = image.header.span(section);
-            line(section.name(), format!("{} at {}", show_size(span.len), span.offset))?;
+            line(section.name(), format!("{} at {}", Size(span.len), span.offset))?;
         }
         if manifest.banks() > 0 {
             line(
@@ -148,10 +148,10 @@ impl Facts {
                     manifest.page_down
                 ),
             )?;
-            line("an expert", show_size(image.header.page_len))?;
-            line("a bank", show_size(self.bank_bytes))?;
+            line("an expert", Size(image.header.page_len).to_string())?;
+            line("a bank", Size(self.bank_bytes).to_string())?;
             let cycle = self.cycle_pages * image.header.page_len;
-            line("a token uses", format!("{} experts, {}", self.cycle_pages, show_size(cycle)))?;
+            line("a token uses", format!("{} experts, {}", self.cycle_pages, Size(cycle)))?;
         }
         line("chat format", format!("{:?}", manifest.chat.template))
     }

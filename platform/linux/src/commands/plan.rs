@@ -1,7 +1,7 @@
 use std::io::{Write, stdout};
 
 use rill::plan::{Plan, Use};
-use rill_linux::memory::show_size;
+use rill::size::Size;
 use serde_json::{Map, Value, json};
 
 use crate::engine::{Budget, BudgetArgs};
@@ -52,7 +52,7 @@ fn print(model: &Model, budget: &Budget, out: &mut impl Write) -> std::io::Resul
     let plan = &budget.plan;
     writeln!(out, "{} with a context of {} tokens", model.image.manifest.name, plan.context)?;
     let mut line =
-        |name: &str, bytes: u64| writeln!(out, "{name:<20} {bytes:>14}  {:>10}", show_size(bytes));
+        |name: &str, bytes: u64| writeln!(out, "{name:<20} {bytes:>14}  {:>10}", Size(bytes));
     for part in Use::ALL {
         line(part.name(), plan.bytes(part))?;
     }
@@ -70,7 +70,7 @@ fn print(model: &Model, budget: &Budget, out: &mut impl Write) -> std::io::Resul
             out,
             "a token uses         {:>14}  experts ({}){}",
             plan.cycle,
-            show_size(cycle),
+            Size(cycle),
             if plan.slots < plan.cycle { "; fewer slots: every token reads flash" } else { "" }
         )?;
     }

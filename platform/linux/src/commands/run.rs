@@ -1,14 +1,15 @@
 use std::io::{Write, stdout};
 
 use rill::chat::Role;
+use rill::generate::Ending;
+use rill::report::Report;
 use serde::Serialize;
 
 use super::text_or_stdin;
 use crate::engine::EngineArgs;
 use crate::failure::Failure;
-use crate::generate::{Ending, GenerateArgs};
+use crate::generate::GenerateArgs;
 use crate::interrupt;
-use crate::stats::Stats;
 
 /// Answer a prompt
 #[derive(Debug, clap::Args)]
@@ -42,11 +43,11 @@ Examples:
   rill run -m model.rill --raw -n 64 \"Once upon a time\"";
 
 #[derive(Serialize)]
-struct Report {
+struct Output {
     text: String,
     ending: Ending,
     #[serde(flatten)]
-    stats: Stats,
+    stats: Report,
 }
 
 pub fn run(args: &Args) -> Result<(), Failure> {
@@ -74,13 +75,13 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         out.write_all(piece.as_bytes())?;
         out.flush()
     })?;
-    let stats = Stats::of(&engine);
+    let stats = engine.report();
     let mut out = stdout().lock();
     if args.stats {
         eprintln!("\n{stats}");
     }
     if args.json {
-        serde_json::to_writer_pretty(&mut out, &Report { text, ending, stats })
+        serde_json::to_writer_pretty(&mut out, &Output { text, ending, stats })
             .map_err(std::io::Error::from)?;
     }
     writeln!(out)?;

@@ -1,14 +1,32 @@
-use std::fmt;
+//! Where the time and the memory of a session went, for people and for programs.
 
-use rill::seams::Parallel;
-use rill_linux::memory::{peak_resident, show_size};
+use core::fmt;
+
 use serde::Serialize;
 
-use crate::engine::Engine;
+use crate::plan::Plan;
+use crate::seams::Micros;
+use crate::session::Session;
+use crate::size::Size;
 
-/// Where time and RAM went, as `--stats` and `--json` show it.
+/// What a session does not know of the platform that it runs on.
+#[derive(Debug, Clone, Copy)]
+pub struct Surroundings {
+    /// Cores at work.
+    pub threads: usize,
+    /// What reads the image.
+    pub storage: &'static str,
+    /// Time that loading took.
+    pub load_time: Micros,
+    /// Bytes planned for the whole program.
+    pub budget: u64,
+    /// The most that was used, where the platform can say.
+    pub peak_resident: Option<u64>,
+}
+
+/// Where time and memory went: displayed as lines, serialised as one object.
 #[derive(Debug, Clone, Serialize)]
-pub struct Stats {
+pub struct Report {
     kernels: &'static str,
     threads: usize,
     storage: &'static str,
@@ -34,20 +52,20 @@ pub struct Stats {
     peak_resident_bytes: Option<u64>,
 }
 
-impl Stats {
+impl Report {
     /// Of everything since the model was loaded.
-    pub fn of(engine: &Engine) -> Self {
-        let stats = engine.session.stats();
+    pub fn new(session: &Session<'_>, plan: &Plan, around: Surroundings) -> Self {
+        let stats = session.stats();
         let cache = stats.cache;
         let seconds = |micros: u64| micros as f64 / 1e6;
         let ratio = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
         let per_second = |count: u64, micros: u64| ratio(count as f64, seconds(micros));
         let tokens = stats.prompt_tokens + stats.sampled_tokens;
         Self {
-            kernels: engine.session.kernels().name,
-            threads: engine.machine.pool.width(),
-            storage: engine.machine.device.via(),
-            load_seconds: engine.load_time.as_secs_f64(),
+            kernels: session.kernels().name,
+            threads: around.threads,
+            storage: around.storage,
+            load_seconds: seconds(around.load_time),
             prompt_tokens: stats.prompt_tokens,
             prompt_tokens_per_second: per_second(stats.prompt_tokens, stats.prompt_time),
             generated_tokens: stats.sampled_tokens,
@@ -63,15 +81,15 @@ impl Stats {
             read_bytes_per_token: ratio(cache.bytes as f64, tokens as f64),
             read_wait_seconds: seconds(cache.waiting),
             checksum_seconds: seconds(cache.checking),
-            slots: engine.budget.plan.slots,
-            pages: engine.budget.plan.pages,
-            budget_bytes: engine.budget.used(),
-            peak_resident_bytes: peak_resident(),
+            slots: plan.slots,
+            pages: plan.pages,
+            budget_bytes: around.budget,
+            peak_resident_bytes: around.peak_resident,
         }
     }
 }
 
-impl fmt::Display for Stats {
+impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
@@ -107,14 +125,17 @@ impl fmt::Display for Stats {
             writeln!(
                 f,
                 "flash     {} read, {} a token, {:.2} s waited, {:.2} s of checksums, {} retries",
-                show_size(self.read_bytes),
-                show_size(self.read_bytes_per_token as u64),
+                Size(self.read_bytes),
+                Size(self.read_bytes_per_token as u64),
                 self.read_wait_seconds,
                 self.checksum_seconds,
                 self.read_retries
             )?;
         }
-        let peak = self.peak_resident_bytes.map_or("unknown".to_owned(), show_size);
-        write!(f, "RAM       {} planned, {peak} at most", show_size(self.budget_bytes))
+        write!(f, "RAM       {} planned", Size(self.budget_bytes))?;
+        match self.peak_resident_bytes {
+            Some(peak) => write!(f, ", {} at most", Size(peak)),
+            None => Ok(()),
+        }
     }
 }

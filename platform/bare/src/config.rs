@@ -1,0 +1,303 @@
+//! The file that says how the program runs: `RILL.CFG` on the FAT partition.
+//!
+//! One `key = value` a line; a line that begins with `#` is a comment. Keys are named as the
+//! options of `rill chat`. What is missing is as it would be there.
+
+use core::fmt;
+use core::str::FromStr;
+
+use rill::answer::{Answer, StopError};
+use rill::experts::{DecayedLfu, LayerLru, Lru, Policy};
+use rill::image::Sampling;
+use rill::size::Size;
+
+/// Longest file, in bytes.
+pub const CONFIG_BYTES: usize = 4 << 10;
+
+/// How the program runs. Texts are borrowed from the file.
+#[derive(Clone, Default)]
+pub struct Config<'t> {
+    /// Instruction before the conversation.
+    pub system: Option<&'t str>,
+    /// Asked once, before the first line of the console.
+    pub prompt: Option<&'t str>,
+    /// RAM that the whole program may use.
+    pub ram: Option<u64>,
+    /// Tokens of a conversation.
+    pub context: Option<u32>,
+    /// Most tokens of a batch.
+    pub batch: Option<u32>,
+    /// Most tokens of an answer.
+    pub max_tokens: Option<u64>,
+    /// Cores to use.
+    pub threads: Option<usize>,
+    /// Name of the kernel table.
+    pub kernels: Option<&'t str>,
+    /// Which experts give way; `None` for the default.
+    pub policy: Option<&'static dyn Policy>,
+    /// No experts are read on a guess.
+    pub no_lookahead: bool,
+    /// Seed of the sampler.
+    pub seed: u64,
+    /// Ends answers.
+    pub answer: Answer,
+    temperature: Option<f32>,
+    top_k: Option<u32>,
+    top_p: Option<f32>,
+    min_p: Option<f32>,
+    repetition_penalty: Option<f32>,
+}
+
+/// What is wrong with a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The line, counted from 1.
+    pub line: usize,
+    /// What is wrong there.
+    pub problem: Problem,
+}
+
+/// What can be wrong with a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Problem {
+    /// It is no `key = value`.
+    Syntax,
+    /// There is no such key.
+    Key,
+    /// The key was there before.
+    Repeated,
+    /// The value must be this.
+    Value(&'static str),
+    /// The stop text cannot be used.
+    Stop(StopError),
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}: ", self.line)?;
+        match self.problem {
+            Problem::Syntax => write!(f, "write `key = value`, or `#` before a comment"),
+            Problem::Key => {
+                write!(f, "there is no such key; there are")?;
+                KEYS.iter().enumerate().try_for_each(|(at, key)| {
+                    write!(f, "{} {}", if at == 0 { "" } else { "," }, key.name)
+                })
+            }
+            Problem::Repeated => write!(f, "this key was there before"),
+            Problem::Value(what) => write!(f, "the value must be {what}"),
+            Problem::Stop(error) => error.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for ConfigError {}
+
+type Set = for<'t> fn(&mut Config<'t>, &'t str) -> Result<(), Problem>;
+
+/// A key and what its value does.
+struct Key {
+    name: &'static str,
+    set: Set,
+}
+
+const COUNT: &str = "a whole number above 0";
+
+static KEYS: &[Key] = &[
+    Key { name: "system", set: |config, text| put(&mut config.system, text) },
+    Key { name: "prompt", set: |config, text| put(&mut config.prompt, text) },
+    Key {
+        name: "ram",
+        set: |config, text| {
+            let size: Size = number(text, "a size such as 900MiB", |_| true)?;
+            put(&mut config.ram, size.0)
+        },
+    },
+    Key {
+        name: "context",
+        set: |config, text| put(&mut config.context, number(text, COUNT, |&n| n > 0)?),
+    },
+    Key {
+        name: "batch",
+        set: |config, text| put(&mut config.batch, number(text, COUNT, |&n| n > 0)?),
+    },
+    Key {
+        name: "max-tokens",
+        set: |config, text| put(&mut config.max_tokens, number(text, COUNT, |&n| n > 0)?),
+    },
+    Key {
+        name: "threads",
+        set: |config, text| put(&mut config.threads, number(text, COUNT, |&n| n > 0)?),
+    },
+    Key { name: "kernels", set: |config, text| put(&mut config.kernels, text) },
+    Key {
+        name: "policy",
+        set: |config, text| {
+            let policy: &'static dyn Policy = match text {
+                "lfu" => &DecayedLfu,
+                "layer-lru" => &LayerLru,
+                "lru" => &Lru,
+                _ => return Err(Problem::Value("lfu, layer-lru or lru")),
+            };
+            put(&mut config.policy, policy)
+        },
+    },
+    Key {
+        name: "no-lookahead",
+        set: |config, text| {
+            config.no_lookahead = number(text, "true or false", |_| true)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "seed",
+        set: |config, text| {
+            config.seed = number(text, "a whole number", |_| true)?;
+            Ok(())
+        },
+    },
+    Key { name: "stop", set: |config, text| config.answer.add_stop(text).map_err(Problem::Stop) },
+    Key {
+        name: "temp",
+        set: |config, text| {
+            let value =
+                number(text, "a number of at least 0", |x: &f32| x.is_finite() && *x >= 0.0)?;
+            put(&mut config.temperature, value)
+        },
+    },
+    Key {
+        name: "top-k",
+        set: |config, text| put(&mut config.top_k, number(text, "a whole number", |_| true)?),
+    },
+    Key {
+        name: "top-p",
+        set: |config, text| {
+            let value =
+                number(text, "a number above 0, at most 1", |x: &f32| *x > 0.0 && *x <= 1.0)?;
+            put(&mut config.top_p, value)
+        },
+    },
+    Key {
+        name: "min-p",
+        set: |config, text| {
+            let range = "a number of at least 0, below 1";
+            put(&mut config.min_p, number(text, range, |x: &f32| (0.0..1.0).contains(x))?)
+        },
+    },
+    Key {
+        name: "repeat-penalty",
+        set: |config, text| {
+            let value = number(text, "a number above 0", |x: &f32| x.is_finite() && *x > 0.0)?;
+            put(&mut config.repetition_penalty, value)
+        },
+    },
+];
+
+fn put<T>(place: &mut Option<T>, value: T) -> Result<(), Problem> {
+    *place = Some(value);
+    Ok(())
+}
+
+fn number<T: FromStr>(
+    text: &str,
+    what: &'static str,
+    fits: impl Fn(&T) -> bool,
+) -> Result<T, Problem> {
+    text.parse().ok().filter(fits).ok_or(Problem::Value(what))
+}
+
+impl<'t> Config<'t> {
+    /// Reads a file's text.
+    pub fn parse(text: &'t str) -> Result<Self, ConfigError> {
+        let mut config = Self::default();
+        let mut seen = 0_u32;
+        for (index, line) in text.lines().enumerate() {
+            let wrong = |problem| ConfigError { line: index + 1, problem };
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let (name, value) = line.split_once('=').ok_or(wrong(Problem::Syntax))?;
+            let (name, value) = (name.trim(), value.trim());
+            if value.is_empty() {
+                return Err(wrong(Problem::Syntax));
+            }
+            let found = KEYS.iter().position(|key| key.name == name);
+            let number = found.ok_or(wrong(Problem::Key))?;
+            if seen >> number & 1 == 1 && name != "stop" {
+                return Err(wrong(Problem::Repeated));
+            }
+            seen |= 1 << number;
+            (KEYS[number].set)(&mut config, value).map_err(wrong)?;
+        }
+        Ok(config)
+    }
+
+    /// How to sample, given what the image advises.
+    pub fn sampling(&self, advised: Sampling) -> Sampling {
+        Sampling {
+            temperature: self.temperature.unwrap_or(advised.temperature),
+            top_k: self.top_k.unwrap_or(advised.top_k),
+            top_p: self.top_p.unwrap_or(advised.top_p),
+            min_p: self.min_p.unwrap_or(advised.min_p),
+            repetition_penalty: self.repetition_penalty.unwrap_or(advised.repetition_penalty),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::string::ToString;
+
+    use super::*;
+
+    #[test]
+    fn a_file_says_how_to_run() {
+        let text = "# kiosk\r\nsystem = You are a guide. A = B.\r\n\r\n ram=200MiB\n\
+                    temp = 0\nseed = 7\nstop = User:\nstop = Guide:\nno-lookahead = true\n\
+                    policy = lru\nmax-tokens = 64\n";
+        let config = Config::parse(text).unwrap();
+        assert_eq!(config.system, Some("You are a guide. A = B."));
+        assert_eq!((config.ram, config.seed), (Some(200 << 20), 7));
+        assert_eq!((config.max_tokens, config.context), (Some(64), None));
+        assert!(config.no_lookahead);
+        assert_eq!(config.policy.unwrap().name(), "lru");
+        let sampling = config.sampling(Sampling::default());
+        assert_eq!(sampling, Sampling { temperature: 0.0, ..Sampling::default() });
+    }
+
+    #[test]
+    fn an_empty_file_changes_nothing() {
+        let config = Config::parse("").unwrap();
+        assert_eq!(config.sampling(Sampling::default()), Sampling::default());
+        assert!(config.system.is_none() && config.policy.is_none() && !config.no_lookahead);
+    }
+
+    #[test]
+    fn errors_name_the_line_and_what_to_write() {
+        for (text, line, part) in [
+            ("seed = 1\nbananas = 2", 2, "there are system, prompt, ram,"),
+            ("seed", 1, "key = value"),
+            ("seed =", 1, "key = value"),
+            ("seed = 1\n\nseed = 2", 3, "before"),
+            ("ram = much", 1, "900MiB"),
+            ("temp = -1", 1, "at least 0"),
+            ("temp = nan", 1, "at least 0"),
+            ("top-p = 0", 1, "at most 1"),
+            ("min-p = 1", 1, "below 1"),
+            ("repeat-penalty = inf", 1, "above 0"),
+            ("context = 0", 1, "above 0"),
+            ("policy = random", 1, "layer-lru"),
+        ] {
+            let error = Config::parse(text).err().unwrap_or_else(|| panic!("{text}"));
+            assert_eq!(error.line, line, "{text}");
+            assert!(error.to_string().contains(part), "{error}");
+        }
+        let long = std::format!("stop = {}", "x".repeat(65));
+        assert!(matches!(Config::parse(&long).err().unwrap().problem, Problem::Stop(_)));
+    }
+
+    #[test]
+    fn every_key_has_a_place_in_the_set_of_those_seen() {
+        assert!(KEYS.len() <= 32);
+    }
+}

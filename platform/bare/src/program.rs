@@ -1,0 +1,340 @@
+//! The conversation: finds the model, loads it, and answers what is typed, as `rill chat` does.
+
+use core::convert::Infallible;
+use core::fmt::{self, Write};
+
+use rill::chat::Role;
+use rill::generate::{Ending, generate};
+use rill::image::{Image, ImageError, PAGE_ALIGN, Template};
+use rill::kernels::{self, Kernels};
+use rill::plan::{Plan, PlanError, PlanRequest};
+use rill::report::{Report, Surroundings};
+use rill::seams::{Clock, Micros, Parallel, World};
+use rill::session::{LoadError, Options, Session, SessionError};
+use rill::size::Size;
+use rill_bare::config::{CONFIG_BYTES, Config, ConfigError};
+use rill_bare::disk::{self, CONFIG_NAME, DiskError};
+use rill_bare::line::{Key, Line};
+use rill_bare::storage::{Driver, Queue};
+
+use crate::console::Console;
+use crate::cores::{self, Cores};
+use crate::cpu::{self, CLOCK};
+use crate::log::Log;
+use crate::power::{self, WATCHDOG};
+use crate::{block, board, boot};
+
+/// How long an error that ends the program is shown.
+const SHOW: Micros = 10_000_000;
+
+const HELP: &str = "\
+In a conversation:
+  /reset     forget it and begin anew
+  /stats     where the time went
+  /help      this list
+  /restart   restart the board
+  /quit      switch the board off
+Ctrl-C ends an answer.";
+
+/// Why there is no conversation. Each message says what to do.
+#[derive(Debug)]
+pub enum Failure {
+    /// No block device answers.
+    NoDisk,
+    /// The card is not one of ours.
+    Disk(DiskError),
+    /// The configuration is wrong.
+    Config(ConfigError),
+    /// The CPU has no such kernel table.
+    Kernels,
+    /// The image cannot be used.
+    Image(ImageError),
+    /// The budget is too small.
+    Budget {
+        /// Bytes for the whole program.
+        budget: u64,
+        /// The least that works.
+        least: u64,
+    },
+    /// There is no plan for another reason.
+    Plan(PlanError),
+    /// The model cannot be loaded.
+    Load(LoadError),
+    /// The instruction of the configuration cannot be used.
+    System(SessionError),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoDisk => write!(f, "no card answers; insert one that holds a model"),
+            Self::Disk(error) => error.fmt(f),
+            Self::Config(error) => write!(f, "{CONFIG_NAME}, {error}"),
+            Self::Kernels => {
+                write!(f, "{CONFIG_NAME}: this CPU has no such kernels; it has")?;
+                kernels::all(cpu::features()).try_for_each(|table| write!(f, " {}", table.name))
+            }
+            Self::Image(error) => error.fmt(f),
+            Self::Budget { budget, least } => write!(
+                f,
+                "budget {} is below the least that works, {}; raise `ram` or lower `context` in \
+                 {CONFIG_NAME}",
+                Size(*budget),
+                Size(*least)
+            ),
+            Self::Plan(error) => error.fmt(f),
+            Self::Load(error) => error.fmt(f),
+            Self::System(error) => write!(f, "{CONFIG_NAME}, system: {error}"),
+        }
+    }
+}
+
+/// The program. What cannot be helped at the console is shown for a while, then the board
+/// restarts: another card may be in it by then.
+pub fn run(console: &mut Console) -> ! {
+    let _ = writeln!(console, "\nRill {} on {}", env!("CARGO_PKG_VERSION"), board::TITLE);
+    let Err(failure) = converse(console);
+    let _ = writeln!(console, "error: {failure}");
+    let _ = writeln!(console, "The board restarts in 10 s; Enter restarts it now.");
+    let start = CLOCK.now();
+    while CLOCK.now() - start < SHOW {
+        WATCHDOG.kick();
+        if let Some(b'\r' | b'\n') = console.wait(1_000_000) {
+            break;
+        }
+    }
+    console.drain();
+    power::restart()
+}
+
+/// All RAM after the program, for the arena.
+///
+/// # Safety
+/// To be called once.
+unsafe fn memory() -> &'static mut [u8] {
+    let start = boot::image_end();
+    let len = crate::ram_end().saturating_sub(start);
+    // SAFETY: the board's file says that this is RAM, mapped as such; the program lies before it,
+    // and the caller asks once.
+    unsafe { core::slice::from_raw_parts_mut(start as *mut u8, len) }
+}
+
+fn converse(console: &mut Console) -> Result<Infallible, Failure> {
+    let begin = CLOCK.now();
+    let mut disk = Queue::new(block::open()?, &CLOCK);
+    let partition = disk::image_partition(&mut disk).map_err(Failure::Disk)?;
+    let mut text = [0; CONFIG_BYTES];
+    let text = disk::read_config(&mut disk, &mut text).map_err(Failure::Disk)?;
+    let config = Config::parse(text).map_err(Failure::Config)?;
+    let kernels = choose_kernels(config.kernels)?;
+    disk.narrow(partition.start, partition.len);
+
+    // SAFETY: nobody else calls it, and this function runs once.
+    let memory = unsafe { memory() };
+    let image = Image::open(&mut disk, &mut memory[..PAGE_ALIGN]).map_err(Failure::Image)?;
+    let overhead = boot::image_bytes() as u64;
+    let budget = config.ram.unwrap_or(board::BUDGET).min(memory.len() as u64 + overhead);
+    let request = PlanRequest {
+        arena: budget.saturating_sub(overhead),
+        context: config.context,
+        batch: config.batch,
+    };
+    let plan = Plan::new(&image, &request).map_err(|error| match error {
+        PlanError::BelowLeast { least, .. } => Failure::Budget { budget, least: least + overhead },
+        error => Failure::Plan(error),
+    })?;
+    let cores = cores::start(config.threads.unwrap_or(board::CORES), &WATCHDOG);
+    let options = Options {
+        policy: config.policy.unwrap_or(Options::new(kernels).policy),
+        lookahead: !config.no_lookahead,
+        sampling: Some(config.sampling(image.manifest.sampling)),
+        seed: config.seed,
+        ..Options::new(kernels)
+    };
+    let arena = &mut memory[..plan.total() as usize];
+    let mut world = World { storage: &mut disk, parallel: &cores, clock: &CLOCK, events: &mut Log };
+    let session =
+        Session::load(&image, &plan, options, arena, &mut world).map_err(Failure::Load)?;
+    let load_time = CLOCK.now() - begin;
+    let used = plan.total() + overhead;
+    let _ = writeln!(
+        console,
+        "{}: {} of RAM, {} of {} experts in it, {} cores, {}, loaded in {}.{:02} s",
+        image.manifest.name,
+        Size(used),
+        plan.slots,
+        plan.pages,
+        cores.width(),
+        kernels.name,
+        load_time / 1_000_000,
+        load_time / 10_000 % 100,
+    );
+    match session.chat().template {
+        Template::Same => {}
+        Template::Differs => console.print(
+            "note: this model was trained with another chat format; its answers may be poor\n",
+        ),
+        Template::Missing => console.print(
+            "note: this model does not say what chat format it was trained with; it may not chat\n",
+        ),
+    }
+    defmt::info!("loaded in {} us, {} of {} pages in RAM", load_time, plan.slots, plan.pages);
+    let mut chat = Chat { console, config, session, plan, cores, disk, load_time, used };
+    chat.begin().map_err(Failure::System)?;
+    if let Some(prompt) = chat.config.prompt {
+        let _ = writeln!(chat.console, "> {prompt}");
+        chat.answer(prompt);
+    }
+    loop {
+        chat.turn();
+    }
+}
+
+fn choose_kernels(name: Option<&str>) -> Result<&'static Kernels, Failure> {
+    let features = cpu::features();
+    match name {
+        None => Ok(kernels::best(features)),
+        Some(name) => kernels::by_name(name, features).ok_or(Failure::Kernels),
+    }
+}
+
+/// A conversation at the console.
+struct Chat<'c, D> {
+    console: &'c mut Console,
+    config: Config<'c>,
+    session: Session<'static>,
+    plan: Plan,
+    cores: Cores,
+    disk: Queue<D>,
+    load_time: Micros,
+    used: u64,
+}
+
+impl<D: Driver> Chat<'_, D> {
+    /// Begins a conversation.
+    fn begin(&mut self) -> Result<(), SessionError> {
+        self.session.reset();
+        match self.config.system {
+            Some(system) => self.session.append_message(Role::System, system),
+            None => Ok(()),
+        }
+    }
+
+    /// One line and what it asks for.
+    fn turn(&mut self) {
+        let mut line = Line::new();
+        self.read(&mut line);
+        let Some(text) = line.text() else {
+            self.console.print("error: the line is not UTF-8 text\n");
+            return;
+        };
+        match text.trim() {
+            "" => {}
+            "/quit" | "/exit" => {
+                self.console.drain();
+                power::off();
+            }
+            "/restart" => {
+                self.console.drain();
+                power::restart();
+            }
+            "/help" => {
+                let _ = writeln!(self.console, "{HELP}");
+            }
+            "/stats" => {
+                let report = self.report();
+                let _ = writeln!(self.console, "{report}");
+            }
+            "/reset" => {
+                if let Err(error) = self.begin() {
+                    let _ = writeln!(self.console, "error: {error}");
+                }
+            }
+            command if command.starts_with('/') => {
+                let _ = writeln!(self.console, "no command `{command}`; /help lists them");
+            }
+            message => self.answer(message),
+        }
+    }
+
+    /// Reads a line, with a prompt before it.
+    fn read(&mut self, line: &mut Line) {
+        self.console.print("> ");
+        loop {
+            WATCHDOG.kick();
+            let Some(byte) = self.console.wait(1_000_000) else { continue };
+            match line.feed(byte, |shown| self.console.show(shown)) {
+                Key::Edited => {}
+                Key::Enter => return,
+                Key::Interrupt => {
+                    line.clear();
+                    self.console.print("^C\n> ");
+                }
+            }
+        }
+    }
+
+    /// Answers a message. What goes wrong is said, and the next line may help it.
+    fn answer(&mut self, message: &str) {
+        self.speak_and_say(message);
+        for core in 0..self.cores.width() {
+            let (used, bytes) = boot::stack_use(core);
+            defmt::info!("stack of core {}: {} of {} bytes used", core, used, bytes);
+            assert!(used < bytes, "the stack of core {core} is too small");
+        }
+    }
+
+    fn speak_and_say(&mut self, message: &str) {
+        match self.speak(message) {
+            Ok(ending) => {
+                self.console.print("\n");
+                match ending {
+                    Ending::ContextFull => {
+                        let _ = writeln!(
+                            self.console,
+                            "note: the context is full: /reset, or a larger one (`context` in \
+                             {CONFIG_NAME})"
+                        );
+                    }
+                    Ending::Interrupted => self.console.print("note: interrupted\n"),
+                    Ending::Stop | Ending::MaxTokens => {}
+                }
+            }
+            Err(error) => {
+                let _ = writeln!(self.console, "\nerror: {error} (/reset)");
+            }
+        }
+    }
+
+    fn speak(&mut self, message: &str) -> Result<Ending, SessionError> {
+        self.session.append_message(Role::User, message)?;
+        self.session.begin_answer()?;
+        let mut world = World {
+            storage: &mut self.disk,
+            parallel: &self.cores,
+            clock: &CLOCK,
+            events: &mut Log,
+        };
+        // Both the text and the wish to stop go through the console.
+        let console = core::cell::RefCell::new(&mut *self.console);
+        generate(
+            &mut self.session,
+            &mut world,
+            &mut self.config.answer,
+            self.config.max_tokens.unwrap_or(u64::MAX),
+            || console.borrow_mut().interrupted(),
+            |text| console.borrow_mut().print(text),
+        )
+    }
+
+    fn report(&self) -> Report {
+        let around = Surroundings {
+            threads: self.cores.width(),
+            storage: self.disk.driver().name(),
+            load_time: self.load_time,
+            budget: self.used,
+            peak_resident: None,
+        };
+        Report::new(&self.session, &self.plan, around)
+    }
+}
