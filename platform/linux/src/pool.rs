@@ -16,8 +16,9 @@ pub struct Pool {
     workers: Vec<JoinHandle<()>>,
 }
 
-/// How long an idle thread watches for work before it sleeps.
-const SPIN: Duration = Duration::from_micros(30);
+/// How long an idle thread watches for work before it sleeps: longer than the caller takes between
+/// two loops of a layer, and about what it takes to wake a thread on a virtual machine.
+const SPIN: Duration = Duration::from_micros(100);
 /// Kernels need a few KiB; only what is touched is ever backed by RAM.
 const STACK: usize = 256 << 10;
 

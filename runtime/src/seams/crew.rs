@@ -1,3 +1,4 @@
+use core::ops::Range;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
@@ -21,21 +22,26 @@ pub trait Park: Sync {
 /// A group of cores for [`Parallel::run`]; the caller is one of them, the others are in
 /// [`serve`](Self::serve).
 ///
-/// Parts are claimed one by one, so a core that has not been scheduled holds nobody up: the caller
-/// works through the loop itself and waits only for parts that somebody has begun. Idle cores
-/// watch for a moment, because layers follow each other within microseconds, then sleep. A panic
-/// in the loop's body ends the program: the other cores may still be using its data.
+/// Each core has a share of the parts, in order: neighbouring parts read neighbouring memory, which
+/// the CPU's prefetchers follow from one part to the next only when one core reads them. Parts are
+/// claimed one by one, and a core whose share is done helps with the others', so a core that has
+/// not been scheduled holds nobody up: the caller works through the loop itself and waits only for
+/// parts that somebody has begun. Idle cores watch for a moment, because layers follow each other
+/// within microseconds, then sleep. A panic in the loop's body ends the program: the other cores
+/// may still be using its data.
 ///
-/// One word, `ticket`, says which loop runs and how many of its parts nobody has claimed yet. A
-/// part is claimed by a compare-and-swap from (loop, n) to (loop, n - 1), so a finished loop,
-/// (loop, 0), cannot be claimed from by a core that comes late. `parts` and `body` are read after
-/// a claim: they change only between loops, and a loop does not end before every claimed part is
-/// counted in `finished`.
+/// One word for each share, its ticket, says which loop runs and how many of the share's parts
+/// nobody has claimed yet. A part is claimed by a compare-and-swap from (loop, n) to (loop, n - 1),
+/// so a finished share, (loop, 0), cannot be claimed from by a core that comes late. `parts`,
+/// `shares` and `body` are read after a claim: they change only between loops, and a loop does not
+/// end before every claimed part is counted in `finished`.
 #[derive(Debug)]
 pub struct Crew<P> {
     park: P,
-    ticket: AtomicU64,
+    tickets: [Ticket; MOST_SHARES],
     parts: AtomicUsize,
+    /// How many tickets the running loop uses.
+    shares: AtomicUsize,
     /// Points to the fat reference on the stack of the running loop's caller.
     body: AtomicPtr<Body<'static>>,
     /// Parts of the running loop that are finished; the caller may sleep on it.
@@ -51,6 +57,14 @@ pub struct Crew<P> {
     stop: AtomicBool,
 }
 
+/// Cores beyond these only help the others.
+const MOST_SHARES: usize = 32;
+
+/// Alone in its cache lines: other cores look at it only when they have nothing else to do.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Ticket(AtomicU64);
+
 /// Low bits of a ticket: the parts left. The rest: the number of the loop.
 const PART_BITS: u32 = 24;
 const PART_MASK: u64 = (1 << PART_BITS) - 1;
@@ -62,8 +76,9 @@ impl<P: Park> Crew<P> {
     pub const fn new(park: P) -> Self {
         Self {
             park,
-            ticket: AtomicU64::new(0),
+            tickets: [const { Ticket(AtomicU64::new(0)) }; MOST_SHARES],
             parts: AtomicUsize::new(0),
+            shares: AtomicUsize::new(1),
             body: AtomicPtr::new(ptr::null_mut()),
             finished: AtomicU32::new(0),
             caller_sleeps: AtomicBool::new(false),
@@ -78,9 +93,9 @@ impl<P: Park> Crew<P> {
     /// The life of a member other than the caller: works at loops until [`stop`](Self::stop).
     pub fn serve(&self) {
         let mut seen = self.signal.load(Ordering::SeqCst);
-        self.serving.fetch_add(1, Ordering::Release);
+        let number = self.serving.fetch_add(1, Ordering::Release) + 1;
         while !self.stop.load(Ordering::SeqCst) {
-            self.work();
+            self.work(number);
             if !self.park.watch(&|| self.signal.load(Ordering::Acquire) != seen) {
                 // Either `wake_members` sees this sleeper, or the sleep sees the new signal and
                 // returns at once.
@@ -108,12 +123,17 @@ impl<P: Park> Crew<P> {
         self.finished.store(0, Ordering::Relaxed);
         self.parts.store(parts, Ordering::Relaxed);
         self.body.store(ptr::from_ref(&body).cast_mut(), Ordering::Relaxed);
-        let number = (self.ticket.load(Ordering::Relaxed) >> PART_BITS).wrapping_add(1);
-        // Publishes the three stores above.
-        self.ticket.store(number << PART_BITS | parts as u64, Ordering::SeqCst);
+        let shares = self.width().min(MOST_SHARES);
+        self.shares.store(shares, Ordering::Relaxed);
+        let number = (self.tickets[0].0.load(Ordering::Relaxed) >> PART_BITS).wrapping_add(1);
+        for (share, ticket) in self.tickets[..shares].iter().enumerate() {
+            let len = share_of(parts, share, shares).len() as u64;
+            // Publishes the four stores above.
+            ticket.0.store(number << PART_BITS | len, Ordering::SeqCst);
+        }
         self.wake_members();
 
-        self.work();
+        self.work(0);
         let parts = parts as u32;
         if !self.park.watch(&|| self.finished.load(Ordering::Acquire) == parts) {
             // The last member wakes us. Either it sees the flag, or we see its count.
@@ -129,36 +149,44 @@ impl<P: Park> Crew<P> {
         }
     }
 
-    /// Claims and runs parts until there are none left.
-    fn work(&self) {
+    /// Claims and runs parts until there are none left, first those of core `number`'s own share.
+    fn work(&self, number: usize) {
         let unwinding = EndOnUnwind;
-        let mut ticket = self.ticket.load(Ordering::Acquire);
-        while ticket & PART_MASK > 0 {
-            let claim = self.ticket.compare_exchange_weak(
-                ticket,
-                ticket - 1,
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            );
+        // When a new loop begins meanwhile, this may be the number of the last one: then some
+        // shares get no help from this core.
+        let shares = self.shares.load(Ordering::Relaxed);
+        for share in (0..shares).map(|next| (number + next) % shares) {
+            self.work_on(share);
+        }
+        core::mem::forget(unwinding);
+    }
+
+    /// Claims and runs parts of a share until there are none left.
+    fn work_on(&self, share: usize) {
+        let ticket = &self.tickets[share].0;
+        let mut left = ticket.load(Ordering::Acquire);
+        while left & PART_MASK > 0 {
+            let claim =
+                ticket.compare_exchange_weak(left, left - 1, Ordering::AcqRel, Ordering::Acquire);
             if let Err(now) = claim {
-                ticket = now;
+                left = now;
                 continue;
             }
-            let (parts, body) =
-                (self.parts.load(Ordering::Relaxed), self.body.load(Ordering::Relaxed));
+            let parts = self.parts.load(Ordering::Relaxed);
+            let range = share_of(parts, share, self.shares.load(Ordering::Relaxed));
+            let body = self.body.load(Ordering::Relaxed);
             // SAFETY: the claim succeeded, so the loop of this ticket is running: its caller is
             // inside `run_loop`, where the reference that `body` points to lives, until this part
             // is counted below.
             let call = unsafe { *body };
-            call(parts - (ticket & PART_MASK) as usize);
-            ticket -= 1;
+            call(range.end - (left & PART_MASK) as usize);
+            left -= 1;
             // Release: the caller sees what the part wrote. Sequential: see `run_loop`.
             let finished = self.finished.fetch_add(1, Ordering::SeqCst) + 1;
             if finished as usize == parts && self.caller_sleeps.load(Ordering::SeqCst) {
                 self.park.wake(&self.finished);
             }
         }
-        core::mem::forget(unwinding);
     }
 
     fn wake_members(&self) {
@@ -181,6 +209,11 @@ impl<P: Park> Parallel for Crew<P> {
         self.run_loop(parts, body);
         self.busy.store(false, Ordering::Release);
     }
+}
+
+/// The parts of a share: all shares are nearly equal.
+fn share_of(parts: usize, share: usize, shares: usize) -> Range<usize> {
+    parts * share / shares..parts * (share + 1) / shares
 }
 
 /// Ends the program when a panic unwinds through its scope: a panic while one unwinds aborts.

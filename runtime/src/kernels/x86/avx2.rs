@@ -4,7 +4,7 @@ use core::arch::x86_64::*;
 use core::ops::Range;
 
 use super::floats::Running;
-use super::products::{PAIRED_WIDTH, format, prefetch};
+use super::products::{PAIRED_WIDTH, PREFETCH_BYTES, format, prefetch};
 use crate::image::layout::{BLOCK, Format, TILE_ROWS};
 use crate::kernels::panel::{BLOCK_WORDS, Panel, group_at, put_block};
 use crate::kernels::{

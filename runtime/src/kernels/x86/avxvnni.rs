@@ -5,7 +5,7 @@ use core::arch::x86_64::*;
 use super::avx2::{
     AVX2, V, fma, load_scales, mul, splat, store, to_floats, unpack as unpack_signed,
 };
-use super::products::{PAIRED_WIDTH, format, prefetch};
+use super::products::{PAIRED_WIDTH, PREFETCH_BYTES, format, prefetch};
 use crate::image::layout::{Format, TILE_ROWS};
 use crate::kernels::panel::{BLOCK_WORDS, Panel, group_at};
 use crate::kernels::{Kernels, check_matmul};

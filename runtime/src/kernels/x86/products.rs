@@ -6,7 +6,7 @@ use crate::image::layout::Format;
 
 /// How far ahead of the sums the weights are fetched: the distance that reads fastest, as the
 /// CPU's own prefetcher stops at each 4 KiB page.
-const PREFETCH_BYTES: usize = 4096;
+pub const PREFETCH_BYTES: usize = 2048;
 /// Up to this many tokens, memory is what limits the product, and two tile rows at once are
 /// faster: it serves two streams better than one.
 pub const PAIRED_WIDTH: usize = 4;
@@ -16,11 +16,11 @@ pub const fn format<const Q8: bool>() -> Format {
     if Q8 { Format::Q8 } else { Format::Q4 }
 }
 
-/// Fetches what lies [`PREFETCH_BYTES`] after `block` into the cache.
+/// Fetches the `bytes` bytes that lie `ahead` after `block` into the cache.
 #[inline(always)]
-pub fn prefetch(block: &[u8], bytes: usize) {
+pub fn prefetch(block: &[u8], ahead: usize, bytes: usize) {
     for line in (0..bytes).step_by(64) {
-        let ahead = block.as_ptr().wrapping_add(PREFETCH_BYTES + line);
+        let ahead = block.as_ptr().wrapping_add(ahead + line);
         // SAFETY: a prefetch touches no memory that the program can see and never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead.cast()) };
     }
@@ -94,7 +94,11 @@ macro_rules! product_kernels {
                 for r in 0..R {
                     let tile_row = &w[r * row_bytes..][..row_bytes];
                     let quants = &tile_row[format.quants_at(block)..][..format.quant_bytes()];
-                    prefetch(quants, format.block_bytes());
+                    // After the end of a row comes the row that is read next after it, beyond
+                    // those that are read beside it.
+                    let ends = format.quants_at(block) + PREFETCH_BYTES >= row_bytes;
+                    let beside = if ends { (R - 1) * row_bytes } else { 0 };
+                    prefetch(quants, PREFETCH_BYTES + beside, format.block_bytes());
                     let mut sums = [start::<Q8>(words[W]); W];
                     for t in 1..W {
                         sums[t] = start::<Q8>(words[W + t]);
