@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use rill_pack::{Options, Quiet, pack};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let checkpoint = Path::new("../../tests/data/kiosk/hf");
+    let checkpoint = Path::new("../../tests/data/kiosk/kiosk-16m");
     println!("cargo::rerun-if-changed={}", checkpoint.display());
     println!("cargo::rerun-if-changed=build.rs");
     let image =

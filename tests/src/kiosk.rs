@@ -34,5 +34,5 @@ pub fn image(source: &'static str, options: Options) -> &'static [u8] {
 
 /// As built into the program.
 pub fn default_image() -> &'static [u8] {
-    image("hf", DEFAULT)
+    image("kiosk-16m", DEFAULT)
 }

@@ -8,9 +8,9 @@ use rill::image::{Chat, Template};
 use rill::tokenizer::{EncodeError, Tokenizer};
 use serde_json::Value;
 
-const TOKENIZER: &str = include_str!("../data/kiosk/hf/tokenizer.json");
-const CONFIG: &str = include_str!("../data/kiosk/hf/tokenizer_config.json");
-const TEMPLATE: &str = include_str!("../data/kiosk/hf/chat_template.jinja");
+const TOKENIZER: &str = include_str!("../data/kiosk/kiosk-16m/tokenizer.json");
+const CONFIG: &str = include_str!("../data/kiosk/kiosk-16m/tokenizer_config.json");
+const TEMPLATE: &str = include_str!("../data/kiosk/kiosk-16m/chat_template.jinja");
 const CASES: &str = include_str!("../data/kiosk/reference/cases.json");
 const CLOSE: u32 = 7;
 

@@ -392,6 +392,24 @@ fn bench_measures_what_it_is_asked() {
 }
 
 #[test]
+fn pack_writes_the_image_it_is_asked_for_or_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = kiosk::path("kiosk-q4_0.gguf");
+    let image = folder.path().join("made.rill");
+    let said = rill(&["pack", text(&source), "-o", text(&image)]).ok();
+    assert!(said.contains("made.rill"), "{said}");
+    rill(&["verify", "-m", text(&image)]).ok();
+
+    let whole = fs::read(&source).unwrap();
+    let cut = folder.path().join("cut.gguf");
+    fs::write(&cut, &whole[..whole.len() / 2]).unwrap();
+    let before = fs::read(&image).unwrap();
+    rill(&["pack", text(&cut), "-o", text(&image)]).fails(1, &["cut.gguf"]);
+    assert_eq!(fs::read(&image).unwrap(), before, "what was there is lost");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "a half file is left");
+}
+
+#[test]
 fn ctrl_c_ends_a_run_with_130() {
     let mut child = Command::new(path())
         .args(["bench", "-r", "4000000000"])

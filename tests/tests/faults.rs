@@ -75,7 +75,7 @@ fn a_file_that_was_cut_while_running_is_an_error() {
 #[test]
 fn a_file_that_was_replaced_while_running_is_an_error() {
     // The same model packed with other experts: the pages' checksums differ.
-    let other = kiosk::image("hf", kiosk::Q8);
+    let other = kiosk::image("kiosk-16m", kiosk::Q8);
     assert_ne!(checksum(other), checksum(kiosk::default_image()));
     let mut rig = rig();
     rig.disk.replace(other);

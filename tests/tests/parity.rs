@@ -25,7 +25,7 @@ fn divergence(image: &'static [u8], reference: &str) -> (f64, f64) {
 
 #[test]
 fn int8_is_as_close_to_float_as_llama_cpp() {
-    let (kl, _) = divergence(kiosk::image("hf", Q8), "f32.safetensors");
+    let (kl, _) = divergence(kiosk::image("kiosk-16m", Q8), "f32.safetensors");
     assert!(kl <= 4.68e-3, "{kl:e}");
 }
 
@@ -46,7 +46,7 @@ fn int4_is_as_close_to_its_weights_as_llama_cpp_and_adds_nothing_to_their_roundi
 
 #[test]
 fn greedy_text_is_the_reference_where_it_is_not_a_toss_up() {
-    let mut rig = Rig::new(kiosk::image("hf", Q8), Setting::default()).unwrap();
+    let mut rig = Rig::new(kiosk::image("kiosk-16m", Q8), Setting::default()).unwrap();
     let mut compared = 0;
     for case in cases().iter().filter(|case| case.least_margin >= 0.2) {
         let ours = rig.greedy(&case.ids, case.greedy_ids.len()).unwrap();
@@ -58,7 +58,7 @@ fn greedy_text_is_the_reference_where_it_is_not_a_toss_up() {
 
 #[test]
 fn the_router_chooses_as_the_reference() {
-    let mut rig = Rig::new(kiosk::image("hf", Q8), Setting::default()).unwrap();
+    let mut rig = Rig::new(kiosk::image("kiosk-16m", Q8), Setting::default()).unwrap();
     let tensors = Tensors::read("f32.safetensors");
     let (mut same, mut all) = (0, 0);
     for (index, case) in cases().iter().enumerate() {

@@ -9,7 +9,7 @@ use proptest::sample::select;
 use rill::tokenizer::{EncodeError, SCRATCH_WORDS_PER_BYTE, Tokenizer, Utf8Stream};
 use serde_json::{Value, json};
 
-const KIOSK: &str = include_str!("../data/kiosk/hf/tokenizer.json");
+const KIOSK: &str = include_str!("../data/kiosk/kiosk-16m/tokenizer.json");
 const CASES: &str = include_str!("../data/kiosk/reference/cases.json");
 
 /// The same tokenizer twice: the reference and the tables of an image.

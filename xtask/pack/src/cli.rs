@@ -17,7 +17,8 @@ use crate::{Options, Progress, pack};
 pub struct Args {
     /// A GGUF file (any part of a split one) or a Hugging Face folder
     source: PathBuf,
-    /// The image to write; by default the source's name with `.rill`, in the current folder
+    /// The image to write [default: the source's name with `.rill`, in the current folder]
+    #[arg(short, long, value_name = "IMAGE")]
     output: Option<PathBuf>,
     /// Format of experts that cannot be carried over exactly
     #[arg(long, value_enum, default_value = "q4")]

@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn an_output_that_cannot_be_made_is_an_error() {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/kiosk/hf");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/kiosk/kiosk-16m");
         let folder = tempfile::tempdir().unwrap();
         for output in [folder.path().join("no/such/k.rill"), folder.path().join("..")] {
             let result = pack(&source, &output, &Options::default(), &Quiet);

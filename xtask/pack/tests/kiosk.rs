@@ -38,7 +38,7 @@ fn a_gguf_of_q4_0_and_q8_0_is_carried_over_exactly() {
 fn a_hub_folder_is_quantised_within_the_reported_error() {
     let folder = tempfile::tempdir().unwrap();
     let image = folder.path().join("k.rill");
-    let source = kiosk().join("hf");
+    let source = kiosk().join("kiosk-16m");
     let truth = hub_folder::read_tensors(&source.join("model.safetensors"));
     let truth = gguf_file::tensors(truth, |_| rill_pack::stored::Stored::F32);
     for experts in [Format::Q4, Format::Q8] {
@@ -67,7 +67,7 @@ fn both_sources_describe_the_same_model() {
         pack(&kiosk().join(source), &image, &Options::default(), &Quiet).unwrap();
         Packed::open(&image)
     };
-    let (hub, gguf) = (open("hf"), open("kiosk-q4_0.gguf"));
+    let (hub, gguf) = (open("kiosk-16m"), open("kiosk-q4_0.gguf"));
     assert_eq!(hub.image.manifest.shape, gguf.image.manifest.shape);
     assert_eq!(hub.image.manifest.chat, gguf.image.manifest.chat);
     assert_eq!(hub.image.manifest.sampling, gguf.image.manifest.sampling);
@@ -84,7 +84,7 @@ fn packing_again_gives_the_same_bytes_on_any_number_of_threads() {
         let image = folder.path().join(name);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let report = pool.install(|| {
-            pack(&kiosk().join("hf"), &image, &Options::default(), &Quiet).unwrap().report
+            pack(&kiosk().join("kiosk-16m"), &image, &Options::default(), &Quiet).unwrap().report
         });
         (fs::read(image).unwrap(), report)
     };
@@ -144,7 +144,7 @@ fn a_cut_source_is_refused_at_every_length() {
     }
     fs::remove_file(&cut).unwrap();
 
-    let source = kiosk().join("hf");
+    let source = kiosk().join("kiosk-16m");
     let weights = fs::read(source.join("model.safetensors")).unwrap();
     let copy = folder.path().join("copy");
     fs::create_dir(&copy).unwrap();

@@ -57,7 +57,7 @@ pub fn write_rest(folder: &Path, config: &Value) {
     fs::create_dir_all(folder).unwrap();
     fs::write(folder.join("config.json"), config.to_string()).unwrap();
     for name in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
-        fs::copy(kiosk().join("hf").join(name), folder.join(name)).unwrap();
+        fs::copy(kiosk().join("kiosk-16m").join(name), folder.join(name)).unwrap();
     }
 }
 
