@@ -72,7 +72,8 @@ prepare:
     // EL1 with its own stack pointer, all interrupts masked.
     mov     x9, #0x3c5
     msr     spsr_el2, x9
-    msr     elr_el2, x30
+    adr     x9, 1f
+    msr     elr_el2, x9
     eret
 1:  msr     daifset, #0xf
     mov     x9, #(3 << 20)

@@ -17,7 +17,8 @@ mod console;
 mod cores;
 mod cpu;
 mod critical;
-#[cfg(block = "virtio")]
+#[cfg(firmware = "raspberry_pi")]
+mod firmware;
 mod heap;
 mod interrupts;
 mod log;
@@ -37,17 +38,26 @@ extern "C" fn main(level: u64) -> ! {
     power::entered_at(level);
     #[cfg(not(secondaries = "psci"))]
     let _ = level;
+    #[cfg(firmware = "raspberry_pi")]
+    firmware::start();
     interrupts::start();
     #[cfg(block = "virtio")]
     heap::start();
     let mut console = Console::start();
     log::start();
     defmt::info!("{=str}, entered at level {}", board::TITLE, level);
+    #[cfg(firmware = "raspberry_pi")]
+    if !firmware::is_emulated() {
+        power::WATCHDOG.arm();
+    }
     program::run(&mut console)
 }
 
 /// The address after the last of the RAM that the program may use.
 fn ram_end() -> usize {
+    #[cfg(firmware = "raspberry_pi")]
+    return firmware::ram_end().min(board::RAM_END);
+    #[cfg(not(firmware = "raspberry_pi"))]
     board::RAM_END
 }
 

@@ -125,7 +125,7 @@ fn converse(console: &mut Console) -> Result<Infallible, Failure> {
     let partition = disk::image_partition(&mut disk).map_err(Failure::Disk)?;
     let mut text = [0; CONFIG_BYTES];
     let text = disk::read_config(&mut disk, &mut text).map_err(Failure::Disk)?;
-    let config = Config::parse(text).map_err(Failure::Config)?;
+    let mut config = Config::parse(text).map_err(Failure::Config)?;
     let kernels = choose_kernels(config.kernels)?;
     disk.narrow(partition.start, partition.len);
 
@@ -153,7 +153,7 @@ fn converse(console: &mut Console) -> Result<Infallible, Failure> {
     };
     let arena = &mut memory[..plan.total() as usize];
     let mut world = World { storage: &mut disk, parallel: &cores, clock: &CLOCK, events: &mut Log };
-    let session =
+    let mut session =
         Session::load(&image, &plan, options, arena, &mut world).map_err(Failure::Load)?;
     let load_time = CLOCK.now() - begin;
     let used = plan.total() + overhead;
@@ -179,7 +179,16 @@ fn converse(console: &mut Console) -> Result<Infallible, Failure> {
         ),
     }
     defmt::info!("loaded in {} us, {} of {} pages in RAM", load_time, plan.slots, plan.pages);
-    let mut chat = Chat { console, config, session, plan, cores, disk, load_time, used };
+    let mut chat = Chat {
+        console,
+        config: &mut config,
+        session: &mut session,
+        plan: &plan,
+        cores: &cores,
+        disk: &mut disk,
+        load_time,
+        used,
+    };
     chat.begin().map_err(Failure::System)?;
     if let Some(prompt) = chat.config.prompt {
         let _ = writeln!(chat.console, "> {prompt}");
@@ -199,18 +208,18 @@ fn choose_kernels(name: Option<&str>) -> Result<&'static Kernels, Failure> {
 }
 
 /// A conversation at the console.
-struct Chat<'c, D> {
+struct Chat<'c, 't, D> {
     console: &'c mut Console,
-    config: Config<'c>,
-    session: Session<'static>,
-    plan: Plan,
-    cores: Cores,
-    disk: Queue<D>,
+    config: &'c mut Config<'t>,
+    session: &'c mut Session<'static>,
+    plan: &'c Plan,
+    cores: &'c Cores,
+    disk: &'c mut Queue<D>,
     load_time: Micros,
     used: u64,
 }
 
-impl<D: Driver> Chat<'_, D> {
+impl<D: Driver> Chat<'_, '_, D> {
     /// Begins a conversation.
     fn begin(&mut self) -> Result<(), SessionError> {
         self.session.reset();
@@ -244,6 +253,7 @@ impl<D: Driver> Chat<'_, D> {
             "/stats" => {
                 let report = self.report();
                 let _ = writeln!(self.console, "{report}");
+                self.report_stacks();
             }
             "/reset" => {
                 if let Err(error) = self.begin() {
@@ -276,15 +286,6 @@ impl<D: Driver> Chat<'_, D> {
 
     /// Answers a message. What goes wrong is said, and the next line may help it.
     fn answer(&mut self, message: &str) {
-        self.speak_and_say(message);
-        for core in 0..self.cores.width() {
-            let (used, bytes) = boot::stack_use(core);
-            defmt::info!("stack of core {}: {} of {} bytes used", core, used, bytes);
-            assert!(used < bytes, "the stack of core {core} is too small");
-        }
-    }
-
-    fn speak_and_say(&mut self, message: &str) {
         match self.speak(message) {
             Ok(ending) => {
                 self.console.print("\n");
@@ -309,22 +310,28 @@ impl<D: Driver> Chat<'_, D> {
     fn speak(&mut self, message: &str) -> Result<Ending, SessionError> {
         self.session.append_message(Role::User, message)?;
         self.session.begin_answer()?;
-        let mut world = World {
-            storage: &mut self.disk,
-            parallel: &self.cores,
-            clock: &CLOCK,
-            events: &mut Log,
-        };
+        let mut world =
+            World { storage: self.disk, parallel: self.cores, clock: &CLOCK, events: &mut Log };
         // Both the text and the wish to stop go through the console.
         let console = core::cell::RefCell::new(&mut *self.console);
         generate(
-            &mut self.session,
+            self.session,
             &mut world,
             &mut self.config.answer,
             self.config.max_tokens.unwrap_or(u64::MAX),
             || console.borrow_mut().interrupted(),
             |text| console.borrow_mut().print(text),
         )
+    }
+
+    /// How much of its stack each core has ever used.
+    fn report_stacks(&mut self) {
+        self.console.print("stacks   ");
+        for core in 0..self.cores.width() {
+            let (used, bytes) = boot::stack_use(core);
+            let _ = write!(self.console, " {} of {}", Size(used as u64), Size(bytes as u64));
+        }
+        self.console.print("\n");
     }
 
     fn report(&self) -> Report {
@@ -335,6 +342,6 @@ impl<D: Driver> Chat<'_, D> {
             budget: self.used,
             peak_resident: None,
         };
-        Report::new(&self.session, &self.plan, around)
+        Report::new(self.session, self.plan, around)
     }
 }

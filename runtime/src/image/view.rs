@@ -364,6 +364,15 @@ impl Resident {
         manifest: &Manifest,
         mut each: impl FnMut(usize, LayerTensors),
     ) -> (HeadTensors, usize) {
+        let (head, mut walk) = Self::begin(manifest);
+        for index in 0..manifest.layers.len() {
+            each(index, walk.next_layer(manifest, index));
+        }
+        (head, walk.next)
+    }
+
+    /// Begins a walk with the tensors of no layer. [`Self::next_layer`] goes on.
+    pub fn begin(manifest: &Manifest) -> (HeadTensors, Self) {
         let mut walk = Self { next: 0 };
         let shape = &manifest.shape;
         let [hidden, vocab] = [shape.hidden, shape.vocab].map(|x| x as usize);
@@ -372,10 +381,13 @@ impl Resident {
             head: manifest.head.map(|format| walk.matrix(format, vocab, hidden)),
             norm: walk.floats(hidden),
         };
-        for (index, layer) in manifest.layers.iter().enumerate() {
-            each(index, walk.layer(manifest, layer.mixer, layer.ffn));
-        }
-        (head, walk.next)
+        (head, walk)
+    }
+
+    /// The tensors of layer `index`; to be called for 0, 1, 2 and so on.
+    pub fn next_layer(&mut self, manifest: &Manifest, index: usize) -> LayerTensors {
+        let layer = &manifest.layers[index];
+        self.layer(manifest, layer.mixer, layer.ffn)
     }
 
     fn layer(&mut self, manifest: &Manifest, mixer: Mixer, ffn: Ffn) -> LayerTensors {

@@ -131,14 +131,11 @@ impl<'a> Weights<'a> {
         resident: &'a [u8],
         arena: &mut Arena<'a>,
     ) -> Result<Self, ArenaFull> {
-        let view = View { resident, convs: 0, attentions: 0, banks: 0 };
-        let mut view = view;
-        let mut layers = heapless::Vec::<LayerTensors, { image::MAX_LAYERS }>::new();
-        let (tensors, _) = Resident::of(manifest, |_, layer| {
-            let pushed = layers.push(layer);
-            debug_assert!(pushed.is_ok(), "a manifest has at most MAX_LAYERS layers");
-        });
-        let layers = arena.build(layers.len(), |index| Ok(view.layer(&layers[index])))?;
+        let mut view = View { resident, convs: 0, attentions: 0, banks: 0 };
+        let (tensors, mut walk) = Resident::begin(manifest);
+        let layers = arena.build(manifest.layers.len(), |index| {
+            Ok(view.layer(&walk.next_layer(manifest, index)))
+        })?;
         let embedding = view.matrix(&tensors.embedding);
         let head = tensors.head.as_ref().map_or(embedding, |head| view.matrix(head));
         Ok(Self { embedding, head, norm: view.floats(&tensors.norm), layers })

@@ -1,6 +1,7 @@
 //! Block devices: [`Queue`] makes the engine's storage of a [`Driver`], which moves blocks.
 
 mod queue;
+pub mod sdhci;
 
 use core::ptr::NonNull;
 
