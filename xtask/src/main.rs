@@ -1,8 +1,19 @@
 //! `cargo xtask`: tests, packing and board images.
 
+mod board_test;
+mod chat;
+mod count;
+mod debian;
+mod doctor;
+mod image;
+mod kernel;
 mod need;
 mod pack;
+mod program;
+mod qemu;
+mod run;
 mod test;
+mod workspace;
 
 use std::process::ExitCode;
 
@@ -14,17 +25,25 @@ use clap::Parser;
 enum Task {
     Test(test::Args),
     Pack(pack::Args),
+    Image(image::Args),
+    Run(run::Args),
+    Doctor(doctor::Args),
+    Count(count::Args),
 }
 
 fn main() -> ExitCode {
     let result = match Task::parse() {
         Task::Test(args) => test::run(&args),
-        Task::Pack(args) => pack::run(&args).map_err(|error| error.to_string()),
+        Task::Pack(args) => pack::run(&args).map_err(|error| anyhow::anyhow!("{error}")),
+        Task::Image(args) => image::run(&args),
+        Task::Run(args) => run::run(&args),
+        Task::Doctor(args) => doctor::run(&args),
+        Task::Count(args) => count::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }

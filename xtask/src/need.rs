@@ -1,83 +1,134 @@
 //! Tools that a task may need, and how to get them.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use anyhow::{Result, bail};
+
 /// A tool that is not part of a Rust installation.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Need {
-    what: &'static str,
-    install: &'static str,
+    what: Cow<'static, str>,
+    /// The command that brings it.
+    install: Cow<'static, str>,
     how: How,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum How {
     /// This program runs with these arguments.
     Runs(&'static [&'static str]),
-    /// The standard library of this target is there.
-    Target(&'static str),
+    /// This program prints a text that holds another, when it runs with these arguments.
+    Prints(&'static str, &'static [&'static str]),
+    /// The standard library of the target is there.
+    Target,
 }
 
 impl Need {
+    /// Links programs for this machine.
+    pub const GCC: Self = Self::program("gcc", "apt-get install gcc libc6-dev");
+    /// Compiles what the tests compare with.
+    pub const GXX: Self = Self::program("g++", "apt-get install g++");
     /// Links programs for 64-bit Arm Linux.
-    pub const CROSS_GCC: Self = Self {
-        what: "aarch64-linux-gnu-gcc",
-        install: "apt-get install gcc-aarch64-linux-gnu",
-        how: How::Runs(&["aarch64-linux-gnu-gcc", "--version"]),
-    };
+    pub const CROSS_GCC: Self =
+        Self::program("aarch64-linux-gnu-gcc", "apt-get install gcc-aarch64-linux-gnu");
+    /// Links programs for x86-64 Linux.
+    pub const CROSS_GCC_X86: Self =
+        Self::program("x86_64-linux-gnu-gcc", "apt-get install gcc-x86-64-linux-gnu");
     /// Runs programs for 64-bit Arm Linux.
-    pub const QEMU_USER: Self = Self {
-        what: "qemu-aarch64",
-        install: "apt-get install qemu-user",
-        how: How::Runs(&["qemu-aarch64", "--version"]),
+    pub const QEMU_USER: Self = Self::program("qemu-aarch64", "apt-get install qemu-user");
+    /// Runs whole machines with a 64-bit Arm CPU.
+    pub const QEMU_SYSTEM: Self =
+        Self::program("qemu-system-aarch64", "apt-get install qemu-system-arm");
+    /// Fetches Debian's packages.
+    pub const APT: Self = Self::program("apt-get", "a system made from Debian or Ubuntu");
+    /// Unpacks Debian's packages.
+    pub const DPKG: Self = Self::program("dpkg-deb", "a system made from Debian or Ubuntu");
+    /// Makes ext4 file systems.
+    pub const MKE2FS: Self = Self {
+        what: Cow::Borrowed("mke2fs"),
+        install: Cow::Borrowed("apt-get install e2fsprogs"),
+        how: How::Runs(&["-V"]),
+    };
+    /// Runs programs for x86-64 Linux.
+    pub const QEMU_USER_X86: Self = Self::program("qemu-x86_64", "apt-get install qemu-user");
+    /// Counts instructions.
+    pub const QEMU_PLUGINS: Self = Self {
+        what: Cow::Borrowed("qemu-aarch64 with plugins"),
+        install: Cow::Borrowed(
+            "apt-get install qemu-user, a version below 10: later ones are built without",
+        ),
+        how: How::Prints("-plugin", &["qemu-aarch64", "--help"]),
     };
     /// Checks licences and sources of dependencies.
-    pub const CARGO_DENY: Self = Self {
-        what: "cargo-deny",
-        install: "cargo install --locked cargo-deny",
-        how: How::Runs(&["cargo-deny", "--version"]),
-    };
+    pub const CARGO_DENY: Self = Self::program("cargo-deny", "cargo install --locked cargo-deny");
     /// Checks formatting.
-    pub const RUSTFMT: Self = Self {
-        what: "rustfmt",
-        install: "rustup component add rustfmt",
-        how: How::Runs(&["cargo-fmt", "--version"]),
-    };
+    pub const RUSTFMT: Self = Self::program("cargo-fmt", "rustup component add rustfmt");
     /// Checks lints.
-    pub const CLIPPY: Self = Self {
-        what: "clippy",
-        install: "rustup component add clippy",
-        how: How::Runs(&["cargo-clippy", "--version"]),
-    };
+    pub const CLIPPY: Self = Self::program("cargo-clippy", "rustup component add clippy");
+
+    /// A program that knows `--version`.
+    const fn program(name: &'static str, install: &'static str) -> Self {
+        Self {
+            what: Cow::Borrowed(name),
+            install: Cow::Borrowed(install),
+            how: How::Runs(&["--version"]),
+        }
+    }
 
     /// The standard library of a target.
-    pub const fn target(target: &'static str) -> Self {
-        Self { what: target, install: "rustup target add", how: How::Target(target) }
+    pub fn target(target: impl Into<String>) -> Self {
+        let target = target.into();
+        let install = format!("rustup target add {target}").into();
+        Self { what: target.into(), install, how: How::Target }
+    }
+
+    /// What it is called.
+    pub fn what(&self) -> String {
+        match self.how {
+            How::Target => format!("Rust's {}", self.what),
+            _ => self.what.clone().into_owned(),
+        }
+    }
+
+    /// The command that installs it.
+    pub fn install(&self) -> &str {
+        &self.install
     }
 
     /// Whether it is there.
     pub fn is_met(&self) -> bool {
         match self.how {
-            How::Runs([program, arguments @ ..]) => {
-                let mut command = Command::new(program);
+            How::Runs(arguments) => {
+                let mut command = Command::new(&*self.what);
                 command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
                 command.status().is_ok_and(|status| status.success())
             }
-            How::Runs([]) => true,
-            How::Target(target) => has_core(target),
+            How::Prints(text, [program, arguments @ ..]) => {
+                let output = Command::new(program).args(arguments).output();
+                output.is_ok_and(|out| String::from_utf8_lossy(&out.stdout).contains(text))
+            }
+            How::Prints(_, []) => true,
+            How::Target => has_core(&self.what),
         }
     }
 }
 
 impl fmt::Display for Need {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.how {
-            How::Runs(_) => write!(f, "{} ({})", self.what, self.install),
-            How::Target(target) => write!(f, "Rust's {} ({} {target})", self.what, self.install),
-        }
+        write!(f, "{} ({})", self.what(), self.install)
     }
+}
+
+/// Fails with what is missing and how to get it.
+pub fn require(needs: &[Need]) -> Result<()> {
+    let missing: Vec<_> = needs.iter().filter(|need| !need.is_met()).map(Need::to_string).collect();
+    if !missing.is_empty() {
+        bail!("this needs {}", missing.join("; "));
+    }
+    Ok(())
 }
 
 /// rustc prints a folder for every target it knows; only an installed one has libcore in it.

@@ -52,6 +52,7 @@ pub enum Device {
         disk: Disk,
     },
     /// The program itself.
+    #[cfg_attr(not(feature = "kiosk"), expect(dead_code, reason = "there is no model inside"))]
     BuiltIn(InMemory),
 }
 
@@ -63,7 +64,7 @@ impl ModelArgs {
                 let disk = Disk::open(path, self.io.into())?;
                 (path.display().to_string(), Device::File { path: path.clone(), disk })
             }
-            None => ("the built-in model".to_owned(), Device::BuiltIn(InMemory::new(&BUILT_IN.0))),
+            None => built_in()?,
         };
         let mut scratch = Box::new(Scratch([0; PAGE_ALIGN]));
         let image = Image::open(device.storage(), &mut scratch.0)
@@ -115,7 +116,7 @@ impl Device {
     pub fn resident(&self) -> u64 {
         match self {
             Self::File { .. } => 0,
-            Self::BuiltIn(_) => BUILT_IN.0.len() as u64,
+            Self::BuiltIn(memory) => memory.geometry().len,
         }
     }
 }
@@ -134,8 +135,17 @@ impl From<Io> for Via {
 #[repr(align(4096))]
 struct Scratch([u8; PAGE_ALIGN]);
 
-#[repr(C, align(16384))]
-struct PageAligned<T: ?Sized>(T);
+/// The model inside this program.
+#[cfg(feature = "kiosk")]
+fn built_in() -> Result<(String, Device), Failure> {
+    #[repr(C, align(16384))]
+    struct PageAligned<T: ?Sized>(T);
+    static BUILT_IN: &PageAligned<[u8]> =
+        &PageAligned(*include_bytes!(concat!(env!("OUT_DIR"), "/kiosk.rill")));
+    Ok(("the built-in model".to_owned(), Device::BuiltIn(InMemory::new(&BUILT_IN.0))))
+}
 
-static BUILT_IN: &PageAligned<[u8]> =
-    &PageAligned(*include_bytes!(concat!(env!("OUT_DIR"), "/kiosk.rill")));
+#[cfg(not(feature = "kiosk"))]
+fn built_in() -> Result<(String, Device), Failure> {
+    Err(Failure::Usage("this program has no model inside: name one with -m IMAGE".into()))
+}

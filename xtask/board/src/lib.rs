@@ -38,6 +38,9 @@ pub struct Board {
     pub storage: Storage,
     /// What its images may take.
     pub sizes: Sizes,
+    /// Files of the vendor that it boots with; whoever makes an image names a folder with them.
+    #[serde(default)]
+    pub firmware: Vec<String>,
     /// How it is run without the board; none: as any program.
     pub emulator: Option<Emulator>,
     /// How Linux starts on it, when the program brings Linux along.
@@ -97,8 +100,10 @@ pub struct Sizes {
     pub program: ByteSize,
     /// What it boots with: kernel, initramfs and firmware.
     pub boot: Option<ByteSize>,
-    /// Code and read-only data of the engine.
+    /// Code of the engine and all read-only data.
     pub engine: Option<ByteSize>,
+    /// RAM outside the arena that holds data.
+    pub ram: Option<ByteSize>,
 }
 
 /// How the board is run on another machine.
@@ -144,7 +149,7 @@ pub struct Appliance {
     /// Debian packages whose files the image takes: the kernel first.
     pub packages: Vec<String>,
     /// Device tree for the loader, a file of the kernel's package.
-    pub device_tree: Option<String>,
+    pub device_tree: String,
     /// Modules that make console, storage and watchdog work, as `modprobe` calls them. What they
     /// depend on comes along; those that the kernel has built in are skipped.
     pub modules: Vec<String>,
@@ -158,8 +163,6 @@ pub struct Appliance {
 pub enum Loader {
     /// The firmware of Raspberry Pi boards: `config.txt`.
     RaspberryPi,
-    /// UEFI: `systemd-boot` at the removable medium's path.
-    Uefi,
 }
 
 /// Why a board file cannot be used.

@@ -1,7 +1,7 @@
 use std::fs::File;
-use std::io;
+use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rill::image::PAGE_ALIGN;
@@ -27,12 +27,18 @@ pub(super) const RETRIES: u32 = 64;
 impl Source {
     /// Opens a file for direct reads, or for buffered ones where the file system refuses.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let file = File::open(path)?;
+        let mut file = File::open(path)?;
         let metadata = file.metadata()?;
         if metadata.is_dir() {
             return Err(Errno::ISDIR.into());
         }
-        let (len, device) = (metadata.len(), metadata.dev());
+        // A partition or a whole device has no length of its own.
+        let len = if metadata.file_type().is_block_device() {
+            file.seek(SeekFrom::End(0))?
+        } else {
+            metadata.len()
+        };
+        let device = metadata.dev();
         let whole_pages = len > 0 && len.is_multiple_of(PAGE_ALIGN as u64);
         // What is not made of whole pages is no intact image; buffered reads can look at it.
         let (file, direct, note) = match whole_pages.then(|| open_direct(path)) {

@@ -1,0 +1,141 @@
+//! `cargo xtask image`: from a model to something that boots or installs itself.
+
+pub mod appliance;
+mod bundle;
+mod disk;
+mod licences;
+mod modules;
+mod sd;
+mod sizes;
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use bytesize::ByteSize;
+use rill_board::{Board, Platform};
+
+use crate::workspace;
+
+/// Make an image of a model for a board.
+///
+/// For a board with Linux: a folder and an archive with the program, the model, a service and a
+/// script that installs them. For a board without an operating system: a kernel, and a disk with
+/// boot files and the model. The same inputs give the same bytes.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Board to make it for: a file of `boards/`, without its extension
+    #[arg(long, value_name = "NAME")]
+    board: String,
+    /// Packed model [default: the small kiosk model of this repository]
+    #[arg(long, value_name = "MODEL.rill")]
+    model: Option<PathBuf>,
+    /// Folder to write to
+    #[arg(short, long, value_name = "DIR")]
+    output: PathBuf,
+    /// RAM that the program may use [default: as the board's file says]
+    #[arg(long, value_name = "SIZE")]
+    ram: Option<ByteSize>,
+    /// Folder with the vendor's boot firmware and its licence, for boards that need it
+    #[arg(long, value_name = "DIR")]
+    firmware: Option<PathBuf>,
+    /// For a board with Linux: a disk that boots, with Debian's kernel and nothing but Rill
+    #[arg(long)]
+    appliance: bool,
+    /// Folder with the Debian packages for the appliance [default: fetch them]
+    #[arg(long, value_name = "DIR", requires = "appliance")]
+    packages: Option<PathBuf>,
+}
+
+/// Everything that an image is made from.
+pub struct Inputs {
+    /// The board.
+    pub board: Board,
+    /// The packed model.
+    pub model: PathBuf,
+    /// Bytes that the whole program may use.
+    pub ram: u64,
+    /// Names of further options of `rill chat`, and values where they take one.
+    pub settings: Vec<(String, Option<String>)>,
+    /// Where the vendor's firmware is.
+    pub firmware: Option<PathBuf>,
+}
+
+impl Inputs {
+    /// A model for a board; without a model the kiosk's, without RAM what the board's file says.
+    pub fn new(board: &str, model: Option<&Path>, ram: Option<ByteSize>) -> Result<Self> {
+        let board = workspace::board(board)?;
+        let model = match model {
+            Some(model) => model.to_owned(),
+            None => kiosk()?,
+        };
+        check_model(&model)?;
+        let ram = ram.unwrap_or(board.budget).as_u64();
+        Ok(Self { board, model, ram, settings: Vec::new(), firmware: None })
+    }
+}
+
+/// Makes an image.
+pub fn run(args: &Args) -> Result<()> {
+    let mut inputs = Inputs::new(&args.board, args.model.as_deref(), args.ram)?;
+    inputs.firmware.clone_from(&args.firmware);
+    if args.appliance {
+        create(&args.output)?;
+        let made = appliance::make(&inputs, args.packages.as_deref(), &args.output)?;
+        for path in [made.disk, made.kernel, made.initramfs] {
+            println!("wrote {}", path.display());
+        }
+        return Ok(());
+    }
+    for path in make(&inputs, &args.output)? {
+        println!("wrote {}", path.display());
+    }
+    Ok(())
+}
+
+/// Makes an image in a folder and prints its sizes; returns what it wrote.
+pub fn make(inputs: &Inputs, output: &Path) -> Result<Vec<PathBuf>> {
+    create(output)?;
+    match inputs.board.platform {
+        Platform::Linux => bundle::make(inputs, output),
+        Platform::Bare => sd::make(inputs, output),
+    }
+}
+
+fn create(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())
+}
+
+/// The kiosk model, packed once.
+fn kiosk() -> Result<PathBuf> {
+    let image = workspace::cache("models")?.join("kiosk.rill");
+    let source = workspace::root().join("tests/data/kiosk/kiosk-16m");
+    rill_pack::pack(&source, &image, &rill_pack::Options::default(), &rill_pack::Quiet)
+        .with_context(|| source.display().to_string())?;
+    Ok(image)
+}
+
+/// Refuses what is no packed model before anything is built for it.
+fn check_model(path: &Path) -> Result<()> {
+    let mut magic = [0; 8];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut magic));
+    read.with_context(|| path.display().to_string())?;
+    if magic != rill::image::MAGIC {
+        bail!("{}: not a packed model; make one with `rill pack`", path.display());
+    }
+    Ok(())
+}
+
+/// Moves what was made to its place, in the place of what was made there before.
+fn put(from: &Path, folder: &Path) -> Result<PathBuf> {
+    let to = folder.join(from.file_name().unwrap_or_default());
+    if to.is_dir() {
+        if !to.join(bundle::SUMS).is_file() {
+            bail!("{}: is there and is no bundle: move it away", to.display());
+        }
+        std::fs::remove_dir_all(&to).with_context(|| to.display().to_string())?;
+    }
+    std::fs::rename(from, &to).with_context(|| to.display().to_string())?;
+    Ok(to)
+}

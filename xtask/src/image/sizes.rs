@@ -1,0 +1,140 @@
+//! What an image takes, part by part, against what the board allows.
+
+use std::fmt;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use bytesize::ByteSize;
+use object::{Object, ObjectSection, SectionFlags};
+
+/// Parts of an image and their bytes.
+#[derive(Debug, Default)]
+pub struct Sizes {
+    parts: Vec<Part>,
+}
+
+#[derive(Debug)]
+struct Part {
+    name: String,
+    bytes: u64,
+    /// The key of the board's file that limits it, and the limit.
+    limit: Option<(&'static str, u64)>,
+    /// Whether it lies within another part.
+    inner: bool,
+}
+
+impl Sizes {
+    /// A part of the image.
+    pub fn add(&mut self, name: impl Into<String>, bytes: u64) {
+        self.parts.push(Part { name: name.into(), bytes, limit: None, inner: false });
+    }
+
+    /// A part that the board's file limits with a key.
+    pub fn add_limited(
+        &mut self,
+        name: impl Into<String>,
+        bytes: u64,
+        key: &'static str,
+        limit: ByteSize,
+    ) {
+        let limit = Some((key, limit.as_u64()));
+        self.parts.push(Part { name: name.into(), bytes, limit, inner: false });
+    }
+
+    /// A part that lies within others.
+    pub fn note(&mut self, name: impl Into<String>, bytes: u64) {
+        self.parts.push(Part { name: name.into(), bytes, limit: None, inner: true });
+    }
+
+    /// A limited part that lies within others.
+    pub fn note_limited(
+        &mut self,
+        name: impl Into<String>,
+        bytes: u64,
+        key: &'static str,
+        limit: ByteSize,
+    ) {
+        let limit = Some((key, limit.as_u64()));
+        self.parts.push(Part { name: name.into(), bytes, limit, inner: true });
+    }
+
+    /// The sections of a program that take RAM, as parts of the part before.
+    pub fn add_sections(&mut self, program: &Path) -> Result<()> {
+        let bytes = std::fs::read(program).with_context(|| program.display().to_string())?;
+        let file = object::File::parse(&*bytes).with_context(|| program.display().to_string())?;
+        let loaded = |flags| match flags {
+            SectionFlags::Elf { sh_flags, .. } => sh_flags.contains(object::elf::SHF_ALLOC),
+            _ => true,
+        };
+        let mut sections: Vec<_> = file
+            .sections()
+            .filter(|section| loaded(section.flags()) && section.size() > 0)
+            .map(|section| (section.name().unwrap_or("?").to_owned(), section.size()))
+            .collect();
+        sections.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
+        for (name, bytes) in sections {
+            self.parts.push(Part { name, bytes, limit: None, inner: true });
+        }
+        Ok(())
+    }
+
+    /// Fails when a part is larger than the board allows.
+    pub fn check(&self, board: &str) -> Result<()> {
+        for part in &self.parts {
+            if let Some((key, limit)) = part.limit
+                && part.bytes > limit
+            {
+                bail!(
+                    "{} takes {} bytes; boards/{board}.toml allows {limit} ({key})",
+                    part.name,
+                    part.bytes
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Sizes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for Part { name, bytes, limit, inner } in &self.parts {
+            let name = format!("{}{name}", if *inner { "  " } else { "" });
+            write!(f, "{name:<28} {bytes:>14}")?;
+            match limit {
+                Some((_, limit)) => writeln!(f, "  of {limit}")?,
+                None => writeln!(f)?,
+            }
+        }
+        let total: u64 = self.parts.iter().filter(|p| !p.inner).map(|p| p.bytes).sum();
+        write!(f, "{:<28} {total:>14}", "total")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_large_is_named_with_its_key() {
+        let mut sizes = Sizes::default();
+        sizes.add("model", 1 << 40);
+        sizes.add_limited("program", 1024, "sizes.program", ByteSize::kib(1));
+        sizes.check("pi4").unwrap();
+        sizes.add_limited("boot files", 1025, "sizes.boot", ByteSize::kib(1));
+        let message = sizes.check("pi4").unwrap_err().to_string();
+        for part in ["boot files", "1025", "1024", "boards/pi4.toml", "sizes.boot"] {
+            assert!(message.contains(part), "{message}");
+        }
+    }
+
+    #[test]
+    fn sections_are_shown_and_not_counted_twice() {
+        let mut sizes = Sizes::default();
+        sizes.add("program", 5);
+        sizes.add_sections(&std::env::current_exe().unwrap()).unwrap();
+        sizes.add("model", 7);
+        let text = sizes.to_string();
+        assert!(text.contains("  .text ") && text.contains("  .rodata "), "{text}");
+        assert!(text.ends_with(" 12"), "{text}");
+    }
+}
