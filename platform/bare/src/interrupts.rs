@@ -13,7 +13,9 @@ mod controller {
 
     const GICD_CTLR: usize = DISTRIBUTOR;
     const GICD_ISENABLER: usize = DISTRIBUTOR + 0x100;
+    #[cfg(block = "virtio")]
     const GICD_IPRIORITYR: usize = DISTRIBUTOR + 0x400;
+    #[cfg(block = "virtio")]
     const GICD_ITARGETSR: usize = DISTRIBUTOR + 0x800;
     const GICD_SGIR: usize = DISTRIBUTOR + 0xf00;
     const GICC_CTLR: usize = CPU_INTERFACE;

@@ -72,6 +72,8 @@ impl Driver for Card {
     }
 
     fn reset(&mut self) {
+        // A stalled card is not a hung program: the engine gives up after a few times.
+        WATCHDOG.kick();
         self.0.reset();
     }
 }

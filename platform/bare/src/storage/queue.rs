@@ -17,7 +17,7 @@ pub const REQUESTS: usize = 32;
 /// Bytes of a piece.
 const PIECE: usize = 512 << 10;
 /// A device that finishes nothing for so long is started anew.
-pub const STALL: Micros = 5_000_000;
+pub const STALL: Micros = 3_000_000;
 /// [`StorageError::code`] of what was lost when a device stalled.
 pub const STALLED: i32 = -1;
 /// How often a read outside the queue is tried again.
@@ -118,16 +118,30 @@ impl<D: Driver> Queue<D> {
         if self.is_idle() {
             self.progress = self.clock.now();
         } else if self.clock.now().saturating_sub(self.progress) > STALL {
-            self.driver.reset();
-            let error = StorageError { kind: StorageErrorKind::Transient, code: STALLED };
-            (0..MAX_DEPTH).for_each(|slot| self.finish(slot, Err(error)));
-            self.progress = self.clock.now();
+            self.give_up();
         }
         while let Some(slot) = self.free_slot()
             && let Some((index, offset, into)) = self.cut()
         {
             self.begin(slot, Owner::Request(index), offset, into);
         }
+    }
+
+    /// Starts the device anew. Every read under way fails: the engine asks again a few times, and
+    /// each time all of them cost one time limit together.
+    fn give_up(&mut self) {
+        self.driver.reset();
+        let error = StorageError { kind: StorageErrorKind::Transient, code: STALLED };
+        (0..MAX_DEPTH).for_each(|slot| self.finish(slot, Err(error)));
+        self.demand.clear();
+        self.ahead.clear();
+        for index in 0..REQUESTS {
+            if let Some(request) = &mut self.requests[index] {
+                request.result = Err(error);
+                self.complete(index);
+            }
+        }
+        self.progress = self.clock.now();
     }
 
     fn free_slot(&self) -> Option<usize> {
@@ -375,7 +389,7 @@ mod tests {
 
     impl Clock for Looked {
         fn now(&self) -> Micros {
-            // Each look takes a millisecond: a device that does nothing stalls after 5000.
+            // Each look takes a millisecond: a device that does nothing stalls after 3000.
             self.0.fetch_add(1000, Ordering::Relaxed)
         }
     }
@@ -440,14 +454,15 @@ mod tests {
         queue.driver.allowed = 0;
         assert!(queue.submit(read(1, 0, 3000, Urgency::Demand)).is_ok());
         assert!(queue.submit(read(2, 0, 1, Urgency::Demand)).is_ok());
-        let first = queue.wait().unwrap();
-        assert_eq!(first.tag, 1);
-        assert_eq!(
-            first.result.unwrap_err(),
-            StorageError { kind: StorageErrorKind::Transient, code: STALLED }
-        );
+        let stalled = StorageError { kind: StorageErrorKind::Transient, code: STALLED };
+        for tag in [1, 2] {
+            let done = queue.wait().unwrap();
+            assert_eq!((done.tag, done.result), (tag, Err(stalled)));
+        }
         assert_eq!(queue.driver.resets, 1);
+        assert!(queue.wait().is_none());
         queue.driver.allowed = usize::MAX;
+        assert!(queue.submit(read(3, 0, 1, Urgency::Demand)).is_ok());
         assert_eq!(queue.wait().unwrap().result, Ok(()));
     }
 
