@@ -68,7 +68,7 @@ pub struct Conversation {
 
 /// Where a sequence stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
+pub(crate) enum Place {
     /// Nothing is written.
     Start,
     /// In an answer, which has no close token yet.
@@ -77,6 +77,20 @@ enum Place {
     Closed,
     /// After a whole message.
     Between,
+}
+
+impl Place {
+    const ALL: [Self; 4] = [Self::Start, Self::Answer, Self::Closed, Self::Between];
+
+    /// Its number in a saved conversation.
+    pub(crate) fn code(self) -> u32 {
+        self as u32
+    }
+
+    /// The place with this number.
+    pub(crate) fn of(code: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|place| place.code() == code)
+    }
 }
 
 impl Conversation {
@@ -129,6 +143,16 @@ impl Conversation {
     /// token) is closed before the next message.
     pub fn answered(&mut self, last: u32) {
         self.place = if last == self.close { Place::Closed } else { Place::Answer };
+    }
+
+    /// Where the sequence stands.
+    pub(crate) fn place(&self) -> Place {
+        self.place
+    }
+
+    /// The sequence stands here.
+    pub(crate) fn set_place(&mut self, place: Place) {
+        self.place = place;
     }
 
     /// Forgets everything: the sequence is empty again.

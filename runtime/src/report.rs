@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::plan::Plan;
 use crate::seams::Micros;
-use crate::session::Session;
+use crate::session::{Phase, Session};
 use crate::size::Size;
 
 /// What a session does not know of the platform that it runs on.
@@ -22,6 +22,10 @@ pub struct Surroundings {
     pub budget: u64,
     /// The most that was used, where the platform can say.
     pub peak_resident: Option<u64>,
+    /// Time that answers took, from the prompt's first token to the last text, where it is measured.
+    pub answer_time: Option<Micros>,
+    /// Page faults, minor and major, where there are any.
+    pub faults: Option<[u64; 2]>,
 }
 
 /// Where time and memory went: displayed as lines, serialised as one object.
@@ -35,57 +39,152 @@ pub struct Report {
     prompt_tokens_per_second: f64,
     generated_tokens: u64,
     generated_tokens_per_second: f64,
-    page_hits: u64,
-    page_misses: u64,
-    page_evictions: u64,
-    page_hit_rate: f64,
-    pages_read_ahead: u64,
-    pages_read_ahead_useful: u64,
-    read_retries: u64,
-    read_bytes: u64,
-    read_bytes_per_token: f64,
-    read_wait_seconds: f64,
-    checksum_seconds: f64,
+    prompt: Account,
+    answer: Account,
+    /// Time of answers that belongs to no token: text in and out.
+    other_seconds: Option<f64>,
     slots: u32,
     pages: u32,
     budget_bytes: u64,
     peak_resident_bytes: Option<u64>,
+    minor_faults: Option<u64>,
+    major_faults: Option<u64>,
+}
+
+/// Where the time of one kind of tokens went.
+#[derive(Debug, Clone, Serialize)]
+pub struct Account {
+    /// From beginning to end: the sum of the five below.
+    seconds: f64,
+    compute_seconds: f64,
+    /// Waiting for the flash with nothing else to do.
+    read_wait_seconds: f64,
+    checksum_seconds: f64,
+    /// Deciding which page goes where, asking for it and taking it.
+    management_seconds: f64,
+    sampling_seconds: f64,
+    /// Wanted pages that were in RAM since an earlier token.
+    page_hits: u64,
+    /// Wanted pages that were in RAM because of a guess.
+    page_guessed: u64,
+    /// Wanted pages that were on their way because of a guess.
+    page_late: u64,
+    /// Wanted pages that nobody had asked for.
+    page_misses: u64,
+    page_evictions: u64,
+    /// Share of the wanted pages that were in RAM.
+    page_hit_rate: f64,
+    pages_read_ahead: u64,
+    pages_read_ahead_wasted: u64,
+    read_retries: u64,
+    read_bytes: u64,
+    read_bytes_per_token: f64,
+}
+
+impl Account {
+    /// The account of a phase of `tokens` tokens.
+    pub fn of(phase: &Phase) -> Self {
+        let cache = phase.cache;
+        Self {
+            seconds: seconds(phase.time),
+            compute_seconds: seconds(phase.computing()),
+            read_wait_seconds: seconds(cache.waiting),
+            checksum_seconds: seconds(cache.checking),
+            management_seconds: seconds(cache.managing),
+            sampling_seconds: seconds(phase.sampling),
+            page_hits: cache.hits,
+            page_guessed: cache.guessed,
+            page_late: cache.late,
+            page_misses: cache.misses,
+            page_evictions: cache.evictions,
+            page_hit_rate: cache.hit_rate(),
+            pages_read_ahead: cache.ahead,
+            pages_read_ahead_wasted: cache.wasted,
+            read_retries: cache.retries,
+            read_bytes: cache.bytes,
+            read_bytes_per_token: cache.bytes as f64 / phase.tokens.max(1) as f64,
+        }
+    }
+}
+
+fn seconds(micros: u64) -> f64 {
+    micros as f64 / 1e6
 }
 
 impl Report {
     /// Of everything since the model was loaded.
     pub fn new(session: &Session<'_>, plan: &Plan, around: Surroundings) -> Self {
         let stats = session.stats();
-        let cache = stats.cache;
-        let seconds = |micros: u64| micros as f64 / 1e6;
-        let ratio = |a: f64, b: f64| if b > 0.0 { a / b } else { 0.0 };
-        let per_second = |count: u64, micros: u64| ratio(count as f64, seconds(micros));
-        let tokens = stats.prompt_tokens + stats.sampled_tokens;
+        let speed = |phase: &Phase| match phase.time {
+            0 => 0.0,
+            time => phase.tokens as f64 / seconds(time),
+        };
+        let accounted = stats.prompt.time + stats.decode.time;
         Self {
             kernels: session.kernels().name,
             threads: around.threads,
             storage: around.storage,
             load_seconds: seconds(around.load_time),
-            prompt_tokens: stats.prompt_tokens,
-            prompt_tokens_per_second: per_second(stats.prompt_tokens, stats.prompt_time),
-            generated_tokens: stats.sampled_tokens,
-            generated_tokens_per_second: per_second(stats.sampled_tokens, stats.decode_time),
-            page_hits: cache.hits,
-            page_misses: cache.misses,
-            page_evictions: cache.evictions,
-            page_hit_rate: ratio(cache.hits as f64, (cache.hits + cache.misses) as f64),
-            pages_read_ahead: cache.ahead,
-            pages_read_ahead_useful: cache.ahead_useful,
-            read_retries: cache.retries,
-            read_bytes: cache.bytes,
-            read_bytes_per_token: ratio(cache.bytes as f64, tokens as f64),
-            read_wait_seconds: seconds(cache.waiting),
-            checksum_seconds: seconds(cache.checking),
+            prompt_tokens: stats.prompt.tokens,
+            prompt_tokens_per_second: speed(&stats.prompt),
+            generated_tokens: stats.decode.tokens,
+            generated_tokens_per_second: speed(&stats.decode),
+            prompt: Account::of(&stats.prompt),
+            answer: Account::of(&stats.decode),
+            other_seconds: around.answer_time.map(|time| seconds(time.saturating_sub(accounted))),
             slots: plan.slots,
             pages: plan.pages,
             budget_bytes: around.budget,
             peak_resident_bytes: around.peak_resident,
+            minor_faults: around.faults.map(|[minor, _]| minor),
+            major_faults: around.faults.map(|[_, major]| major),
         }
+    }
+
+    /// The account of `tokens` tokens.
+    fn show(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        name: &str,
+        account: &Account,
+        (tokens, speed): (u64, f64),
+    ) -> fmt::Result {
+        let a = account;
+        writeln!(f, "{name:<9} {tokens} tokens, {speed:.2} tokens/s, {:.2} s:", a.seconds)?;
+        writeln!(
+            f,
+            "          {:.3} s computing, {:.3} s waiting for flash, {:.3} s checksums, \
+             {:.3} s management, {:.3} s sampling",
+            a.compute_seconds,
+            a.read_wait_seconds,
+            a.checksum_seconds,
+            a.management_seconds,
+            a.sampling_seconds
+        )?;
+        if self.pages == 0 {
+            return Ok(());
+        }
+        writeln!(
+            f,
+            "          experts: {:.1} % hits ({} resident, {} guessed in time, {} guessed late, \
+             {} missed), {} evictions",
+            100.0 * a.page_hit_rate,
+            a.page_hits,
+            a.page_guessed,
+            a.page_late,
+            a.page_misses,
+            a.page_evictions
+        )?;
+        writeln!(
+            f,
+            "          flash: {} read, {} a token, {} retries; {} experts read ahead, {} of them \
+             for nothing",
+            Size(a.read_bytes),
+            Size(a.read_bytes_per_token as u64),
+            a.read_retries,
+            a.pages_read_ahead,
+            a.pages_read_ahead_wasted
+        )
     }
 }
 
@@ -96,46 +195,23 @@ impl fmt::Display for Report {
             "load      {:.2} s, kernels {}, {} threads, storage {}",
             self.load_seconds, self.kernels, self.threads, self.storage
         )?;
-        writeln!(
-            f,
-            "prompt    {} tokens, {:.2} tokens/s",
-            self.prompt_tokens, self.prompt_tokens_per_second
-        )?;
-        writeln!(
-            f,
-            "answer    {} tokens, {:.2} tokens/s",
-            self.generated_tokens, self.generated_tokens_per_second
-        )?;
+        let prompt = (self.prompt_tokens, self.prompt_tokens_per_second);
+        self.show(f, "prompt", &self.prompt, prompt)?;
+        let answer = (self.generated_tokens, self.generated_tokens_per_second);
+        self.show(f, "answer", &self.answer, answer)?;
+        if let Some(other) = self.other_seconds {
+            writeln!(f, "the rest  {other:.3} s")?;
+        }
         if self.pages > 0 {
-            writeln!(
-                f,
-                "experts   {} of {} in RAM, {:.1} % hits ({} hits, {} misses, {} evictions)",
-                self.slots,
-                self.pages,
-                100.0 * self.page_hit_rate,
-                self.page_hits,
-                self.page_misses,
-                self.page_evictions
-            )?;
-            writeln!(
-                f,
-                "guesses   {} experts read ahead, {} of them used",
-                self.pages_read_ahead, self.pages_read_ahead_useful
-            )?;
-            writeln!(
-                f,
-                "flash     {} read, {} a token, {:.2} s waited, {:.2} s of checksums, {} retries",
-                Size(self.read_bytes),
-                Size(self.read_bytes_per_token as u64),
-                self.read_wait_seconds,
-                self.checksum_seconds,
-                self.read_retries
-            )?;
+            writeln!(f, "experts   {} of {} fit in RAM", self.slots, self.pages)?;
         }
         write!(f, "RAM       {} planned", Size(self.budget_bytes))?;
-        match self.peak_resident_bytes {
-            Some(peak) => write!(f, ", {} at most", Size(peak)),
-            None => Ok(()),
+        if let Some(peak) = self.peak_resident_bytes {
+            write!(f, ", {} at most", Size(peak))?;
         }
+        if let (Some(minor), Some(major)) = (self.minor_faults, self.major_faults) {
+            write!(f, "; {minor} minor and {major} major faults")?;
+        }
+        Ok(())
     }
 }

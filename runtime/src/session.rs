@@ -3,8 +3,10 @@
 use core::fmt;
 
 use crate::arena::{Arena, ArenaFull};
-use crate::chat::{ChatError, Conversation, Role};
-use crate::experts::{Cache, CacheStats, DecayedLfu, Lookahead, Memory, PageError, Policy};
+use crate::chat::{ChatError, Conversation, Place, Role};
+use crate::experts::{
+    Cache, CacheStats, History, Lookahead, Memory, PageError, Policy, Rates, Reuse,
+};
 use crate::image::layout::align_up;
 use crate::image::{Chat, Image, ImageError, Manifest, Sampling, Section, checksum, page_shape};
 use crate::kernels::Kernels;
@@ -143,6 +145,17 @@ impl From<PageError> for SessionError {
     }
 }
 
+/// Why a conversation was not saved or restored. `E` is whoever keeps it's own error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SaveError<E> {
+    /// The session says no: it is lost, or its context is too small.
+    Session(SessionError),
+    /// Whoever keeps it cannot.
+    Place(E),
+    /// It contradicts itself.
+    Damaged,
+}
+
 /// What a step brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
@@ -160,15 +173,51 @@ pub enum Step {
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct SessionStats {
     /// Tokens of prompts that were computed.
-    pub prompt_tokens: u64,
-    /// Time for them.
-    pub prompt_time: Micros,
-    /// Tokens that were sampled.
-    pub sampled_tokens: u64,
-    /// Time for sampling them and for computing those that were continued.
-    pub decode_time: Micros,
+    pub prompt: Phase,
+    /// Tokens that were sampled, and computed when they were continued.
+    pub decode: Phase,
+}
+
+/// One kind of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Phase {
+    /// Tokens.
+    pub tokens: u64,
+    /// Time from beginning to end.
+    pub time: Micros,
+    /// Time of it for sampling.
+    pub sampling: Micros,
     /// The experts' pages; zeros for a dense model.
     pub cache: CacheStats,
+}
+
+impl Phase {
+    /// Time for the model's arithmetic: what is neither sampling nor the cache's.
+    pub fn computing(&self) -> Micros {
+        let CacheStats { waiting, checking, managing, .. } = self.cache;
+        self.time.saturating_sub(self.sampling + waiting + checking + managing)
+    }
+
+    /// What was added since `before`.
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            tokens: self.tokens - before.tokens,
+            time: self.time - before.time,
+            sampling: self.sampling - before.sampling,
+            cache: self.cache.since(before.cache),
+        }
+    }
+
+    /// Both together.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            tokens: self.tokens + other.tokens,
+            time: self.time + other.time,
+            sampling: self.sampling + other.sampling,
+            cache: self.cache.plus(other.cache),
+        }
+    }
 }
 
 /// A loaded model with one sequence.
@@ -212,7 +261,7 @@ pub struct Options {
 impl Options {
     /// The default policy, look-ahead where it pays, sampling as the image advises, seed 0.
     pub fn new(kernels: &'static Kernels) -> Self {
-        Self { kernels, policy: &DecayedLfu, lookahead: true, sampling: None, seed: 0 }
+        Self { kernels, policy: &Reuse, lookahead: true, sampling: None, seed: 0 }
     }
 }
 
@@ -339,7 +388,7 @@ impl<'a> Session<'a> {
         if tokens.is_empty() {
             return Ok(false);
         }
-        let start = world.clock.now();
+        let (start, before) = (world.clock.now(), self.cache_stats());
         let sampled = self.sampled && self.computed + 1 == self.len;
         // An error leaves the model's state between two tokens.
         self.lost = true;
@@ -350,13 +399,15 @@ impl<'a> Session<'a> {
         if self.computed == self.len {
             self.model.logits(world.parallel, self.last_batch - 1, self.desk.logits);
         }
+        let cache = self.cache_stats().since(before);
         let time = world.clock.now() - start;
-        if sampled {
-            self.stats.decode_time += time;
+        // A token that was sampled has been counted.
+        let (phase, tokens) = if sampled {
+            (&mut self.stats.decode, 0)
         } else {
-            self.stats.prompt_tokens += self.last_batch as u64;
-            self.stats.prompt_time += time;
-        }
+            (&mut self.stats.prompt, self.last_batch as u64)
+        };
+        *phase = phase.plus(Phase { tokens, time, sampling: 0, cache });
         Ok(self.computed < self.len)
     }
 
@@ -376,8 +427,9 @@ impl<'a> Session<'a> {
         self.desk.tokens[self.len] = id;
         self.grow(1);
         self.sampled = true;
-        self.stats.sampled_tokens += 1;
-        self.stats.decode_time += world.clock.now() - start;
+        let sampling = world.clock.now() - start;
+        let phase = Phase { tokens: 1, time: sampling, sampling, ..Phase::default() };
+        self.stats.decode = self.stats.decode.plus(phase);
         if !self.chat.stops.contains(&id) {
             return Ok(Step::Token(id));
         }
@@ -414,6 +466,95 @@ impl<'a> Session<'a> {
         self.lost = false;
     }
 
+    /// Reads on towards slots that are all full, for when nothing else is to be done: see
+    /// [`Cache::warm`]. `false` when nothing is left to read.
+    pub fn warm(&mut self, world: &mut World<'_, 'a>) -> Result<bool, SessionError> {
+        match &mut self.model.cache {
+            Some(cache) => Ok(cache.warm(world).inspect_err(|_| cache.recover(world))?),
+            None => Ok(false),
+        }
+    }
+
+    /// What is known of every page's uses; `None` for a dense model.
+    pub fn history(&self) -> Option<&History<'a>> {
+        self.model.cache.as_ref().map(Cache::history)
+    }
+
+    /// Takes over what another run found out about `page`.
+    pub fn recall(&mut self, page: u32, rates: Rates) {
+        if let Some(cache) = &mut self.model.cache {
+            cache.recall(page, rates);
+        }
+    }
+
+    /// Writes the sequence and all that the model remembers of it, in pieces. [`Self::restore`]
+    /// reads them; whoever keeps them in between says which image they belong to and finds damage.
+    pub fn save<E>(
+        &mut self,
+        mut write: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), SaveError<E>> {
+        self.check().map_err(SaveError::Session)?;
+        let place = self.conversation.as_ref().map_or(0, |c| c.place().code());
+        let head = [self.len as u32, self.computed as u32, u32::from(self.sampled), place];
+        write(bytemuck::bytes_of(&head)).map_err(SaveError::Place)?;
+        write(bytemuck::cast_slice(self.tokens())).map_err(SaveError::Place)?;
+        self.visit_state(&mut |bytes| write(bytes)).map_err(SaveError::Place)
+    }
+
+    /// Takes the place of what [`Self::save`] wrote; `read` fills its piece or fails. After an
+    /// error the session is as after a reset.
+    pub fn restore<E>(
+        &mut self,
+        mut read: impl FnMut(&mut [u8]) -> Result<(), E>,
+    ) -> Result<(), SaveError<E>> {
+        self.reset();
+        let restored = self.restore_into_empty(&mut read);
+        if restored.is_err() {
+            self.reset();
+        }
+        restored
+    }
+
+    fn restore_into_empty<E>(
+        &mut self,
+        read: &mut impl FnMut(&mut [u8]) -> Result<(), E>,
+    ) -> Result<(), SaveError<E>> {
+        let mut head = [0_u32; 4];
+        read(bytemuck::bytes_of_mut(&mut head)).map_err(SaveError::Place)?;
+        let [len, computed, sampled, place] = head;
+        let (len, computed) = (len as usize, computed as usize);
+        let place = Place::of(place).filter(|_| computed <= len && sampled <= 1);
+        let place = place.ok_or(SaveError::Damaged)?;
+        let full = self.full(Some(len));
+        let tokens = self.desk.tokens.get_mut(..len).ok_or(SaveError::Session(full))?;
+        read(bytemuck::cast_slice_mut(tokens)).map_err(SaveError::Place)?;
+        if tokens.iter().any(|&id| id >= self.model.shape.vocab) {
+            return Err(SaveError::Damaged);
+        }
+        self.grow(len);
+        self.computed = computed;
+        self.sampled = sampled == 1;
+        if let Some(conversation) = &mut self.conversation {
+            conversation.set_place(place);
+        }
+        self.visit_state(read).map_err(SaveError::Place)
+    }
+
+    /// Calls `each` with all memory that the sequence's computed tokens have changed.
+    fn visit_state<E>(
+        &mut self,
+        each: &mut impl FnMut(&mut [u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.model.kv.visit(self.computed, each)?;
+        each(self.model.conv.bytes_mut())?;
+        // With a token left to compute the logits come from it.
+        if self.computed == self.len {
+            each(bytemuck::cast_slice_mut(self.desk.logits))
+        } else {
+            Ok(())
+        }
+    }
+
     /// The sequence: what was appended and what was sampled.
     pub fn tokens(&self) -> &[u32] {
         &self.desk.tokens[..self.len]
@@ -441,8 +582,11 @@ impl<'a> Session<'a> {
 
     /// Where the time went so far.
     pub fn stats(&self) -> SessionStats {
-        let cache = self.model.cache.as_ref().map(|cache| cache.stats).unwrap_or_default();
-        SessionStats { cache, ..self.stats }
+        self.stats
+    }
+
+    fn cache_stats(&self) -> CacheStats {
+        self.model.cache.as_ref().map(Cache::stats).unwrap_or_default()
     }
 
     fn check(&self) -> Result<(), SessionError> {

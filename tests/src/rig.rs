@@ -1,5 +1,6 @@
 //! A session on a RAM disk, with every choice that must not change an answer.
 
+use rill::experts::{POLICIES, Policy};
 use rill::image::{Image, ImageError, PAGE_ALIGN};
 use rill::kernels::{Kernels, best};
 use rill::plan::{Plan, PlanRequest};
@@ -28,6 +29,14 @@ pub struct Setting {
     pub seed: u64,
     /// What the disk asks of reads.
     pub alignment: u32,
+    /// Most reads under way.
+    pub depth: usize,
+    /// How seldom a read seems to be ready.
+    pub patience: u32,
+    /// Chooses which pages give way.
+    pub policy: &'static dyn Policy,
+    /// Whether pages are read on a guess.
+    pub lookahead: bool,
 }
 
 impl Default for Setting {
@@ -40,6 +49,10 @@ impl Default for Setting {
             kernels: best(cpu::features()),
             seed: 0,
             alignment: 4096,
+            depth: 16,
+            patience: 2,
+            policy: POLICIES[0],
+            lookahead: true,
         }
     }
 }
@@ -92,6 +105,7 @@ impl Rig {
         let plan = Plan::new(&opened, &request).expect("the arena was sized for it");
         let mut disk = RamDisk::new(image, setting.seed);
         disk.set_alignment(setting.alignment);
+        disk.set_schedule(setting.depth, setting.patience);
         let parallel: Box<dyn Parallel> = match setting.threads {
             1 => Box::new(Serial),
             n => Box::new(Pool::new(n).expect("threads can be started")),
@@ -100,7 +114,8 @@ impl Rig {
         let mut events = Box::new(Recorder::default());
         let mut world =
             World { storage: &mut disk, parallel: &*parallel, clock: &clock, events: &mut *events };
-        let options = Options::new(setting.kernels);
+        let Setting { kernels, policy, lookahead, .. } = setting;
+        let options = Options { policy, lookahead, ..Options::new(kernels) };
         let session = Session::load(&opened, &plan, options, arena(plan.total()), &mut world)?;
         Ok(Self { session, disk, events, parallel, clock })
     }

@@ -75,7 +75,7 @@ fn allocations_of_a_generation(storage: &mut dyn Storage<'static>) -> usize {
         }
     });
     assert_eq!(tokens, 40);
-    assert!(session.stats().cache.evictions > 0, "pages came and went");
+    assert!(session.stats().prompt.cache.evictions > 0, "pages came and went");
     count
 }
 

@@ -272,7 +272,7 @@ fn run_reports_where_the_time_went() {
     assert_eq!(report["ending"], "max_tokens");
     assert_eq!(report["generated_tokens"], 5);
     assert_eq!(report["prompt_tokens"].as_u64().map(|n| n > 20), Some(true));
-    assert!(report["page_misses"].as_u64().unwrap() > 0);
+    assert!(report["prompt"]["page_misses"].as_u64().unwrap() > 0);
     assert!(!report["text"].as_str().unwrap().is_empty());
     let run = rill(&["run", "--stats", "-n", "5", PROMPT]);
     assert!(run.err.contains("tokens/s") && run.err.contains("hits"), "{run:?}");
@@ -407,6 +407,96 @@ fn pack_writes_the_image_it_is_asked_for_or_nothing() {
     rill(&["pack", text(&cut), "-o", text(&image)]).fails(1, &["cut.gguf"]);
     assert_eq!(fs::read(&image).unwrap(), before, "what was there is lost");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "a half file is left");
+}
+
+#[test]
+fn a_sweep_measures_budgets_side_by_side() {
+    let kiosk = Kiosk::new();
+    let (image, plot) = (kiosk.path(), kiosk.folder.path().join("sweep.svg"));
+    let args = ["bench", "-m", text(&image), "-p", "8", "-n", "2", "-r", "1", "--json"];
+    let sweep = ["--sweep-ram", "--plot", text(&plot)];
+    let rows = rill(&[&args[..], &sweep].concat()).json();
+    let rows = rows.as_array().unwrap();
+    let slots: Vec<u64> = rows.iter().map(|row| bytes_of(row, "slots")).collect();
+    assert!(slots.is_sorted() && slots.len() == 14, "{slots:?}");
+    assert_eq!((slots[0], slots[13]), (4, bytes_of(&rows[13], "pages")));
+    assert!(fs::read_to_string(&plot).unwrap().contains("tokens/s"));
+    rill(&["bench", "--sweep-ram=x"]).fails(2, &["900MiB"]);
+    rill(&["bench", "--sweep-ram", "--ram", "1GiB"]).fails(2, &["--ram"]);
+}
+
+#[test]
+fn a_trace_is_replayed_for_every_policy() {
+    let kiosk = Kiosk::new();
+    let ids = kiosk.file("ids.txt", &"1 6 386 274 206 458 424 266 333 375 ".repeat(12));
+    let trace = kiosk.folder.path().join("text.trace");
+    rill(&["trace", "--ids", text(&ids), "-o", text(&trace)]).ok();
+    let again = kiosk.folder.path().join("again.trace");
+    let args = ["trace", "--ids", text(&ids), "-o", text(&again), "--batch", "7", "--ram", "30MiB"];
+    rill(&args).ok();
+    assert!(fs::read(&trace).unwrap() == fs::read(&again).unwrap(), "no budget changes a trace");
+
+    let plot = kiosk.folder.path().join("text.svg");
+    let args = ["replay", text(&trace), "--skip", "20", "--plot", text(&plot), "--json"];
+    let replay = rill(&args).json();
+    for budget in replay["budgets"].as_array().unwrap() {
+        let hits = |policy: &str| budget["policies"][policy]["hit_percent"].as_f64().unwrap();
+        let best = ["reuse", "lfu", "layer-lru", "lru"].map(hits).into_iter().fold(0.0, f64::max);
+        assert!(hits("belady") >= best - 1e-9, "{budget}");
+        let cycle = bytes_of(&replay, "cycle");
+        if bytes_of(budget, "slots") < cycle {
+            assert!(hits("reuse") > hits("lru"), "{budget}");
+        }
+        if bytes_of(budget, "percent") == 100 {
+            assert!(hits("reuse") > 95.0, "{budget}");
+        }
+    }
+    assert!(fs::read_to_string(&plot).unwrap().contains("belady"));
+    assert!(rill(&["replay", text(&trace)]).ok().contains("reuse %"));
+
+    rill(&["replay", text(&ids)]).fails(1, &["not a trace", "rill trace"]);
+    let mut bytes = fs::read(&trace).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&again, &bytes).unwrap();
+    rill(&["replay", text(&again)]).fails(1, &["damaged"]);
+    rill(&["replay", text(&trace), "--skip", "500"]).fails(2, &["120 tokens"]);
+}
+
+#[test]
+fn a_conversation_is_saved_and_goes_on_elsewhere() {
+    let kiosk = Kiosk::new();
+    let (image, file) = (kiosk.path(), kiosk.folder.path().join("talk"));
+    let chat = |input: &str| {
+        rill_with_input(&["chat", "--greedy", "--ram", "40MiB", "-m", text(&image)], input)
+    };
+    let second = "And then?";
+    let whole = chat(&format!("{PROMPT}\n{second}\n")).ok();
+    let before = chat(&format!("{PROMPT}\n/save {}\n", text(&file))).ok();
+    let after = chat(&format!("/load {}\n{second}\n", text(&file))).ok();
+    let spoken = |out: &str| out.replace("> ", "");
+    assert_eq!(spoken(&before) + &spoken(&after), spoken(&whole));
+    assert!(kiosk.folder.path().join("kiosk.rill.usage").exists());
+
+    let mut bytes = fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    let damaged = kiosk.folder.path().join("damaged");
+    fs::write(&damaged, &bytes).unwrap();
+    for (path, part) in [
+        (text(&damaged), "damaged"),
+        (text(&image), "not a saved conversation"),
+        ("/nonexistent", "No such file"),
+    ] {
+        let run = chat(&format!("{PROMPT}\n/load {path}\n{second}\n"));
+        assert!(run.err.contains(part), "{run:?}");
+        assert_eq!(spoken(&run.ok()), spoken(&whole), "the conversation goes on");
+    }
+    bytes[16] ^= 1;
+    bytes[middle] ^= 1;
+    fs::write(&damaged, &bytes).unwrap();
+    let run = chat(&format!("/load {}\n/save\n", text(&damaged)));
+    assert!(run.err.contains("another model"), "{run:?}");
+    assert!(run.ok().contains("needs the name of a file"));
 }
 
 #[test]

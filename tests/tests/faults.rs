@@ -53,7 +53,7 @@ fn wrong_bytes_are_read_again_and_never_used() {
     let mut rig = rig();
     rig.disk.set_fault(Fault::FlippedBit(20));
     assert!(rig.logits(ids).unwrap() == expected);
-    assert!(rig.session.stats().cache.retries > 0);
+    assert!(rig.session.stats().prompt.cache.retries > 0);
     let retried = |event: &Event| matches!(event, Event::Retry { error: None, .. });
     assert!(rig.events.events.iter().any(retried));
 

@@ -2,6 +2,7 @@
 //! the kernel table, the device's timing and its hiccups.
 
 use proptest::prelude::*;
+use rill::experts::POLICIES;
 use rill::kernels::all;
 use rill::seams::Fault;
 use rill_linux::cpu;
@@ -66,6 +67,52 @@ fn a_second_turn_equals_the_whole_conversation_at_once() {
     assert!(last == *whole.last().unwrap());
 }
 
+#[test]
+fn slots_that_were_warmed_and_a_conversation_that_was_restored_change_nothing() {
+    let ids = prompt();
+    let (first, rest) = ids.split_at(ids.len() / 2);
+    let setting = Setting { slots: Some(40), ..Setting::default() };
+    let mut rig = Rig::new(kiosk::default_image(), setting).unwrap();
+    let expected = bits(&mut rig, &ids);
+    rig.session.reset();
+    rig.session.append(first).unwrap();
+    rig.with(|session, world| while session.compute(world).unwrap() {});
+    let mut saved = Vec::new();
+    let kept = rig.session.save(|bytes| {
+        saved.extend_from_slice(bytes);
+        Ok::<_, ()>(())
+    });
+    kept.unwrap();
+
+    let mut other = Rig::new(kiosk::default_image(), setting).unwrap();
+    let warmed = other.with(|session, world| {
+        std::iter::from_fn(|| session.warm(world).unwrap().then_some(())).count()
+    });
+    assert!(warmed >= 40, "{warmed} parts were read");
+    let restore = |rig: &mut Rig, saved: &[u8]| {
+        let mut left = saved;
+        rig.session.restore(|into| {
+            let (now, later) = left.split_at_checked(into.len()).ok_or(())?;
+            into.copy_from_slice(now);
+            left = later;
+            Ok::<_, ()>(())
+        })
+    };
+    // A part of it is no conversation, and the session is as good as new afterwards.
+    for len in [0, 15, 16, 40, saved.len() / 2, saved.len() - 1] {
+        assert!(restore(&mut other, &saved[..len]).is_err(), "{len} bytes");
+        assert!(other.session.tokens().is_empty());
+    }
+    restore(&mut other, &saved).unwrap();
+    assert_eq!(other.session.tokens(), first);
+    other.session.append(rest).unwrap();
+    other.with(|session, world| while session.compute(world).unwrap() {});
+    let last: Vec<u32> = other.session.logits().iter().map(|x| x.to_bits()).collect();
+    assert!(last == *expected.last().unwrap());
+    let warm = other.session.stats().prompt.cache;
+    assert!(warm.hits + warm.late > 0, "{warm:?}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
     #[test]
@@ -75,6 +122,9 @@ proptest! {
         threads in 1..4_usize,
         seed in any::<u64>(),
         unaligned in any::<bool>(),
+        (depth, patience) in (2..17_usize, 1..20_u32),
+        policy in 0..POLICIES.len(),
+        lookahead in any::<bool>(),
         fault in prop_oneof![
             Just(Fault::None),
             (8..100_u32).prop_map(Fault::Transient),
@@ -85,8 +135,18 @@ proptest! {
         let image = kiosk::default_image();
         let expected = bits(&mut Rig::new(image, Setting::default()).unwrap(), ids);
         let alignment = if unaligned { 1 } else { 4096 };
-        let setting =
-            Setting { slots: Some(slots), batch, threads, seed, alignment, ..Setting::default() };
+        let setting = Setting {
+            slots: Some(slots),
+            batch,
+            threads,
+            seed,
+            alignment,
+            depth,
+            patience,
+            policy: POLICIES[policy],
+            lookahead,
+            ..Setting::default()
+        };
         let mut rig = Rig::new(image, setting).unwrap();
         rig.disk.set_fault(fault);
         // A page may fail again and again by chance: then there is an error, never another answer.

@@ -7,7 +7,7 @@ use core::fmt;
 use core::str::FromStr;
 
 use rill::answer::{Answer, StopError};
-use rill::experts::{DecayedLfu, LayerLru, Lru, Policy};
+use rill::experts::{DecayedLfu, LayerLru, Lru, Policy, Reuse};
 use rill::image::Sampling;
 use rill::size::Size;
 
@@ -133,10 +133,11 @@ static KEYS: &[Key] = &[
         name: "policy",
         set: |config, text| {
             let policy: &'static dyn Policy = match text {
+                "reuse" => &Reuse,
                 "lfu" => &DecayedLfu,
                 "layer-lru" => &LayerLru,
                 "lru" => &Lru,
-                _ => return Err(Problem::Value("lfu, layer-lru or lru")),
+                _ => return Err(Problem::Value("reuse, lfu, layer-lru or lru")),
             };
             put(&mut config.policy, policy)
         },

@@ -341,6 +341,8 @@ impl<D: Driver> Chat<'_, '_, D> {
             load_time: self.load_time,
             budget: self.used,
             peak_resident: None,
+            answer_time: None,
+            faults: None,
         };
         Report::new(self.session, self.plan, around)
     }

@@ -5,7 +5,7 @@ use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use rill::experts::{DecayedLfu, LayerLru, Lru, Policy};
+use rill::experts::{DecayedLfu, LayerLru, Lru, Policy, Reuse};
 use rill::image::{Image, Sampling, Section, checksum};
 use rill::kernels::{self, Kernels};
 use rill::plan::{Plan, PlanError, PlanRequest};
@@ -21,6 +21,7 @@ use rill_linux::{cpu, storage};
 
 use crate::failure::Failure;
 use crate::model::{Device, Model, ModelArgs};
+use crate::usage;
 
 /// Which model, and how it may use this machine.
 #[derive(Debug, Clone, clap::Args)]
@@ -28,7 +29,7 @@ pub struct EngineArgs {
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
-    budget: BudgetArgs,
+    pub budget: BudgetArgs,
     /// Cores to use [default: all]
     #[arg(short, long, value_name = "N")]
     threads: Option<NonZeroUsize>,
@@ -36,7 +37,7 @@ pub struct EngineArgs {
     #[arg(long, value_name = "NAME", hide_short_help = true)]
     kernels: Option<String>,
     /// Which experts give way to others
-    #[arg(long, value_enum, default_value = "lfu", hide_short_help = true)]
+    #[arg(long, value_enum, default_value = "reuse", hide_short_help = true)]
     policy: PolicyName,
     /// Never read experts on a guess
     #[arg(long, hide_short_help = true)]
@@ -48,7 +49,7 @@ pub struct EngineArgs {
 pub struct BudgetArgs {
     /// RAM that the whole process may use, for example 900MiB [default: what is free]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
-    ram: Option<u64>,
+    pub ram: Option<u64>,
     /// Tokens that a conversation may have [default: 4096, or the model's own if less]
     #[arg(short, long, value_name = "TOKENS")]
     pub context: Option<u32>,
@@ -60,6 +61,8 @@ pub struct BudgetArgs {
 /// A policy as an option.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum PolicyName {
+    /// The one expected to be wanted last
+    Reuse,
     /// The least often used, with a memory of those that left
     Lfu,
     /// The least recently used of the same layer
@@ -92,6 +95,8 @@ pub struct Engine {
     pub machine: Machine,
     /// How long loading took.
     pub load_time: Duration,
+    /// How long answers took so far, from the prompt's first token to the last text.
+    pub answer_time: Duration,
 }
 
 /// What the engine sees of this machine.
@@ -101,6 +106,28 @@ pub struct Machine {
     /// The cores.
     pub pool: Pool,
     clock: Monotonic,
+}
+
+impl Engine {
+    /// What tells this image from others.
+    pub fn identity(&self) -> u64 {
+        checksum(&self.image.header.to_bytes())
+    }
+
+    /// Takes over what earlier runs found out about the experts' uses.
+    pub fn recall(&mut self) {
+        let image = self.identity();
+        if let Device::File { path, .. } = &self.machine.device {
+            usage::recall(&mut self.session, image, &usage::usage_file(path));
+        }
+    }
+
+    /// Keeps what was found out about the experts' uses for later runs.
+    pub fn keep(&self) {
+        if let Device::File { path, .. } = &self.machine.device {
+            usage::save(&self.session, self.identity(), &usage::usage_file(path));
+        }
+    }
 }
 
 impl Machine {
@@ -119,6 +146,8 @@ impl Engine {
             load_time: self.load_time.as_micros() as u64,
             budget: self.budget.used(),
             peak_resident: memory::peak_resident(),
+            answer_time: Some(self.answer_time.as_micros() as u64),
+            faults: memory::page_faults(),
         };
         Report::new(&self.session, &self.budget.plan, around)
     }
@@ -146,6 +175,13 @@ impl BudgetArgs {
 }
 
 impl Budget {
+    /// The least budget that works for this context, and the most of any use.
+    pub fn bounds(&self, image: &Image) -> [u64; 2] {
+        let Plan { context, batch, .. } = self.plan;
+        let (least, most) = (Plan::least(image, context, 1), Plan::most(image, context, batch));
+        [least, most].map(|arena| arena + self.overhead)
+    }
+
     /// What the process will use of it.
     pub fn used(&self) -> u64 {
         self.plan.total() + self.overhead
@@ -165,6 +201,14 @@ impl Budget {
 }
 
 impl EngineArgs {
+    /// The bounds of the budget for a context of `tokens`, unless the user asks for another.
+    pub fn bounds(&self, tokens: Option<u32>) -> Result<[u64; 2], Failure> {
+        let model = self.model.open()?;
+        let mut args = self.budget.clone();
+        args.context = args.context.or(tokens);
+        Ok(args.plan(&model)?.bounds(&model.image))
+    }
+
     /// Loads the model. `tokens` is the context when the user asks for none; `sampling` and
     /// `seed` go to the session.
     pub fn load(
@@ -205,7 +249,14 @@ impl EngineArgs {
         let loaded =
             Session::load(&image, &budget.plan, options, arena, &mut machine.world(&mut Silent));
         let session = loaded.map_err(|error| Failure::Load { model: name, error })?;
-        Ok(Engine { image, budget, session, machine, load_time: start.elapsed() })
+        Ok(Engine {
+            image,
+            budget,
+            session,
+            machine,
+            load_time: start.elapsed(),
+            answer_time: Duration::ZERO,
+        })
     }
 
     fn choose_kernels(&self) -> Result<&'static Kernels, Failure> {
@@ -222,6 +273,7 @@ impl EngineArgs {
 impl PolicyName {
     fn policy(self) -> &'static dyn Policy {
         match self {
+            Self::Reuse => &Reuse,
             Self::Lfu => &DecayedLfu,
             Self::LayerLru => &LayerLru,
             Self::Lru => &Lru,

@@ -1,10 +1,12 @@
 //! Letting a model speak.
 
+use std::time::Instant;
+
 use clap::Args;
 use rill::answer::Answer;
 use rill::generate::{Ending, generate};
 use rill::image::Sampling;
-use rill::seams::Silent;
+use rill::seams::Events;
 
 use crate::engine::Engine;
 use crate::failure::Failure;
@@ -63,10 +65,24 @@ impl GenerateArgs {
         }
     }
 
-    /// Continues the sequence of `engine`; `emit` takes the text as it comes.
+    /// Continues the sequence of `engine`; `events` hears what happens, `emit` takes
+    /// the text as it comes.
     pub fn generate(
         &self,
         engine: &mut Engine,
+        events: &mut dyn Events,
+        emit: impl FnMut(&str) -> std::io::Result<()>,
+    ) -> Result<Ending, Failure> {
+        let start = Instant::now();
+        let ending = self.speak(engine, events, emit);
+        engine.answer_time += start.elapsed();
+        ending
+    }
+
+    fn speak(
+        &self,
+        engine: &mut Engine,
+        events: &mut dyn Events,
         mut emit: impl FnMut(&str) -> std::io::Result<()>,
     ) -> Result<Ending, Failure> {
         let mut answer = Answer::default();
@@ -79,8 +95,7 @@ impl GenerateArgs {
             }
         };
         let most = self.max_tokens.unwrap_or(u64::MAX);
-        let mut silent = Silent;
-        let world = &mut machine.world(&mut silent);
+        let world = &mut machine.world(events);
         let ending = generate(session, world, &mut answer, most, interrupt::take, &mut speak)?;
         heard?;
         Ok(ending)

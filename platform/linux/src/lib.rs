@@ -7,4 +7,5 @@ pub mod clock;
 pub mod cpu;
 pub mod memory;
 pub mod pool;
+pub mod replace;
 pub mod storage;

@@ -10,6 +10,11 @@ mod generate;
 mod interrupt;
 mod model;
 mod npy;
+mod plot;
+mod routes;
+mod saved;
+mod table;
+mod usage;
 
 use std::process::ExitCode;
 

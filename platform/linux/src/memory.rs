@@ -39,6 +39,17 @@ pub fn peak_resident() -> Option<u64> {
     kilobytes(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
 }
 
+/// Page faults of this process so far: minor ones, and major ones, which read from a device. `None`
+/// where the kernel does not say.
+pub fn page_faults() -> Option<[u64; 2]> {
+    let stat = fs::read_to_string("/proc/self/stat").ok()?;
+    // The name, in parentheses, may hold anything; after it state is field 3, minflt 10, majflt 12.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(7);
+    let minor = fields.next()?.parse().ok()?;
+    let major = fields.nth(1)?.parse().ok()?;
+    Some([minor, major])
+}
+
 /// The value of a field of a file such as `/proc/meminfo`, in bytes.
 fn kilobytes(text: &str, field: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(field))?;
@@ -121,6 +132,14 @@ mod tests {
         assert_eq!(kilobytes("MemTotal: 1 kB\n", "MemAvailable:"), None);
         assert!(default_budget().unwrap() > 0);
         assert!(peak_resident().unwrap() > 0);
+    }
+
+    #[test]
+    fn faults_are_counted() {
+        let [before, _] = page_faults().unwrap();
+        let memory = vec![1_u8; 8 << 20];
+        let [after, _] = page_faults().unwrap();
+        assert!(after > before, "{} bytes are new", memory.len());
     }
 
     /// A folder with these files.

@@ -6,16 +6,15 @@
 
 use core::fmt;
 
-use super::policy::{History, Policy};
+use super::history::{History, Rates};
+use super::policy::Policy;
+use super::shelf::{Found, Placed, Shelf, SlotId};
 use crate::arena::{Arena, ArenaFull};
-use crate::image::{Image, PAGE_ALIGN, PageShape, checksum};
+use crate::image::{Image, PAGE_ALIGN, PageShape, page_checksum_on};
 use crate::model::weights::Matrix;
 use crate::seams::{
     Completion, Event, Micros, Read, Slice, StorageError, StorageErrorKind, Urgency, World,
 };
-
-/// A slot's number.
-pub type SlotId = u16;
 
 /// A part of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,15 +23,6 @@ pub enum Part {
     GateUp,
     /// Down, and the padding.
     Down,
-}
-
-/// A part that has arrived, and is what was packed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Arrival {
-    /// The slot.
-    pub slot: SlotId,
-    /// The part.
-    pub part: Part,
 }
 
 /// What is wrong with a page.
@@ -80,9 +70,13 @@ impl core::error::Error for PageError {}
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
 pub struct CacheStats {
-    /// Pages that were wanted and in RAM.
+    /// Pages that were wanted and in RAM since an earlier token.
     pub hits: u64,
-    /// Pages that were wanted and not in RAM.
+    /// Pages that were wanted and in RAM because of a guess.
+    pub guessed: u64,
+    /// Pages that were wanted and still on their way because of a guess.
+    pub late: u64,
+    /// Pages that were wanted, not in RAM and not on their way.
     pub misses: u64,
     /// Pages that left RAM.
     pub evictions: u64,
@@ -90,29 +84,67 @@ pub struct CacheStats {
     pub bytes: u64,
     /// Reads that were tried again.
     pub retries: u64,
-    /// Pages that were read on a guess.
+    /// Pages that were asked for on a guess.
     pub ahead: u64,
-    /// Of them, those that were wanted while they were in RAM or on their way.
-    pub ahead_useful: u64,
+    /// Of them, those that nobody wanted in their turn.
+    pub wasted: u64,
     /// Time spent waiting for the storage with nothing else to do.
     pub waiting: Micros,
     /// Time spent on checksums.
     pub checking: Micros,
+    /// Time spent deciding what goes where, and on asking the storage.
+    pub managing: Micros,
+}
+
+impl CacheStats {
+    /// Pages that were wanted.
+    pub fn wanted(&self) -> u64 {
+        self.hits + self.guessed + self.late + self.misses
+    }
+
+    /// Share of the wanted pages that were in RAM when they were wanted.
+    pub fn hit_rate(&self) -> f64 {
+        (self.hits + self.guessed) as f64 / self.wanted().max(1) as f64
+    }
+
+    /// What was added since `before`.
+    pub fn since(self, before: Self) -> Self {
+        self.zip(before, |now, before| now - before)
+    }
+
+    /// Both together.
+    pub fn plus(self, other: Self) -> Self {
+        self.zip(other, |a, b| a + b)
+    }
+
+    fn zip(self, other: Self, of: fn(u64, u64) -> u64) -> Self {
+        Self {
+            hits: of(self.hits, other.hits),
+            guessed: of(self.guessed, other.guessed),
+            late: of(self.late, other.late),
+            misses: of(self.misses, other.misses),
+            evictions: of(self.evictions, other.evictions),
+            bytes: of(self.bytes, other.bytes),
+            retries: of(self.retries, other.retries),
+            ahead: of(self.ahead, other.ahead),
+            wasted: of(self.wasted, other.wasted),
+            waiting: of(self.waiting, other.waiting),
+            checking: of(self.checking, other.checking),
+            managing: of(self.managing, other.managing),
+        }
+    }
 }
 
 /// How often a read is tried again before the page is given up.
 const MAX_RETRIES: u8 = 4;
-const NO_PAGE: u32 = u32::MAX;
+/// Parts under way while slots are warmed: one page waits behind another, so that the device is
+/// busy and what is asked for meanwhile still comes soon.
+const WARM_PARTS: usize = 3;
 
 #[derive(Debug)]
 struct Slot<'a> {
-    page: u32,
-    /// Its page is needed by the layer that is being computed.
-    pinned: bool,
     /// A part of it cannot be had.
     failed: bool,
-    /// Its page was read on a guess and has not been wanted yet.
-    ahead: bool,
     /// When its page was asked for.
     since: Micros,
     parts: [SlotPart<'a>; 2],
@@ -122,10 +154,20 @@ struct Slot<'a> {
 struct SlotPart<'a> {
     /// `None` while the storage has it.
     buffer: Option<Slice<'a>>,
-    /// It holds its part of `page`, checked.
-    valid: bool,
+    content: Content,
     /// How often reading it failed.
     attempts: u8,
+}
+
+/// What the bytes of a part are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Content {
+    /// Nothing of use.
+    None,
+    /// What the storage gave for its page.
+    Unchecked,
+    /// What was packed.
+    Valid,
 }
 
 /// Where a cache takes its memory from.
@@ -141,28 +183,22 @@ pub struct Memory<'m, 'a> {
 /// The slots and what is in them.
 pub struct Cache<'a> {
     slots: &'a mut [Slot<'a>],
-    /// For each page its slot + 1, or 0.
-    slot_of: &'a mut [u16],
+    shelf: Shelf<'a>,
     /// For each page the checksums of its parts.
     sums: &'a [[u64; 2]],
-    /// Uses of every page.
-    pub history: History<'a>,
-    policy: &'static dyn Policy,
     shape: PageShape,
     /// Where the second part begins in a slot: where down does, or the whole page's length.
     split: usize,
     pages_at: u64,
     experts: u32,
     under_way: usize,
-    uses: u32,
-    /// What happened so far.
-    pub stats: CacheStats,
+    stats: CacheStats,
 }
 
 impl<'a> Cache<'a> {
     /// Bytes of everything but the slots' pages.
     pub const fn index_bytes(pages: usize, slots: usize) -> usize {
-        Arena::cost::<Slot<'_>>(slots) + Arena::cost::<u16>(pages) + History::bytes(pages)
+        Arena::cost::<Slot<'_>>(slots) + Shelf::bytes(pages, slots)
     }
 
     /// An empty cache. `sums` is the page-sums section. `alignment` is the storage's: parts are
@@ -172,37 +208,29 @@ impl<'a> Cache<'a> {
         shape: PageShape,
         sums: &'a [[u64; 2]],
         alignment: usize,
-        policy: &'static dyn Policy,
+        policy: &'a dyn Policy,
         memory: Memory<'_, 'a>,
     ) -> Result<Self, ArenaFull> {
         let split = if shape.splits_at(alignment) { shape.down_at() } else { shape.bytes() };
-        let Memory { index, pages: arena, slots } = memory;
-        let slots = index.build(slots, |_| {
+        let Memory { index, pages: arena, slots: count } = memory;
+        let slots = index.build(count, |_| {
             let (head, tail) = arena.bytes(shape.bytes(), PAGE_ALIGN)?.split_at_mut(split);
-            let part = |buffer| SlotPart { buffer: Some(buffer), valid: false, attempts: 0 };
-            Ok(Slot {
-                page: NO_PAGE,
-                pinned: false,
-                failed: false,
-                ahead: false,
-                since: 0,
-                parts: [part(head), part(tail)],
-            })
+            let part =
+                |buffer| SlotPart { buffer: Some(buffer), content: Content::None, attempts: 0 };
+            Ok(Slot { failed: false, since: 0, parts: [part(head), part(tail)] })
         })?;
-        let experts = image.manifest.shape.experts;
-        let pages = image.manifest.pages();
+        let manifest = &image.manifest;
+        let experts = manifest.shape.experts;
+        let banks = [manifest.banks() as u32, experts, manifest.shape.top_k];
         Ok(Self {
             slots,
-            slot_of: index.zeros(pages)?,
+            shelf: Shelf::new(banks, count, policy, index)?,
             sums,
-            history: History::new(pages, experts as usize, index)?,
-            policy,
             shape,
             split,
             pages_at: image.page_offset(0),
             experts,
             under_way: 0,
-            uses: 0,
             stats: CacheStats::default(),
         })
     }
@@ -217,36 +245,69 @@ impl<'a> Cache<'a> {
         bank as u32 * self.experts + expert as u32
     }
 
-    /// `tokens` tokens want `page` now. Pins it and counts a hit when it is in RAM or on its way.
+    /// Uses of every page.
+    pub fn history(&self) -> &History<'a> {
+        &self.shelf.history
+    }
+
+    /// Takes over what another run found out about `page`.
+    pub fn recall(&mut self, page: u32, rates: Rates) {
+        self.shelf.history.recall(page, rates);
+    }
+
+    /// What happened so far.
+    pub fn stats(&self) -> CacheStats {
+        CacheStats { wasted: self.shelf.wasted(), ..self.stats }
+    }
+
+    /// Calls `body` and counts its time as management, but for what of it was spent waiting.
+    pub fn manage<'w, R>(
+        &mut self,
+        world: &mut World<'w, 'a>,
+        body: impl FnOnce(&mut Self, &mut World<'w, 'a>) -> R,
+    ) -> R {
+        let (start, waited) = (world.clock.now(), self.stats.waiting);
+        let result = body(self, world);
+        let waited = self.stats.waiting - waited;
+        self.stats.managing += (world.clock.now() - start).saturating_sub(waited);
+        result
+    }
+
+    /// `tokens` tokens want `page` now. Pins it where it is in RAM or on its way.
     pub fn want(
         &mut self,
         world: &mut World<'_, 'a>,
         page: u32,
         tokens: u32,
     ) -> Result<Option<SlotId>, PageError> {
-        self.uses += 1;
-        self.history.used(page, tokens, self.uses);
-        let Some(id) = self.slot_of[page as usize].checked_sub(1) else {
+        let Some(Found { slot: id, guessed }) = self.shelf.want(page, tokens) else {
             self.stats.misses += 1;
             return Ok(None);
         };
-        self.stats.hits += 1;
-        let slot = &mut self.slots[id as usize];
-        slot.pinned = true;
-        slot.failed = false;
-        let guessed = core::mem::take(&mut slot.ahead);
-        self.stats.ahead_useful += u64::from(guessed);
-        for part in [Part::GateUp, Part::Down] {
+        self.slots[id as usize].failed = false;
+        let here = self.parts().all(|part| self.part(id, part).content != Content::None);
+        let count = match (here, guessed) {
+            (false, _) => &mut self.stats.late,
+            (true, true) => &mut self.stats.guessed,
+            (true, false) => &mut self.stats.hits,
+        };
+        *count += 1;
+        for part in self.parts() {
             let state = &mut self.slots[id as usize].parts[part as usize];
             if state.buffer.is_none() {
                 world.storage.hurry(tag(id, part));
-            } else if !state.valid {
+            } else if state.content == Content::None {
                 // A guess whose read failed.
                 state.attempts = 0;
                 self.submit(world, id, part, Urgency::Demand)?;
             }
         }
         Ok(Some(id))
+    }
+
+    /// All that a batch of `tokens` tokens wants of `bank` has been asked for.
+    pub fn settle(&mut self, bank: usize, tokens: u32) {
+        self.shelf.settle(bank as u32, tokens);
     }
 
     /// Gives `page` a slot, pinned, and starts to read it. `None` when every slot is pinned or
@@ -256,93 +317,70 @@ impl<'a> Cache<'a> {
         world: &mut World<'_, 'a>,
         page: u32,
     ) -> Result<Option<SlotId>, PageError> {
-        // A guess that has not come true gives way last.
-        let Some(id) =
-            self.free_slot(world, page, false).or_else(|| self.free_slot(world, page, true))
-        else {
-            return Ok(None);
-        };
-        self.assign(world, id, page);
-        self.slots[id as usize].pinned = true;
+        let Some(placed) = self.shelf.place(page) else { return Ok(None) };
+        self.start(world, placed);
         world.events.hear(Event::Miss { page });
-        self.submit(world, id, Part::GateUp, Urgency::Demand)?;
-        self.submit(world, id, Part::Down, Urgency::Demand)?;
-        Ok(Some(id))
+        for part in self.parts() {
+            self.submit(world, placed.slot, part, Urgency::Demand)?;
+        }
+        Ok(Some(placed.slot))
     }
 
     /// Starts to read `page` on a guess. Says whether it is here or on its way now; it is not when
     /// no slot or no place in the queue is to spare.
     pub fn fetch_ahead(&mut self, world: &mut World<'_, 'a>, page: u32) -> bool {
-        if self.slot_of[page as usize] != 0 {
+        if self.shelf.slot(page).is_some() {
             return true;
         }
         if self.under_way + 2 > usize::from(world.storage.geometry().depth) {
             return false;
         }
-        let Some(id) = self.free_slot(world, page, false) else { return false };
-        self.assign(world, id, page);
-        self.slots[id as usize].ahead = true;
+        let Some(placed) = self.shelf.place_ahead(page) else { return false };
+        self.start(world, placed);
         self.stats.ahead += 1;
-        for part in [Part::GateUp, Part::Down] {
-            if self.submit(world, id, part, Urgency::Ahead).is_err() {
-                self.slots[id as usize].failed = true;
+        for part in self.parts() {
+            if self.submit(world, placed.slot, part, Urgency::Ahead).is_err() {
+                self.slots[placed.slot as usize].failed = true;
             }
         }
         true
     }
 
-    /// Guesses about `bank` that have not come true are pages like any other from now on.
-    pub fn settle(&mut self, bank: usize) {
-        for slot in self.slots.iter_mut().filter(|slot| slot.ahead) {
-            slot.ahead = self.history.bank(slot.page) != bank as u32;
+    /// Reads on towards full slots: the pages that were used most in the long run, into slots that
+    /// are still empty. Waits for one part at most. `false` when nothing is left to read.
+    pub fn warm(&mut self, world: &mut World<'_, 'a>) -> Result<bool, PageError> {
+        while self.under_way < WARM_PARTS
+            && let Some(page) = self.most_used_outside()
+            && let Some(placed) = self.shelf.place_in_empty(page)
+        {
+            self.start(world, placed);
+            for part in self.parts() {
+                self.submit(world, placed.slot, part, Urgency::Ahead)?;
+            }
         }
+        self.wait(world)
     }
 
-    fn assign(&mut self, world: &World<'_, 'a>, id: SlotId, page: u32) {
-        let slot = &mut self.slots[id as usize];
-        slot.page = page;
+    fn most_used_outside(&self) -> Option<u32> {
+        let history = &self.shelf.history;
+        let outside = (0..history.pages()).filter(|&page| self.shelf.slot(page).is_none());
+        // Among equals the first: neighbours are read in file order.
+        outside.min_by(|&a, &b| history.rates(b)[2].total_cmp(&history.rates(a)[2]))
+    }
+
+    /// A slot has a new page, of which nothing is here.
+    fn start(&mut self, world: &mut World<'_, 'a>, placed: Placed) {
+        let slot = &mut self.slots[placed.slot as usize];
         slot.failed = false;
         slot.since = world.clock.now();
         for part in &mut slot.parts {
-            part.valid = false;
+            part.content = Content::None;
             part.attempts = 0;
         }
-        self.slot_of[page as usize] = id + 1;
-    }
-
-    /// An empty slot, or that of a page that the policy gives up. `guesses` are spared or not.
-    fn free_slot(
-        &mut self,
-        world: &mut World<'_, 'a>,
-        incoming: u32,
-        guesses: bool,
-    ) -> Option<SlotId> {
-        let idle = |slot: &Slot<'_>| slot.parts.iter().all(|part| part.buffer.is_some());
-        if let Some(id) = self.slots.iter().position(|slot| slot.page == NO_PAGE && idle(slot)) {
-            return Some(id as SlotId);
+        if let Some(page) = placed.evicted {
+            self.stats.evictions += 1;
+            world.events.hear(Event::Evicted { page });
         }
-        let mut candidates = self
-            .slots
-            .iter()
-            .filter(|slot| !slot.pinned && (guesses || !slot.ahead) && idle(slot))
-            .map(|slot| slot.page);
-        let count = self.slots.len();
-        let page = self.policy.victim(&self.history, incoming, count, &mut candidates)?;
-        let id = self.slot_of[page as usize] - 1;
-        self.forget(id);
-        self.stats.evictions += 1;
-        world.events.hear(Event::Evicted { page });
-        Some(id)
-    }
-
-    /// Empties a slot.
-    fn forget(&mut self, id: SlotId) {
-        let slot = &mut self.slots[id as usize];
-        self.slot_of[slot.page as usize] = 0;
-        slot.page = NO_PAGE;
-        slot.pinned = false;
-        slot.ahead = false;
-        slot.parts.iter_mut().for_each(|part| part.valid = false);
     }
 
     fn submit(
@@ -352,18 +390,16 @@ impl<'a> Cache<'a> {
         part: Part,
         urgency: Urgency,
     ) -> Result<(), PageError> {
-        if part == Part::Down && self.split == self.shape.bytes() {
-            return Ok(());
-        }
-        let slot = &mut self.slots[id as usize];
+        let Some(page) = self.shelf.page(id) else { return Ok(()) };
         let start = if part == Part::GateUp { 0 } else { self.split };
-        let state = &mut slot.parts[part as usize];
+        let state = &mut self.slots[id as usize].parts[part as usize];
         let Some(into) = state.buffer.take() else { return Ok(()) };
         let attempt = state.attempts;
+        self.shelf.set_away(id, true);
         self.stats.bytes += into.len() as u64;
         let mut read = Read {
             tag: tag(id, part),
-            offset: self.pages_at + u64::from(slot.page) * self.shape.bytes() as u64 + start as u64,
+            offset: self.offset(page) + start as u64,
             into,
             urgency,
             attempt,
@@ -372,11 +408,9 @@ impl<'a> Cache<'a> {
         while let Err(back) = world.storage.submit(read) {
             read = back;
             // The queue is full, so something is under way and will come.
-            if let Some(completion) = world.storage.wait()
-                && let Err(error) = self.take(world, completion)
-            {
+            if let Err(error) = self.wait(world) {
                 self.under_way -= 1;
-                self.slots[id as usize].parts[part as usize].buffer = Some(read.into);
+                self.put_back(id, part, read.into);
                 return Err(error);
             }
         }
@@ -405,7 +439,7 @@ impl<'a> Cache<'a> {
         }
     }
 
-    /// Takes a buffer back, checks it, and asks again when it is wrong.
+    /// Takes a buffer back, and asks again when the read failed.
     fn take(
         &mut self,
         world: &mut World<'_, 'a>,
@@ -414,38 +448,92 @@ impl<'a> Cache<'a> {
         self.under_way -= 1;
         let id = (completion.tag / 2) as SlotId;
         let part = if completion.tag.is_multiple_of(2) { Part::GateUp } else { Part::Down };
-        let before = world.clock.now();
-        let slot = &mut self.slots[id as usize];
-        let page = slot.page;
-        let right = completion.result.is_ok()
-            && page_sums_match(
-                completion.into,
-                part,
-                self.split,
-                &self.shape,
-                &self.sums[page as usize],
-            );
-        let now = world.clock.now();
-        self.stats.checking += now - before;
-        let state = &mut slot.parts[part as usize];
-        state.buffer = Some(completion.into);
-        if right {
-            state.valid = true;
-            if self.has(id, Part::GateUp) && self.has(id, Part::Down) {
-                let waited = now - self.slots[id as usize].since;
-                world.events.hear(Event::Arrived { page, waited });
+        self.put_back(id, part, completion.into);
+        match completion.result {
+            Ok(()) => {
+                self.slots[id as usize].parts[part as usize].content = Content::Unchecked;
+                Ok(())
             }
-            return Ok(());
+            Err(error) => self.again(world, id, part, Some(error)),
         }
-        if !slot.pinned {
+    }
+
+    fn put_back(&mut self, id: SlotId, part: Part, buffer: Slice<'a>) {
+        let parts = &mut self.slots[id as usize].parts;
+        parts[part as usize].buffer = Some(buffer);
+        self.shelf.set_away(id, parts.iter().any(|part| part.buffer.is_none()));
+    }
+
+    /// Checks what has arrived of the pages that are needed now, spread over the cores, and asks
+    /// again for what is wrong. Guesses wait until somebody wants them.
+    pub fn check(&mut self, world: &mut World<'_, 'a>) -> Result<(), PageError> {
+        let before = world.clock.now();
+        let mut checked = Ok(());
+        for id in 0..self.slots.len() as SlotId {
+            if !self.shelf.is_pinned(id) {
+                continue;
+            }
+            for part in self.parts() {
+                if checked.is_ok() && self.part(id, part).content == Content::Unchecked {
+                    checked = self.check_part(world, id, part);
+                }
+            }
+        }
+        self.stats.checking += world.clock.now() - before;
+        checked
+    }
+
+    fn check_part(
+        &mut self,
+        world: &mut World<'_, 'a>,
+        id: SlotId,
+        part: Part,
+    ) -> Result<(), PageError> {
+        let (Some(page), Some(bytes)) =
+            (self.shelf.page(id), self.part(id, part).buffer.as_deref())
+        else {
+            return Ok(());
+        };
+        let sums = self.sums[page as usize];
+        let is = |bytes: &[u8], sum| page_checksum_on(world.parallel, bytes) == sum;
+        let right = if self.is_split() {
+            is(bytes, sums[part as usize])
+        } else {
+            let (head, tail) = bytes.split_at(self.shape.down_at());
+            is(head, sums[0]) && is(tail, sums[1])
+        };
+        if !right {
+            self.slots[id as usize].parts[part as usize].content = Content::None;
+            return self.again(world, id, part, None);
+        }
+        self.slots[id as usize].parts[part as usize].content = Content::Valid;
+        if self.has(id, Part::GateUp) && self.has(id, Part::Down) {
+            let waited = world.clock.now() - self.slots[id as usize].since;
+            world.events.hear(Event::Arrived { page, waited });
+        }
+        Ok(())
+    }
+
+    /// A part did not come as it was packed: asks again where that may help. `error` is the
+    /// storage's; `None` when the checksum is wrong.
+    fn again(
+        &mut self,
+        world: &mut World<'_, 'a>,
+        id: SlotId,
+        part: Part,
+        error: Option<StorageError>,
+    ) -> Result<(), PageError> {
+        let Some(page) = self.shelf.page(id) else { return Ok(()) };
+        let slot = &mut self.slots[id as usize];
+        if !self.shelf.is_pinned(id) {
             // A guess: nobody waits for it, and `want` asks again if somebody does.
             slot.failed = true;
             return Ok(());
         }
-        let error = completion.result.err();
-        let again = error.is_none_or(|error| error.kind == StorageErrorKind::Transient);
-        if again && state.attempts < MAX_RETRIES && !slot.failed {
-            state.attempts += 1;
+        let attempts = &mut slot.parts[part as usize].attempts;
+        let may_help = error.is_none_or(|error| error.kind == StorageErrorKind::Transient);
+        if may_help && *attempts < MAX_RETRIES && !slot.failed {
+            *attempts += 1;
             self.stats.retries += 1;
             world.events.hear(Event::Retry { page, error: error.map(|error| error.kind) });
             return self.submit(world, id, part, Urgency::Demand);
@@ -455,15 +543,14 @@ impl<'a> Cache<'a> {
             page,
             bank: page / self.experts,
             expert: page % self.experts,
-            offset: self.pages_at + u64::from(page) * self.shape.bytes() as u64,
+            offset: self.offset(page),
             fault: error.map_or(PageFault::Checksum, PageFault::Storage),
         })
     }
 
     /// Whether a part of a slot's page is in RAM and checked.
     pub fn has(&self, id: SlotId, part: Part) -> bool {
-        let parts = &self.slots[id as usize].parts;
-        parts[if self.split < self.shape.bytes() { part as usize } else { 0 }].valid
+        self.part(id, part).content == Content::Valid
     }
 
     /// Gate and up of the page in slot `id`, (2 expert_ff, hidden); it must be here.
@@ -481,48 +568,53 @@ impl<'a> Cache<'a> {
         let parts = &self.slots[id as usize].parts;
         let (part, at) =
             if at < self.split { (&parts[0], at) } else { (&parts[1], at - self.split) };
-        let buffer = part.buffer.as_deref().filter(|_| part.valid);
+        let buffer = part.buffer.as_deref().filter(|_| part.content == Content::Valid);
         &buffer.expect("only a part that has arrived is used")[at..at + len]
     }
 
     /// The layer is done with the page in slot `id`.
     pub fn release(&mut self, id: SlotId) {
-        self.slots[id as usize].pinned = false;
+        self.shelf.release(id);
     }
 
     /// After an error: waits for what is under way, and empties every slot that is not whole.
     pub fn recover(&mut self, world: &mut World<'_, 'a>) {
+        for id in 0..self.slots.len() as SlotId {
+            // Nobody waits for anything any more: nothing is asked for again.
+            self.shelf.release(id);
+        }
         while self.under_way > 0 {
             // Errors of other pages add nothing to the one that is being reported.
             let _ = self.wait(world);
         }
         for id in 0..self.slots.len() as SlotId {
-            let whole = self.has(id, Part::GateUp) && self.has(id, Part::Down);
-            if self.slots[id as usize].page != NO_PAGE && !whole {
-                self.forget(id);
+            if self.parts().any(|part| self.part(id, part).content == Content::None) {
+                self.shelf.forget(id);
             }
-            self.slots[id as usize].pinned = false;
             self.slots[id as usize].failed = false;
         }
+    }
+
+    fn is_split(&self) -> bool {
+        self.split < self.shape.bytes()
+    }
+
+    /// The parts that a page is read in.
+    fn parts(&self) -> impl Iterator<Item = Part> + use<> {
+        [Part::GateUp, Part::Down].into_iter().take(1 + usize::from(self.is_split()))
+    }
+
+    /// Where `part` of the page in slot `id` is.
+    fn part(&self, id: SlotId, part: Part) -> &SlotPart<'a> {
+        &self.slots[id as usize].parts[if self.is_split() { part as usize } else { 0 }]
+    }
+
+    fn offset(&self, page: u32) -> u64 {
+        self.pages_at + u64::from(page) * self.shape.bytes() as u64
     }
 }
 
 /// The storage's name for the read of a part.
 fn tag(id: SlotId, part: Part) -> u32 {
     u32::from(id) * 2 + part as u32
-}
-
-/// Whether the bytes of a slot's part are those of the page.
-fn page_sums_match(
-    bytes: &[u8],
-    part: Part,
-    split: usize,
-    shape: &PageShape,
-    sums: &[u64; 2],
-) -> bool {
-    if split < shape.bytes() {
-        return checksum(bytes) == sums[part as usize];
-    }
-    let (head, tail) = bytes.split_at(shape.down_at());
-    checksum(head) == sums[0] && checksum(tail) == sums[1]
 }

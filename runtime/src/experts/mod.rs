@@ -1,9 +1,13 @@
 //! The experts' pages: which are in RAM, which are on their way, and which must go.
 
 mod cache;
+mod history;
 mod lookahead;
 mod policy;
+mod shelf;
 
-pub use cache::{Arrival, Cache, CacheStats, Memory, PageError, PageFault, Part, SlotId};
+pub use cache::{Cache, CacheStats, Memory, PageError, PageFault, Part};
+pub use history::{History, Rates};
 pub use lookahead::Lookahead;
-pub use policy::{DecayedLfu, History, LayerLru, Lru, Policy};
+pub use policy::{DecayedLfu, LayerLru, Lru, POLICIES, Policy, Reuse};
+pub use shelf::{Found, Placed, Shelf, SlotId};

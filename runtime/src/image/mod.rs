@@ -22,16 +22,19 @@
 //! | 152 | 8 | checksum of the bytes before |
 //! | 160 | 96 | zero |
 //!
-//! Checksums are XXH3-64. The pages' own entry has checksum 0: each page is checked as it is read.
+//! Checksums are XXH3-64, those of the pages' parts of chunks: see [`page_checksum`]. The pages' own
+//! entry has checksum 0: each page is checked as it is read.
 //! Sections follow each other in this order without overlap; the gaps between them are zero.
 //!
 //! A page is the gate-up matrix, zeros up to [`PageShape::down_at`], the down matrix, then zeros up
 //! to a multiple of 16 KiB. Pages lie bank by bank, expert by expert.
 
+mod checksum;
 pub mod layout;
 mod manifest;
 mod view;
 
+pub use checksum::{SUM_CHUNK, checksum, page_checksum, page_checksum_on};
 pub use manifest::{
     Chat, Ffn, Layer, MAX_EXPERTS, MAX_LAYERS, MAX_STOPS, MAX_TOP_K, Manifest, ManifestError,
     Mixer, Sampling, Shape, Template,
@@ -39,5 +42,5 @@ pub use manifest::{
 pub use view::{
     FORMAT_VERSION, FfnTensors, HEADER_BYTES, HeadTensors, Header, Image, ImageError,
     LAYOUT_TILES_16X32, LayerTensors, MAGIC, Matrix, MixerTensors, PAGE_ALIGN, PageShape, Place,
-    Resident, SECTIONS, SPLIT_ALIGN, Section, Span, checksum, page_shape,
+    Resident, SECTIONS, SPLIT_ALIGN, Section, Span, page_shape,
 };

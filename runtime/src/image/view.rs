@@ -1,3 +1,4 @@
+use super::checksum::checksum;
 use super::layout::{BLOCK, Format, MatrixShape, TENSOR_ALIGN, TILE_ROWS, align_up};
 use super::manifest::{Ffn, Manifest, ManifestError, Mixer};
 use crate::seams::{Storage, StorageError};
@@ -5,7 +6,7 @@ use crate::seams::{Storage, StorageError};
 /// First bytes of every image.
 pub const MAGIC: [u8; 8] = *b"RILL\r\n\x1a\n";
 /// The version this code reads and writes.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 /// The weight layout of [`super::layout`].
 pub const LAYOUT_TILES_16X32: u32 = 1;
 /// Bytes of the header.
@@ -20,11 +21,6 @@ pub const SECTIONS: usize = 5;
 /// Largest manifest that is read; the largest legal one is smaller.
 const MANIFEST_MAX: usize = 4 << 10;
 const HEADER_SUM_AT: usize = 152;
-
-/// The checksum of the format: XXH3, 64 bits.
-pub fn checksum(bytes: &[u8]) -> u64 {
-    xxhash_rust::xxh3::xxh3_64(bytes)
-}
 
 /// The parts of an image, in file order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

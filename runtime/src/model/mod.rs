@@ -100,9 +100,6 @@ impl<'a> Model<'a> {
                 (FfnWeights::Moe(_), None) => unreachable!("a model with banks has a cache"),
             }
         }
-        if let Some(cache) = &mut self.cache {
-            cache.history.advance(n as u32);
-        }
         if n == 1 {
             self.lookahead.token(world.clock.now() - start);
         }

@@ -95,28 +95,35 @@ pub fn forward<'a>(
         rows: scratch.rows,
     };
     let out = &mut scratch.wide[..tokens * top_k * hidden];
-    for demand in &mut demands {
-        if let Some(slot) = cache.want(world, demand.page, demand.tokens as u32)? {
-            demand.stage = Stage::GateUp(slot);
+    cache.manage(world, |cache, world| {
+        for demand in &mut demands {
+            if let Some(slot) = cache.want(world, demand.page, demand.tokens as u32)? {
+                demand.stage = Stage::GateUp(slot);
+            }
         }
-    }
-    cache.settle(w.bank);
+        cache.settle(w.bank, tokens as u32);
+        Ok(())
+    })?;
     let mut guess = guesses.next();
     loop {
-        for demand in demands.iter_mut().filter(|demand| demand.stage == Stage::Wanted) {
-            match cache.fetch(world, demand.page)? {
-                Some(slot) => demand.stage = Stage::GateUp(slot),
-                None => break,
+        cache.manage(world, |cache, world| {
+            for demand in demands.iter_mut().filter(|demand| demand.stage == Stage::Wanted) {
+                match cache.fetch(world, demand.page)? {
+                    Some(slot) => demand.stage = Stage::GateUp(slot),
+                    None => break,
+                }
             }
-        }
-        if demands.iter().all(|demand| demand.stage != Stage::Wanted) {
-            while let Some(expert) = guess
-                && cache.fetch_ahead(world, cache.page(w.bank + 1, expert))
-            {
-                guess = guesses.next();
+            if demands.iter().all(|demand| demand.stage != Stage::Wanted) {
+                while let Some(expert) = guess
+                    && cache.fetch_ahead(world, cache.page(w.bank + 1, expert))
+                {
+                    guess = guesses.next();
+                }
             }
-        }
-        while cache.poll(world)? {}
+            while cache.poll(world)? {}
+            Ok(())
+        })?;
+        cache.check(world)?;
         let cores = Cores { kernels, parallel: world.parallel };
         let gated = bank.gate_up(cores, cache, &mut demands, scratch.gathered, scratch.middle);
         let done = bank.down(cores, cache, &mut demands, scratch.middle, out);

@@ -66,6 +66,26 @@ impl<'a> KvCache<'a> {
         (&self.data[keys], &self.data[values])
     }
 
+    /// Calls `each` with the memory of the first `positions` positions, always in the same order.
+    pub fn visit<E>(
+        &mut self,
+        positions: usize,
+        each: &mut impl FnMut(&mut [u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let len = self.positions * self.head_dim;
+        if len == 0 {
+            return Ok(());
+        }
+        let used = |unit: usize| positions.div_ceil(unit) * unit * self.head_dim;
+        // Of a layer the keys of all heads, which lie in blocks, then their values.
+        let lens = [used(KEY_BLOCK), used(1)];
+        for (index, head) in self.data.chunks_exact_mut(len).enumerate() {
+            let used = lens[index / self.kv_heads % 2];
+            each(bytemuck::cast_slice_mut(&mut head[..used]))?;
+        }
+        Ok(())
+    }
+
     fn head_mut(&mut self, layer: usize, head: usize) -> (&mut [u16], &mut [u16]) {
         let (keys, values) = self.places(layer, head);
         let (before, after) = self.data.split_at_mut(values.start);
@@ -110,6 +130,11 @@ impl<'a> ConvState<'a> {
     /// The state of one layer, `(conv_width - 1, hidden)`, oldest first.
     pub fn layer(&mut self, layer: usize) -> &mut [f32] {
         &mut self.data[layer * self.layer_len..][..self.layer_len]
+    }
+
+    /// All of it.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        bytemuck::cast_slice_mut(self.data)
     }
 
     /// Forgets everything.

@@ -133,8 +133,13 @@ mod fake {
         fault: Fault,
         random: u64,
         reads: u64,
-        queue: heapless::Vec<Read<'a>, 16>,
+        depth: usize,
+        patience: u32,
+        queue: heapless::Vec<Read<'a>, QUEUE>,
     }
+
+    /// Most reads under way on a [`RamDisk`].
+    const QUEUE: usize = 16;
 
     /// What goes wrong on a [`RamDisk`].
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -162,6 +167,8 @@ mod fake {
                 fault: Fault::None,
                 random,
                 reads: 0,
+                depth: QUEUE,
+                patience: 2,
                 queue: heapless::Vec::new(),
             }
         }
@@ -179,6 +186,13 @@ mod fake {
         /// From now on reads must be aligned to this.
         pub fn set_alignment(&mut self, alignment: u32) {
             self.alignment = alignment;
+        }
+
+        /// From now on at most `depth` reads (2 to 16) are under way, and who looks without waiting
+        /// finds a read ready about once in `patience` looks.
+        pub fn set_schedule(&mut self, depth: usize, patience: u32) {
+            self.depth = depth.clamp(2, QUEUE);
+            self.patience = patience.max(1);
         }
 
         /// How many reads were asked for.
@@ -230,7 +244,7 @@ mod fake {
 
     impl<'a> Storage<'a> for RamDisk<'_, 'a> {
         fn geometry(&self) -> Geometry {
-            let depth = self.queue.capacity() as u16;
+            let depth = self.depth as u16;
             Geometry { len: self.data.len() as u64, alignment: self.alignment, depth }
         }
 
@@ -239,12 +253,12 @@ mod fake {
         }
 
         fn submit(&mut self, read: Read<'a>) -> Result<(), Read<'a>> {
-            self.queue.push(read)
+            if self.queue.len() < self.depth { self.queue.push(read) } else { Err(read) }
         }
 
         fn poll(&mut self) -> Option<Completion<'a>> {
-            // Half the time nothing seems to be ready, as on a real device.
-            if self.random().is_multiple_of(2) { None } else { self.wait() }
+            // Often nothing seems to be ready, as on a real device.
+            if self.random().is_multiple_of(u64::from(self.patience)) { self.wait() } else { None }
         }
 
         fn wait(&mut self) -> Option<Completion<'a>> {

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use rill::image::{
-    HEADER_BYTES, Header, Image, Manifest, PAGE_ALIGN, Resident, Section, checksum, page_shape,
+    HEADER_BYTES, Header, Image, Manifest, PAGE_ALIGN, Resident, Section, checksum, page_checksum, page_shape,
 };
 use rill::kernels::best;
 use rill::plan::{Plan, PlanRequest};
@@ -77,7 +77,7 @@ fn fit(mut sections: [Vec<u8>; 5]) -> Option<Vec<u8>> {
     if let Some(shape) = shape {
         for page in pages.chunks_exact(page_len) {
             let (front, rest) = page.split_at(shape.down_at());
-            sums.extend([front, rest].map(checksum).iter().flat_map(|sum| sum.to_le_bytes()));
+            sums.extend([front, rest].map(page_checksum).iter().flat_map(|sum| sum.to_le_bytes()));
         }
     }
     let mut image = vec![0; header.file_len as usize];

@@ -6,7 +6,7 @@ use std::io::{self, Seek, SeekFrom, Write};
 use rill::image::layout::{TILE_ROWS, align_up};
 use rill::image::{
     FfnTensors, HEADER_BYTES, Header, LayerTensors, Manifest, Matrix, MixerTensors, PageShape,
-    Place, Resident, Section, checksum, page_shape,
+    Place, Resident, Section, checksum, page_checksum, page_shape,
 };
 use xxhash_rust::xxh3::Xxh3Default;
 
@@ -197,8 +197,8 @@ impl<W: Write> Packer<'_, W> {
             let down = Joint { parts: &[&expert.down], weave: Weave::Stack, shape: shape.down };
             self.whole(&woven, &mut front[..shape.gate_up.bytes()])?;
             self.whole(&down, &mut rest[..shape.down.bytes()])?;
-            sums[..8].copy_from_slice(&checksum(front).to_le_bytes());
-            sums[8..].copy_from_slice(&checksum(rest).to_le_bytes());
+            sums[..8].copy_from_slice(&page_checksum(front).to_le_bytes());
+            sums[8..].copy_from_slice(&page_checksum(rest).to_le_bytes());
             self.out.put(front)?;
             self.out.put(rest)?;
         }

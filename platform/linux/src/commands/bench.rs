@@ -2,17 +2,19 @@ use std::io::{Write, stdout};
 use std::path::PathBuf;
 use std::time::Instant;
 
-use rill::experts::CacheStats;
+use rill::report::Account;
 use rill::seams::{Parallel, Silent};
+use rill::session::{Phase, SessionStats};
 use rill::size::Size;
 use rill_linux::memory::peak_resident;
 use serde::Serialize;
 
 use super::inspect::parameters;
-use super::read_ids;
+use super::{read_ids, sweep};
 use crate::engine::{Engine, EngineArgs};
 use crate::failure::Failure;
 use crate::interrupt;
+use crate::table;
 
 /// Measure the speed of prompts and answers
 ///
@@ -40,6 +42,14 @@ pub struct Args {
     /// Seed of the random ids
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// Measure several budgets, each in a process of its own [default: some between the least that
+    /// works and the most of any use]
+    #[arg(long, value_name = "SIZE,...", value_parser = Sweep::parse, num_args = 0..=1,
+          require_equals = true, default_missing_value = "", conflicts_with = "ram")]
+    sweep_ram: Option<Sweep>,
+    /// Also draw the sweep: speed, hits and reads against the budget, as SVG
+    #[arg(long, value_name = "FILE.svg", requires = "sweep_ram")]
+    plot: Option<PathBuf>,
     /// Print a JSON array
     #[arg(long)]
     json: bool,
@@ -49,7 +59,18 @@ const EXAMPLES: &str = "\
 Examples:
   rill bench -m model.rill --ram 900MiB
   rill bench -m model.rill --ram 2GiB -t 4 -p 512 -n 128 -r 5 --json
-  rill bench -m model.rill --ids text.ids";
+  rill bench -m model.rill --ids text.ids
+  rill bench -m model.rill --sweep-ram=768MiB,1GiB,2GiB --plot sweep.svg";
+
+/// The budgets of a sweep; none to choose some.
+#[derive(Debug, Clone)]
+struct Sweep(Vec<u64>);
+
+impl Sweep {
+    fn parse(text: &str) -> Result<Self, String> {
+        sweep::parse(text).map(Self)
+    }
+}
 
 /// One row of the table.
 #[derive(Debug, Serialize)]
@@ -57,11 +78,14 @@ struct Test {
     test: String,
     tokens: usize,
     samples_tokens_per_second: Vec<f64>,
+    /// Of the run that was not counted: nothing was in RAM when it began.
+    cold_tokens_per_second: f64,
     mean_tokens_per_second: f64,
     deviation_tokens_per_second: f64,
     page_hit_rate: f64,
     read_bytes_per_token: f64,
-    read_wait_seconds: f64,
+    /// Where the time of all runs together went.
+    account: Account,
 }
 
 /// What every row has in common.
@@ -86,6 +110,10 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     interrupt::watch()?;
     let tokens = u32::try_from(total).unwrap_or(u32::MAX);
+    if let Some(Sweep(budgets)) = &args.sweep_ram {
+        let bounds = args.engine.bounds(Some(tokens))?;
+        return sweep::run(budgets, bounds, args.json, args.plot.as_deref());
+    }
     let mut engine = args.engine.load(Some(tokens), |advised| advised, 0)?;
     let vocab = engine.image.manifest.shape.vocab;
     let mut random = fastrand::Rng::with_seed(args.seed);
@@ -96,20 +124,23 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let (prompt, answer) = ids.split_at(args.prompt);
     let named = [format!("pp{}", prompt.len()), format!("tg{} @ d{}", answer.len(), prompt.len())];
     let mut samples: [Vec<Sample>; 2] = Default::default();
+    let mut cold = [0.0; 2];
     for repetition in 0..=args.repetitions {
         engine.session.reset();
         let measured = [feed(&mut engine, &[prompt])?, feed(&mut engine, &each(answer))?];
         // The first run fills caches and wakes the CPU.
-        if repetition > 0 {
+        if repetition == 0 {
+            cold = measured.map(|sample| sample.seconds);
+        } else {
             samples.iter_mut().zip(measured).for_each(|(all, one)| all.push(one));
         }
     }
     let tests: Vec<Test> = named
         .into_iter()
         .zip([prompt, answer])
-        .zip(&samples)
+        .zip(samples.iter().zip(cold))
         .filter(|((_, fed), _)| !fed.is_empty())
-        .map(|((test, fed), samples)| Test::of(test, fed.len(), samples))
+        .map(|((test, fed), (samples, cold))| Test::of(test, fed.len(), samples, cold))
         .collect();
     let mut out = stdout().lock();
     let setting = Setting::of(&engine);
@@ -125,7 +156,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 #[derive(Debug, Clone, Copy)]
 struct Sample {
     seconds: f64,
-    cache: CacheStats,
+    /// What the engine says of it.
+    phase: Phase,
 }
 
 fn each(ids: &[u32]) -> Vec<&[u32]> {
@@ -135,7 +167,7 @@ fn each(ids: &[u32]) -> Vec<&[u32]> {
 /// Feeds groups of tokens, each computed before the next is known.
 fn feed(engine: &mut Engine, groups: &[&[u32]]) -> Result<Sample, Failure> {
     let Engine { session, machine, .. } = engine;
-    let before = session.stats().cache;
+    let before = all(session.stats());
     let start = Instant::now();
     for group in groups {
         session.append(group)?;
@@ -145,34 +177,32 @@ fn feed(engine: &mut Engine, groups: &[&[u32]]) -> Result<Sample, Failure> {
         interrupt::check()?;
     }
     let seconds = start.elapsed().as_secs_f64();
-    let after = session.stats().cache;
-    let cache = CacheStats {
-        hits: after.hits - before.hits,
-        misses: after.misses - before.misses,
-        bytes: after.bytes - before.bytes,
-        waiting: after.waiting - before.waiting,
-        ..CacheStats::default()
-    };
-    Ok(Sample { seconds, cache })
+    Ok(Sample { seconds, phase: all(session.stats()).since(before) })
+}
+
+/// What is fed one token at a time counts as a prompt too.
+fn all(stats: SessionStats) -> Phase {
+    stats.prompt.plus(stats.decode)
 }
 
 impl Test {
-    fn of(test: String, tokens: usize, samples: &[Sample]) -> Self {
+    fn of(test: String, tokens: usize, samples: &[Sample], cold_seconds: f64) -> Self {
         let speeds: Vec<f64> = samples.iter().map(|s| tokens as f64 / s.seconds).collect();
         let count = samples.len() as f64;
         let mean = speeds.iter().sum::<f64>() / count;
         let squares = speeds.iter().map(|speed| (speed - mean).powi(2)).sum::<f64>();
-        let sum = |of: fn(&CacheStats) -> u64| samples.iter().map(|s| of(&s.cache)).sum::<u64>();
-        let wanted = sum(|cache| cache.hits + cache.misses);
+        let all = samples.iter().fold(Phase::default(), |all, sample| all.plus(sample.phase));
+        let account = Account::of(&all);
         Self {
             test,
             tokens,
             mean_tokens_per_second: mean,
             deviation_tokens_per_second: (squares / (count - 1.0).max(1.0)).sqrt(),
             samples_tokens_per_second: speeds,
-            page_hit_rate: sum(|cache| cache.hits) as f64 / wanted.max(1) as f64,
-            read_bytes_per_token: sum(|cache| cache.bytes) as f64 / (count * tokens as f64),
-            read_wait_seconds: sum(|cache| cache.waiting) as f64 / 1e6 / count,
+            cold_tokens_per_second: tokens as f64 / cold_seconds,
+            page_hit_rate: all.cache.hit_rate(),
+            read_bytes_per_token: all.cache.bytes as f64 / (count * tokens as f64),
+            account,
         }
     }
 }
@@ -195,13 +225,23 @@ impl Setting {
 }
 
 fn print_table(setting: &Setting, tests: &[Test], out: &mut impl Write) -> std::io::Result<()> {
-    const HEAD: [&str; 9] =
-        ["model", "size", "params", "backend", "threads", "ram", "test", "t/s", "hits"];
-    let rows: Vec<[String; 9]> = tests
+    const HEAD: [&str; 10] = [
+        "model",
+        "size",
+        "params",
+        "backend",
+        "threads",
+        "ram",
+        "test",
+        "t/s",
+        "hits",
+        "MiB/token",
+    ];
+    let rows: Vec<Vec<String>> = tests
         .iter()
         .map(|test| {
             let (mean, deviation) = (test.mean_tokens_per_second, test.deviation_tokens_per_second);
-            [
+            vec![
                 setting.model.clone(),
                 Size(setting.size_bytes).to_string(),
                 format!("{:.2} M", setting.parameters as f64 / 1e6),
@@ -211,24 +251,11 @@ fn print_table(setting: &Setting, tests: &[Test], out: &mut impl Write) -> std::
                 test.test.clone(),
                 format!("{mean:.2} ± {deviation:.2}"),
                 format!("{:.1} %", 100.0 * test.page_hit_rate),
+                format!("{:.1}", test.read_bytes_per_token / f64::from(1 << 20)),
             ]
         })
         .collect();
-    let widths: Vec<usize> = (0..HEAD.len())
-        .map(|column| {
-            let cells = rows.iter().map(|row| row[column].chars().count());
-            cells.chain([HEAD[column].len()]).max().unwrap_or(0)
-        })
-        .collect();
-    let mut line = |cells: &[&str]| {
-        let padded = cells.iter().zip(&widths).map(|(cell, width)| format!(" {cell:>width$} |"));
-        writeln!(out, "|{}", padded.collect::<String>())
-    };
-    line(&HEAD)?;
-    let rule: Vec<String> =
-        widths.iter().map(|width| format!("{}:", "-".repeat(width - 1))).collect();
-    line(&rule.iter().map(String::as_str).collect::<Vec<_>>())?;
-    rows.iter().try_for_each(|row| line(&row.each_ref().map(String::as_str)))
+    table::print(&HEAD, &rows, out)
 }
 
 fn print_json(setting: &Setting, tests: &[Test], out: &mut impl Write) -> std::io::Result<()> {

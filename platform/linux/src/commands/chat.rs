@@ -1,8 +1,13 @@
 use std::io::{self, Write, stdout};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
+use std::thread::Builder;
+use std::time::Duration;
 
 use rill::chat::Role;
 use rill::generate::Ending;
 use rill::image::Template;
+use rill::seams::Silent;
 use rill::session::SessionError;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
@@ -11,6 +16,7 @@ use crate::engine::{Engine, EngineArgs};
 use crate::failure::Failure;
 use crate::generate::GenerateArgs;
 use crate::interrupt;
+use crate::saved;
 
 /// Talk with a model
 #[derive(Debug, clap::Args)]
@@ -29,9 +35,12 @@ const HELP: &str = "\
 In a conversation:
   /reset   forget it and begin anew
   /stats   where the time went
+  /save F  keep it in the file F
+  /load F  go on with what is in F
   /help    this list
   /quit    leave (so does Ctrl-D)
-Ctrl-C ends an answer. What you type is kept in RAM only, never in a file.";
+Ctrl-C ends an answer. What you type is kept in RAM only, and in no file but those you /save. How
+often each expert was used is kept beside the image.";
 
 pub fn run(args: &Args) -> Result<(), Failure> {
     interrupt::watch()?;
@@ -46,35 +55,116 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             "note: this model does not say what chat format it was trained with; it may not chat"
         ),
     }
+    engine.recall();
     begin(args, &mut engine)?;
-    let mut editor = DefaultEditor::new().map_err(terminal)?;
+    let lines = Lines::start()?;
     loop {
-        let line = match editor.readline("> ") {
+        let line = match lines.next(&mut engine)? {
             Ok(line) => line,
             Err(ReadlineError::Interrupted) => continue,
-            Err(ReadlineError::Eof) => return Ok(()),
+            Err(ReadlineError::Eof) => break,
             Err(error) => return Err(terminal(error)),
         };
         let line = line.trim();
-        if line.is_empty() {
-            continue;
-        }
-        // A history that is full forgets its oldest line.
-        let _ = editor.add_history_entry(line);
-        match line {
-            "/quit" | "/exit" => return Ok(()),
+        let (word, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
+        let path = Path::new(rest.trim());
+        match word {
+            "" => {}
+            "/quit" | "/exit" => break,
             "/help" => println!("{HELP}"),
             "/stats" => println!("{}", engine.report()),
             "/reset" => begin(args, &mut engine)?,
+            "/save" | "/load" if rest.is_empty() => println!("{word} needs the name of a file"),
+            "/save" => {
+                let identity = engine.identity();
+                said(saved::save(&mut engine.session, identity, path))?;
+            }
+            "/load" => {
+                let identity = engine.identity();
+                said(saved::load(&mut engine.session, identity, path))?;
+            }
             command if command.starts_with('/') => {
                 println!("no command `{command}`; /help lists them");
             }
-            message => match answer(args, &mut engine, message) {
+            _ => match answer(args, &mut engine, line) {
                 Ok(()) => {}
                 // What can be helped within the conversation does not end it.
                 Err(Failure::Session(error)) => eprintln!("\nerror: {error} (/reset)"),
                 Err(failure) => return Err(failure),
             },
+        }
+    }
+    engine.keep();
+    Ok(())
+}
+
+/// Tells the user of a file that could not be used; the conversation goes on.
+fn said(outcome: Result<(), Failure>) -> Result<(), Failure> {
+    match outcome {
+        Err(failure @ (Failure::File { .. } | Failure::Session(_))) => {
+            eprintln!("error: {failure}")
+        }
+        other => return other,
+    }
+    Ok(())
+}
+
+/// What the user types, read by a thread of its own: meanwhile experts are read ahead of the
+/// question.
+struct Lines {
+    ask: SyncSender<()>,
+    typed: Receiver<Result<String, ReadlineError>>,
+}
+
+/// After so long without a question the experts' uses are kept, in case the power goes.
+const IDLE: Duration = Duration::from_secs(30);
+
+impl Lines {
+    fn start() -> Result<Self, Failure> {
+        let mut editor = DefaultEditor::new().map_err(terminal)?;
+        let (ask, asked) = sync_channel(1);
+        let (tell, typed) = sync_channel(1);
+        let read = move || {
+            while asked.recv().is_ok() {
+                let line = editor.readline("> ");
+                if let Some(line) = line.as_ref().ok().filter(|line| !line.trim().is_empty()) {
+                    // A history that is full forgets its oldest line.
+                    let _ = editor.add_history_entry(line.as_str());
+                }
+                if tell.send(line).is_err() {
+                    break;
+                }
+            }
+        };
+        let failed = |error| Failure::System { what: "cannot start threads", error };
+        Builder::new().name("rill-lines".into()).spawn(read).map_err(failed)?;
+        Ok(Self { ask, typed })
+    }
+
+    /// The next line. Until it is there, slots that are empty fill with experts; at most one read
+    /// is waited for after it has come.
+    fn next(&self, engine: &mut Engine) -> Result<Result<String, ReadlineError>, Failure> {
+        let ended = |what| Failure::System { what: "cannot read from the terminal", error: what };
+        let gone = || ended(io::ErrorKind::BrokenPipe.into());
+        self.ask.send(()).map_err(|_| gone())?;
+        loop {
+            match self.typed.try_recv() {
+                Ok(line) => return Ok(line),
+                Err(TryRecvError::Disconnected) => return Err(gone()),
+                Err(TryRecvError::Empty) => {}
+            }
+            // A page that cannot be had is reported when it is wanted.
+            if !engine.session.warm(&mut engine.machine.world(&mut Silent)).unwrap_or(false) {
+                break;
+            }
+        }
+        match self.typed.recv_timeout(IDLE) {
+            Ok(line) => Ok(line),
+            Err(RecvTimeoutError::Disconnected) => Err(gone()),
+            Err(RecvTimeoutError::Timeout) => {
+                engine.keep();
+                self.typed.recv().map_err(|_| gone())
+            }
         }
     }
 }
@@ -91,7 +181,7 @@ fn begin(args: &Args, engine: &mut Engine) -> Result<(), SessionError> {
 fn answer(args: &Args, engine: &mut Engine, message: &str) -> Result<(), Failure> {
     engine.session.append_message(Role::User, message)?;
     engine.session.begin_answer()?;
-    let ending = args.generate.generate(engine, |text| {
+    let ending = args.generate.generate(engine, &mut Silent, |text| {
         let mut out = stdout().lock();
         out.write_all(text.as_bytes())?;
         out.flush()

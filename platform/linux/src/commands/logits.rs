@@ -2,13 +2,12 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use rill::seams::{Event, Events};
-
 use super::read_ids;
 use crate::engine::{Engine, EngineArgs};
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::npy::write_header;
+use crate::routes::{Head, Routes};
 
 /// Write the logits of every token of a prompt to a NumPy file
 #[derive(Debug, clap::Args)]
@@ -42,7 +41,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let shape = image.manifest.shape;
     session.append(&ids)?;
 
-    let mut routes = Routes::new(image.manifest.banks(), ids.len(), shape.top_k as usize);
+    let mut routes = Routes::new(&image);
     let mut out = create(&args.out)?;
     write_header(&mut out, "<f4", &[ids.len(), shape.vocab as usize])?;
     loop {
@@ -61,7 +60,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     out.flush()?;
     match &args.experts {
-        Some(path) => Ok(routes.write(&mut create(path)?)?),
+        Some(path) => Ok(write_experts(&routes, &mut create(path)?)?),
         None => Ok(()),
     }
 }
@@ -70,39 +69,16 @@ fn create(path: &Path) -> Result<BufWriter<File>, Failure> {
     File::create(path).map(BufWriter::new).map_err(Failure::file(path))
 }
 
-/// What the router chose for every token.
-struct Routes {
-    /// Experts in the order in which they were chosen, (banks, tokens, top_k).
-    chosen: Vec<u8>,
-    /// How many of them are known, (banks, tokens).
-    known: Vec<usize>,
-    banks: usize,
-    tokens: usize,
-    top_k: usize,
-}
-
-impl Routes {
-    fn new(banks: usize, tokens: usize, top_k: usize) -> Self {
-        let places = banks * tokens;
-        Self { chosen: vec![0; places * top_k], known: vec![0; places], banks, tokens, top_k }
-    }
-
-    fn write(mut self, out: &mut impl Write) -> std::io::Result<()> {
-        write_header(out, "|u1", &[self.banks, self.tokens, self.top_k])?;
-        self.chosen.chunks_mut(self.top_k.max(1)).for_each(<[u8]>::sort_unstable);
-        out.write_all(&self.chosen)?;
-        out.flush()
-    }
-}
-
-impl Events for Routes {
-    fn hear(&mut self, event: Event) {
-        if let Event::Routed { position, bank, expert } = event {
-            let place = usize::from(bank) * self.tokens + position as usize;
-            let at = place * self.top_k + self.known[place];
-            // An image has at most 128 experts in a layer.
-            self.chosen[at] = expert as u8;
-            self.known[place] += 1;
+/// Writes the experts of every token, (banks, tokens, top_k).
+fn write_experts(routes: &Routes, out: &mut impl Write) -> std::io::Result<()> {
+    let Head { banks, tokens, top_k, .. } = routes.head;
+    write_header(out, "|u1", &[banks, tokens, top_k])?;
+    for bank in 0..banks {
+        for token in 0..tokens {
+            let mut experts = routes.of(token, bank).to_vec();
+            experts.sort_unstable();
+            out.write_all(&experts)?;
         }
     }
+    out.flush()
 }

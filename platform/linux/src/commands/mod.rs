@@ -6,8 +6,11 @@ mod inspect;
 mod logits;
 mod perplexity;
 mod plan;
+mod replay;
 mod run;
+mod sweep;
 mod tokenize;
+mod trace;
 mod verify;
 
 use std::fs;
@@ -51,6 +54,8 @@ enum Command {
     Bench(bench::Args),
     Perplexity(perplexity::Args),
     Logits(logits::Args),
+    Trace(trace::Args),
+    Replay(replay::Args),
 }
 
 impl Program {
@@ -67,6 +72,8 @@ impl Program {
             Command::Bench(args) => bench::run(&args),
             Command::Perplexity(args) => perplexity::run(&args),
             Command::Logits(args) => logits::run(&args),
+            Command::Trace(args) => trace::run(&args),
+            Command::Replay(args) => replay::run(&args),
         }
     }
 }

@@ -1,6 +1,6 @@
 use std::io::{Write, stdout};
 
-use rill::plan::{Plan, Use};
+use rill::plan::Use;
 use rill::size::Size;
 use serde_json::{Map, Value, json};
 
@@ -40,14 +40,6 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What no context or batch changes, and what bounds the budget from below and above.
-fn bounds(model: &Model, budget: &Budget) -> [u64; 2] {
-    let Plan { context, batch, .. } = budget.plan;
-    let least = Plan::least(&model.image, context, 1);
-    let most = Plan::most(&model.image, context, batch);
-    [least, most].map(|arena| arena + budget.overhead)
-}
-
 fn print(model: &Model, budget: &Budget, out: &mut impl Write) -> std::io::Result<()> {
     let plan = &budget.plan;
     writeln!(out, "{} with a context of {} tokens", model.image.manifest.name, plan.context)?;
@@ -59,7 +51,7 @@ fn print(model: &Model, budget: &Budget, out: &mut impl Write) -> std::io::Resul
     line("the program itself", budget.overhead)?;
     line("total", budget.used())?;
     line("budget", budget.total)?;
-    let [least, most] = bounds(model, budget);
+    let [least, most] = budget.bounds(&model.image);
     line("least that works", least)?;
     line("most of any use", most)?;
     writeln!(out, "batch of a prompt    {:>14}  tokens", plan.batch)?;
@@ -81,7 +73,7 @@ fn as_json(model: &Model, budget: &Budget) -> Value {
     let plan = &budget.plan;
     let parts: Map<String, Value> =
         Use::ALL.iter().map(|&part| (part.name().into(), plan.bytes(part).into())).collect();
-    let [least, most] = bounds(model, budget);
+    let [least, most] = budget.bounds(&model.image);
     json!({
         "model": model.image.manifest.name.as_str(),
         "budget_bytes": budget.total,

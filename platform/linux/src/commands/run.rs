@@ -3,6 +3,7 @@ use std::io::{Write, stdout};
 use rill::chat::Role;
 use rill::generate::Ending;
 use rill::report::Report;
+use rill::seams::Silent;
 use serde::Serialize;
 
 use super::text_or_stdin;
@@ -55,6 +56,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     interrupt::watch()?;
     let generate = &args.generate;
     let mut engine = args.engine.load(None, generate.sampling(), generate.seed)?;
+    engine.recall();
     let session = &mut engine.session;
     if args.raw {
         session.append_text(&prompt)?;
@@ -66,7 +68,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         session.begin_answer()?;
     }
     let mut text = String::new();
-    let ending = generate.generate(&mut engine, |piece| {
+    let ending = generate.generate(&mut engine, &mut Silent, |piece| {
         if args.json {
             text.push_str(piece);
             return Ok(());
@@ -76,6 +78,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         out.flush()
     })?;
     let stats = engine.report();
+    engine.keep();
     let mut out = stdout().lock();
     if args.stats {
         eprintln!("\n{stats}");

@@ -1,9 +1,12 @@
 use std::io::{IsTerminal, stderr};
+use std::num::NonZeroUsize;
+use std::thread::available_parallelism;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use rill::image::{Header, PAGE_ALIGN, Section, checksum};
-use rill::seams::{Completion, Read, Urgency};
+use rill::image::{Header, PAGE_ALIGN, Section, page_checksum_on};
+use rill::seams::{Completion, Parallel, Read, Urgency};
 use rill_linux::arena::Arena;
+use rill_linux::pool::Pool;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::failure::Failure;
@@ -35,7 +38,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     if header.span(Section::Pages).len > 0 {
         match model.section(Section::PageSums) {
-            Ok(sums) => check_pages(&mut model, sums, &bar, &mut damaged)?,
+            Ok(sums) => {
+                let threads = available_parallelism().map_or(1, NonZeroUsize::get);
+                let pool = Pool::new(threads)
+                    .map_err(|error| Failure::System { what: "cannot start threads", error })?;
+                check_pages(&mut model, sums, &pool, &bar, &mut damaged)?;
+            }
             Err(Failure::Image { .. }) => {
                 damaged.push(format!("the {} section", Section::PageSums.name()));
             }
@@ -81,6 +89,7 @@ fn section_is_intact(
 fn check_pages(
     model: &mut Model,
     sums: &[u8],
+    parallel: &dyn Parallel,
     bar: &ProgressBar,
     damaged: &mut Vec<String>,
 ) -> Result<(), Failure> {
@@ -105,7 +114,7 @@ fn check_pages(
     }
     while let Some(Completion { tag, into, result }) = storage.wait() {
         let (first, rest) = into.split_at(shape.down_at());
-        let found = [checksum(first), checksum(rest)];
+        let found = [first, rest].map(|part| page_checksum_on(parallel, part));
         let expected = sums.chunks_exact(16).nth(tag as usize);
         let right = expected.is_some_and(|bytes| bytes == found.map(u64::to_le_bytes).concat());
         if result.is_err() || !right {

@@ -1,14 +1,13 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use rill::seams::{Completion, Geometry, Read, Storage, StorageError};
 
 use super::pieces::Tuning;
 use super::source::Source;
-use super::threads::Threads;
-use super::uring::Uring;
+use super::threads::threads;
+use super::uring::uring;
 
 /// An image file.
 #[derive(Debug)]
@@ -62,13 +61,12 @@ impl Disk {
         let source = Source::open(path)
             .map_err(|error| OpenError::File { path: path.to_path_buf(), error })?;
         let source = Arc::new(source);
-        let uring = || Uring::new(Arc::clone(&source)).map(|ring| Box::new(ring) as Box<dyn Queue>);
-        let threads =
-            || Threads::new(Arc::clone(&source)).map(|pool| Box::new(pool) as Box<dyn Queue>);
+        let ring = || uring(Arc::clone(&source)).map(|ring| Box::new(ring) as Box<dyn Queue>);
+        let pool = || threads(Arc::clone(&source)).map(|pool| Box::new(pool) as Box<dyn Queue>);
         let queue = match via {
-            Via::Best => uring().or_else(|_| threads()),
-            Via::Uring => uring(),
-            Via::Threads => threads(),
+            Via::Best => ring().or_else(|_| pool()),
+            Via::Uring => ring(),
+            Via::Threads => pool(),
         };
         Ok(Self { queue: queue.map_err(OpenError::Queue)?, source })
     }
@@ -104,10 +102,6 @@ impl Storage<'static> for Disk {
     }
 
     fn submit(&mut self, read: Read<'static>) -> Result<(), Read<'static>> {
-        if read.attempt > 0 {
-            // A hiccup of the device needs a moment, longer each time.
-            std::thread::sleep(Duration::from_millis(1 << read.attempt.min(6)));
-        }
         self.queue.submit(read)
     }
 

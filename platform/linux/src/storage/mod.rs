@@ -1,13 +1,15 @@
 //! Where images come from on Linux.
 //!
 //! A [`Disk`] is an image file. Its reads go straight into their buffers ([`Source`]), in pieces
-//! (`pieces`) through io_uring or, where that is missing or forbidden, a few threads.
+//! (`pieces`), by workers of their own (`service`): one with io_uring or, where that is missing or
+//! forbidden, a few that block.
 //! [`InMemory`] is an image that is already in the address space.
 
 mod disk;
 mod memory;
 mod pieces;
 mod probe;
+mod service;
 mod source;
 #[cfg(test)]
 mod suite;

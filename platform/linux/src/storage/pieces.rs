@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::ptr::NonNull;
+use std::time::{Duration, Instant};
 
 use rill::seams::{Completion, Read, StorageError, Urgency};
 use rustix::io::Errno;
@@ -96,6 +97,8 @@ pub struct Pieces {
     requests: Box<[Option<Request>]>,
     demand: VecDeque<usize>,
     ahead: VecDeque<usize>,
+    /// Reads that failed before and rest until their time has come.
+    resting: VecDeque<(Instant, usize)>,
     /// Pieces that came back short.
     again: VecDeque<Piece>,
     done: VecDeque<Completion<'static>>,
@@ -111,6 +114,7 @@ impl Pieces {
             requests: (0..REQUESTS).map(|_| None).collect(),
             demand: VecDeque::with_capacity(REQUESTS),
             ahead: VecDeque::with_capacity(REQUESTS),
+            resting: VecDeque::with_capacity(REQUESTS),
             again: VecDeque::with_capacity(MAX_DEPTH),
             done: VecDeque::with_capacity(REQUESTS),
             in_flight: 0,
@@ -122,8 +126,9 @@ impl Pieces {
         self.tuning = tuning.clamp();
     }
 
-    /// Takes a read, or hands it back when there is no room.
-    pub fn accept(&mut self, read: Read<'static>) -> Result<(), Read<'static>> {
+    /// Takes a read, or hands it back when there is no room. One that failed before rests from
+    /// `now` on: a hiccup of the device needs a moment, longer each time.
+    pub fn accept(&mut self, read: Read<'static>, now: Instant) -> Result<(), Read<'static>> {
         let alignment = self.alignment;
         assert!(
             read.offset.is_multiple_of(alignment as u64)
@@ -135,7 +140,7 @@ impl Pieces {
         let Some(index) = free.filter(|_| self.count() < REQUESTS) else {
             return Err(read);
         };
-        let Read { tag, offset, into, urgency, .. } = read;
+        let Read { tag, offset, into, urgency, attempt } = read;
         let len = into.len();
         if len == 0 {
             self.done.push_back(Completion { tag, into, result: Ok(()) });
@@ -152,6 +157,7 @@ impl Pieces {
         };
         self.requests[index] = Some(request);
         match urgency {
+            _ if attempt > 0 => self.resting.push_back((now + rest(attempt), index)),
             Urgency::Demand => self.demand.push_back(index),
             Urgency::Ahead => self.ahead.push_back(index),
         }
@@ -169,13 +175,26 @@ impl Pieces {
 
     /// The next piece to perform: what came back short first, then what is needed now, oldest
     /// first, then guesses. `None` when there is none or enough are in flight.
-    pub fn next(&mut self) -> Option<Piece> {
-        if self.in_flight >= self.tuning.depth {
+    pub fn next(&mut self, now: Instant) -> Option<Piece> {
+        if !self.has_room() {
             return None;
+        }
+        while let Some(at) = self.resting.iter().position(|&(due, _)| due <= now) {
+            self.demand.extend(self.resting.remove(at).map(|(_, index)| index));
         }
         let piece = self.again.pop_front().or_else(|| self.cut())?;
         self.in_flight += 1;
         Some(piece)
+    }
+
+    /// Whether another piece may go.
+    pub fn has_room(&self) -> bool {
+        self.in_flight < self.tuning.depth
+    }
+
+    /// When the next read has rested.
+    pub fn next_rested(&self) -> Option<Instant> {
+        self.resting.iter().map(|&(due, _)| due).min()
     }
 
     /// A piece comes back with the kernel's answer.
@@ -223,6 +242,7 @@ impl Pieces {
         self.again.clear();
         self.demand.clear();
         self.ahead.clear();
+        self.resting.clear();
     }
 
     /// Pieces in the hands of the kernel.
@@ -263,6 +283,11 @@ impl Pieces {
     }
 }
 
+/// How long a read rests that failed `attempts` times.
+fn rest(attempts: u8) -> Duration {
+    Duration::from_millis(1 << attempts.min(6))
+}
+
 #[cfg(test)]
 mod tests {
     use rill::seams::StorageErrorKind;
@@ -271,6 +296,14 @@ mod tests {
 
     fn read(tag: u32, len: usize, urgency: Urgency) -> Read<'static> {
         Read { tag, offset: 0, into: vec![0; len].leak(), urgency, attempt: 0 }
+    }
+
+    fn accept(p: &mut Pieces, read: Read<'static>) -> Result<(), Read<'static>> {
+        p.accept(read, Instant::now())
+    }
+
+    fn next(p: &mut Pieces) -> Option<Piece> {
+        p.next(Instant::now())
     }
 
     fn pieces(split: usize, depth: usize) -> Pieces {
@@ -285,12 +318,12 @@ mod tests {
     #[test]
     fn a_read_is_cut_and_complete_when_all_pieces_are_there() {
         let mut p = pieces(4096, 2);
-        p.accept(read(7, 10_000, Urgency::Demand)).unwrap();
-        let (first, mut second) = (p.next().unwrap(), p.next().unwrap());
-        assert!(p.next().is_none(), "two are in flight");
+        accept(&mut p, read(7, 10_000, Urgency::Demand)).unwrap();
+        let (first, mut second) = (next(&mut p).unwrap(), next(&mut p).unwrap());
+        assert!(next(&mut p).is_none(), "two are in flight");
         assert_eq!((second.offset(), second.buffer().len()), (4096, 4096));
         finish_whole(&mut p, second);
-        let mut third = p.next().unwrap();
+        let mut third = next(&mut p).unwrap();
         assert_eq!((third.offset(), third.buffer().len()), (8192, 10_000 - 8192));
         finish_whole(&mut p, third);
         assert!(p.take_done().is_none());
@@ -303,14 +336,14 @@ mod tests {
     #[test]
     fn guesses_wait_behind_what_is_needed() {
         let mut p = pieces(4096, 1);
-        p.accept(read(1, 8192, Urgency::Ahead)).unwrap();
-        let begun = p.next().unwrap();
-        p.accept(read(2, 4096, Urgency::Demand)).unwrap();
+        accept(&mut p, read(1, 8192, Urgency::Ahead)).unwrap();
+        let begun = next(&mut p).unwrap();
+        accept(&mut p, read(2, 4096, Urgency::Demand)).unwrap();
         finish_whole(&mut p, begun);
-        let needed = p.next().unwrap();
+        let needed = next(&mut p).unwrap();
         finish_whole(&mut p, needed);
         assert_eq!(p.take_done().unwrap().tag, 2);
-        let guess = p.next().unwrap();
+        let guess = next(&mut p).unwrap();
         finish_whole(&mut p, guess);
         assert_eq!(p.take_done().unwrap().tag, 1);
     }
@@ -319,12 +352,12 @@ mod tests {
     fn a_guess_that_is_hurried_passes_other_guesses() {
         let mut p = pieces(4096, 1);
         for tag in [1, 2, 3] {
-            p.accept(read(tag, 16, Urgency::Ahead)).unwrap();
+            accept(&mut p, read(tag, 16, Urgency::Ahead)).unwrap();
         }
         p.hurry(2);
         p.hurry(9);
         let order = [2, 1, 3].map(|tag| {
-            let piece = p.next().unwrap();
+            let piece = next(&mut p).unwrap();
             finish_whole(&mut p, piece);
             p.take_done().unwrap().tag == tag
         });
@@ -334,10 +367,10 @@ mod tests {
     #[test]
     fn a_short_piece_goes_on_where_it_stopped() {
         let mut p = pieces(4096, 4);
-        p.accept(read(1, 4096, Urgency::Demand)).unwrap();
-        let piece = p.next().unwrap();
+        accept(&mut p, read(1, 4096, Urgency::Demand)).unwrap();
+        let piece = next(&mut p).unwrap();
         p.finish(piece, Ok(1000));
-        let mut rest = p.next().unwrap();
+        let mut rest = next(&mut p).unwrap();
         assert_eq!((rest.offset(), rest.buffer().len()), (1000, 3096));
         p.finish(rest, Ok(0));
         let done = p.take_done().unwrap();
@@ -347,10 +380,10 @@ mod tests {
     #[test]
     fn an_error_ends_a_read_once_its_pieces_are_back() {
         let mut p = pieces(4096, 2);
-        p.accept(read(1, 100_000, Urgency::Demand)).unwrap();
-        let (first, second) = (p.next().unwrap(), p.next().unwrap());
+        accept(&mut p, read(1, 100_000, Urgency::Demand)).unwrap();
+        let (first, second) = (next(&mut p).unwrap(), next(&mut p).unwrap());
         p.finish(first, Err(Errno::IO));
-        assert!(p.next().is_none(), "the rest is not read");
+        assert!(next(&mut p).is_none(), "the rest is not read");
         assert!(p.take_done().is_none(), "the second piece still holds the buffer");
         finish_whole(&mut p, second);
         let done = p.take_done().unwrap();
@@ -362,21 +395,40 @@ mod tests {
     fn a_full_queue_hands_the_read_back() {
         let mut p = pieces(4096, 1);
         for tag in 0..REQUESTS as u32 {
-            p.accept(read(tag, 16, Urgency::Demand)).unwrap();
+            accept(&mut p, read(tag, 16, Urgency::Demand)).unwrap();
         }
-        assert_eq!(p.accept(read(99, 16, Urgency::Demand)).unwrap_err().tag, 99);
+        assert_eq!(accept(&mut p, read(99, 16, Urgency::Demand)).unwrap_err().tag, 99);
         // A completion that nobody has taken still counts.
-        let piece = p.next().unwrap();
+        let piece = next(&mut p).unwrap();
         finish_whole(&mut p, piece);
-        assert!(p.accept(read(99, 16, Urgency::Demand)).is_err());
+        assert!(accept(&mut p, read(99, 16, Urgency::Demand)).is_err());
         assert_eq!(p.take_done().unwrap().tag, 0);
-        assert!(p.accept(read(99, 16, Urgency::Demand)).is_ok());
+        assert!(accept(&mut p, read(99, 16, Urgency::Demand)).is_ok());
     }
 
     #[test]
     fn a_read_of_nothing_is_complete_at_once() {
         let mut p = pieces(4096, 1);
-        p.accept(read(5, 0, Urgency::Ahead)).unwrap();
+        accept(&mut p, read(5, 0, Urgency::Ahead)).unwrap();
         assert_eq!(p.take_done().unwrap().tag, 5);
+    }
+
+    #[test]
+    fn a_read_that_failed_rests_longer_each_time() {
+        let now = Instant::now();
+        let mut p = pieces(4096, 8);
+        for attempt in 1..4 {
+            p.accept(Read { attempt, ..read(attempt.into(), 16, Urgency::Demand) }, now).unwrap();
+        }
+        assert!(p.next(now).is_none());
+        for attempt in 1..4 {
+            let due = p.next_rested().unwrap();
+            assert_eq!(due, now + rest(attempt));
+            let piece = p.next(due).unwrap();
+            assert!(p.next(due).is_none());
+            finish_whole(&mut p, piece);
+            assert_eq!(p.take_done().unwrap().tag, u32::from(attempt));
+        }
+        assert!(p.next_rested().is_none() && !p.is_busy());
     }
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::disk::Disk;
 use super::pieces::Tuning;
+use crate::replace::replace;
 
 /// What a probe found, as it is remembered in a small file beside the image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -94,15 +95,7 @@ pub fn tune(
 /// Writes the file whole or not at all. A folder that may not be written costs the next start a
 /// tenth of a second, which is not worth a word.
 fn remember(probe: &Probe, file: &Path) {
-    let mut temporary = file.as_os_str().to_owned();
-    temporary.push(format!(".{}", std::process::id()));
-    let written = serde_json::to_vec_pretty(probe)
-        .map_err(Into::into)
-        .and_then(|bytes| fs::write(&temporary, bytes))
-        .and_then(|()| fs::rename(&temporary, file));
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
+    let _ = replace(file, |out| Ok(serde_json::to_writer_pretty(out, probe)?));
 }
 
 struct Search<'d> {

@@ -1,76 +1,171 @@
-use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+use std::{io, ptr};
 
 use io_uring::{IoUring, Probe, opcode, squeue, types};
-use rill::seams::{Completion, Geometry, Read, Storage, StorageError};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
-use super::disk::Queue;
-use super::pieces::{MAX_DEPTH, Piece, Pieces, REQUESTS, Tuning};
+use super::pieces::{MAX_DEPTH, Piece};
+use super::service::{Bell, Region, Service, Shared};
 use super::source::Source;
 
-/// Reads through io_uring: one system call starts several, and completions are seen without any.
-pub struct Uring {
-    ring: IoUring,
-    source: Arc<Source>,
-    pieces: Pieces,
-    /// The pieces in the hands of the kernel, by the number they were submitted under.
-    table: Box<[Option<Piece>]>,
-    registered: Registered,
+/// Reads through io_uring: one thread keeps as many in flight as the device likes.
+pub type Uring = Service<Chime>;
+
+/// Wakes the thread in the kernel: a counter that the ring watches.
+#[derive(Debug)]
+pub struct Chime(OwnedFd);
+
+impl Bell for Chime {
+    const NAME: &'static str = "io_uring";
+    const DEPTH: usize = MAX_DEPTH;
+
+    fn ring(&self, _: &Shared<Self>) {
+        // The counter cannot overflow: each answer resets it.
+        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+    }
 }
 
-/// The registered part of the address space: buffers of [`CHUNK`] bytes, the last may be shorter.
-#[derive(Debug, Clone, Copy, Default)]
-struct Registered {
-    start: usize,
-    len: usize,
+/// Makes a ring and starts its thread; an error where the kernel has no io_uring, is too old or
+/// forbids it.
+pub fn uring(source: Arc<Source>) -> io::Result<Uring> {
+    uring_telling(source, |_| {})
+}
+
+/// [`uring`]; tells the ring's descriptor.
+fn uring_telling(source: Arc<Source>, tell: impl FnOnce(RawFd)) -> io::Result<Uring> {
+    // A place for each piece, and one for the chime.
+    let ring = IoUring::new(MAX_DEPTH as u32 + 1)?;
+    let mut probe = Probe::new();
+    ring.submitter().register_probe(&mut probe)?;
+    if ![opcode::Read::CODE, opcode::PollAdd::CODE].iter().all(|&code| probe.is_supported(code)) {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    tell(ring.as_raw_fd());
+    let chime = Chime(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+    let lane = Lane {
+        ring,
+        table: (0..MAX_DEPTH).map(|_| None).collect(),
+        queued: VecDeque::with_capacity(MAX_DEPTH + 1),
+        listening: false,
+        registered: Region::default(),
+        failures: 0,
+    };
+    Service::start(source, chime, vec![move |shared: &Shared<Chime>| lane.serve(shared)])
+}
+
+/// The thread's own.
+struct Lane {
+    ring: IoUring,
+    /// The pieces in the hands of the kernel, by the number they were submitted under.
+    table: Box<[Option<Piece>]>,
+    /// Numbers that the kernel may not have taken out of the queue yet, oldest first.
+    queued: VecDeque<u64>,
+    /// The kernel watches the chime.
+    listening: bool,
+    /// The registered part of the address space: buffers of [`CHUNK`] bytes, the last may be
+    /// shorter.
+    registered: Region,
+    /// How often in a row the kernel refused to be entered.
+    failures: u32,
 }
 
 /// The kernel's limit for one registered buffer.
 const CHUNK: usize = 1 << 30;
+/// The chime's number.
+const CHIME: u64 = u64::MAX;
+/// After so many refusals the kernel is not asked again.
+const MAX_FAILURES: u32 = 50;
+/// Between two refusals.
+const PAUSE: Duration = Duration::from_millis(1);
+const PAUSE_SPEC: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
 
-impl Uring {
-    /// Makes a ring; an error where the kernel has no io_uring, is too old or forbids it.
-    pub fn new(source: Arc<Source>) -> io::Result<Self> {
-        let ring = IoUring::new(MAX_DEPTH as u32)?;
-        let mut probe = Probe::new();
-        ring.submitter().register_probe(&mut probe)?;
-        if !probe.is_supported(opcode::Read::CODE) {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
-        let pieces = Pieces::new(Tuning::default(), source.alignment());
-        let table = (0..MAX_DEPTH).map(|_| None).collect();
-        Ok(Self { ring, source, pieces, table, registered: Registered::default() })
-    }
-
-    /// Hands the kernel all pieces that may go now.
-    fn send(&mut self) {
-        while let Some(mut piece) = self.pieces.next() {
-            let Some(number) = self.table.iter().position(Option::is_none) else {
-                unreachable!("no more pieces are in flight than the table has places");
-            };
-            let entry = self.entry(&mut piece).user_data(number as u64);
-            self.table[number] = Some(piece);
-            // SAFETY: the entry's buffer belongs to the piece, which stays in the table, untouched,
-            // until its completion; its memory is the arena's and is never freed, so even a
-            // leaked ring writes to memory that nobody else was given.
-            if unsafe { self.ring.submission().push(&entry) }.is_err() {
-                unreachable!("the ring has as many places as the table");
+impl Lane {
+    /// The life of the thread.
+    fn serve(mut self, shared: &Shared<Chime>) {
+        let mut state = shared.begin();
+        loop {
+            if let Some(region) = state.to_register.take() {
+                state.registered = Some(self.register(region));
+                shared.done.notify_one();
+            }
+            while let Some(piece) = state.pieces.next(Instant::now()) {
+                self.push(piece, &shared.source);
+            }
+            if state.stop && state.pieces.in_flight() == 0 {
+                return;
+            }
+            drop(state);
+            if !self.listening {
+                self.listen(&shared.bell);
+            }
+            self.enter();
+            if self.failures > MAX_FAILURES {
+                return self.serve_plainly(shared);
+            }
+            state = shared.lock();
+            self.collect(&shared.bell, |piece, outcome| state.pieces.finish(piece, outcome));
+            if state.pieces.has_done() {
+                shared.done.notify_one();
             }
         }
-        while !self.ring.submission().is_empty() {
-            match self.ring.submit() {
-                Ok(_) => {}
-                // Full or out of memory for a moment: what is under way makes room.
-                Err(error) if is_passing(&error) => self.collect(),
-                Err(error) => panic!("io_uring stopped taking reads: {error}"),
+    }
+
+    /// The life of the thread once the kernel refuses to be entered: plain reads, and an eye on
+    /// what it took before. It is not entered again, so what it has not taken it never will.
+    fn serve_plainly(mut self, shared: &Shared<Chime>) {
+        let mut state = shared.lock();
+        loop {
+            self.collect(&shared.bell, |piece, outcome| state.pieces.finish(piece, outcome));
+            if state.to_register.take().is_some() {
+                state.registered = Some(false);
+                shared.done.notify_one();
             }
+            if state.pieces.has_done() {
+                shared.done.notify_one();
+            }
+            let refused = self.queued.pop_front().and_then(|number| self.take(number));
+            if let Some(mut piece) = refused.or_else(|| state.pieces.next(Instant::now())) {
+                drop(state);
+                let outcome = shared.source.read_some(piece.offset(), piece.buffer());
+                state = shared.lock();
+                state.pieces.finish(piece, outcome);
+                continue;
+            }
+            if state.stop && state.pieces.in_flight() == 0 {
+                return;
+            }
+            drop(state);
+            let busy = self.table.iter().any(Option::is_some);
+            let mut chime = [PollFd::new(&shared.bell.0, PollFlags::IN)];
+            // An interruption only means to look again.
+            let _ = poll(&mut chime, busy.then_some(&PAUSE_SPEC));
+            let _ = rustix::io::read(&shared.bell.0, &mut [0; 8]);
+            state = shared.lock();
         }
     }
 
-    fn entry(&self, piece: &mut Piece) -> squeue::Entry {
-        let fd = types::Fd(self.source.as_fd().as_raw_fd());
+    /// Puts a piece in the queue.
+    fn push(&mut self, mut piece: Piece, source: &Source) {
+        let Some(number) = self.table.iter().position(Option::is_none) else {
+            unreachable!("no more pieces are in flight than the table has places");
+        };
+        let entry = self.entry(&mut piece, source).user_data(number as u64);
+        self.table[number] = Some(piece);
+        self.queued.push_back(number as u64);
+        // SAFETY: the entry's buffer belongs to the piece, which stays in the table, untouched,
+        // until its completion or until the kernel never saw it; its memory is the arena's and is
+        // never freed, so even a leaked ring writes to memory that nobody else was given.
+        if unsafe { self.ring.submission().push(&entry) }.is_err() {
+            unreachable!("the ring has as many places as the table, and one more");
+        }
+    }
+
+    fn entry(&self, piece: &mut Piece, source: &Source) -> squeue::Entry {
+        let fd = types::Fd(source.as_fd().as_raw_fd());
         let offset = piece.offset();
         let buffer = piece.buffer();
         let (start, len) = (buffer.as_mut_ptr(), buffer.len() as u32);
@@ -80,129 +175,82 @@ impl Uring {
         }
     }
 
+    /// Lets the kernel watch the chime.
+    fn listen(&mut self, chime: &Chime) {
+        let fd = types::Fd(chime.0.as_raw_fd());
+        let entry = opcode::PollAdd::new(fd, libc::POLLIN as u32).build().user_data(CHIME);
+        // SAFETY: the entry has no buffer, and the chime lives as long as this thread.
+        self.listening = unsafe { self.ring.submission().push(&entry) }.is_ok();
+        self.queued.extend(self.listening.then_some(CHIME));
+    }
+
+    /// Hands over what is queued and waits until the kernel has finished something.
+    fn enter(&mut self) {
+        match self.ring.submit_and_wait(1) {
+            Ok(_) => self.failures = 0,
+            Err(error) if is_passing(&error) => {}
+            // Nothing is known that would do this; what was handed over still comes back.
+            Err(_) => {
+                self.failures += 1;
+                std::thread::sleep(PAUSE);
+            }
+        }
+        let taken = self.queued.len() - self.ring.submission().len();
+        self.queued.drain(..taken);
+    }
+
+    /// Takes a piece out of the table; the chime has no place there.
+    fn take(&mut self, number: u64) -> Option<Piece> {
+        self.table.get_mut(usize::try_from(number).ok()?)?.take()
+    }
+
     /// Takes what the kernel has finished.
-    fn collect(&mut self) {
-        for answer in self.ring.completion() {
-            let number = answer.user_data() as usize;
-            let Some(piece) = self.table.get_mut(number).and_then(Option::take) else {
+    fn collect(&mut self, chime: &Chime, mut finish: impl FnMut(Piece, Result<usize, Errno>)) {
+        let Self { ring, table, listening, .. } = self;
+        for answer in ring.completion() {
+            let number = answer.user_data();
+            if number == CHIME {
+                let _ = rustix::io::read(&chime.0, &mut [0; 8]);
+                *listening = false;
+                continue;
+            }
+            let Some(piece) = table.get_mut(number as usize).and_then(Option::take) else {
                 unreachable!("the kernel answers each piece once");
             };
             let outcome = match answer.result() {
                 error if error < 0 => Err(Errno::from_raw_os_error(-error)),
                 bytes => Ok(bytes as usize),
             };
-            self.pieces.finish(piece, outcome);
+            finish(piece, outcome);
         }
     }
 
-    /// Waits until the kernel has finished something.
-    fn await_one(&mut self) {
-        match self.ring.submit_and_wait(1) {
-            Ok(_) => {}
-            Err(error) if is_passing(&error) => {}
-            Err(error) => panic!("io_uring stopped answering: {error}"),
-        }
-        self.collect();
-    }
-}
-
-impl std::fmt::Debug for Uring {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Uring").field("source", &self.source).finish_non_exhaustive()
-    }
-}
-
-impl Drop for Uring {
-    fn drop(&mut self) {
-        self.pieces.cancel();
-        while self.pieces.in_flight() > 0 {
-            self.await_one();
-            self.pieces.cancel();
-        }
-    }
-}
-
-impl Queue for Uring {
-    fn name(&self) -> &'static str {
-        "io_uring"
-    }
-
-    fn tune(&mut self, tuning: Tuning) {
-        self.pieces.tune(tuning);
-    }
-
-    fn register(&mut self, arena: &[u8]) -> bool {
+    /// Makes a part of the address space known to the kernel; says whether it agreed.
+    fn register(&mut self, region: Region) -> bool {
         if self.registered.len > 0 && self.ring.submitter().unregister_buffers().is_err() {
             return false;
         }
-        let chunks: Vec<libc::iovec> = arena
-            .chunks(CHUNK)
-            .map(|chunk| libc::iovec {
-                iov_base: chunk.as_ptr().cast_mut().cast(),
-                iov_len: chunk.len(),
+        let chunks: Vec<libc::iovec> = (0..region.len)
+            .step_by(CHUNK)
+            .map(|from| libc::iovec {
+                iov_base: ptr::without_provenance_mut(region.start + from),
+                iov_len: CHUNK.min(region.len - from),
             })
             .collect();
         // SAFETY: registering only pins the memory. The kernel writes to it when a piece says so,
         // and a piece owns its bytes; pinned pages outlive even their mapping.
         let accepted = unsafe { self.ring.submitter().register_buffers(&chunks) }.is_ok();
-        self.registered = if accepted {
-            Registered { start: arena.as_ptr().addr(), len: arena.len() }
-        } else {
-            Registered::default()
-        };
+        self.registered = if accepted { region } else { Region::default() };
         accepted
     }
 }
 
-impl Registered {
+impl Region {
     /// The number of the registered buffer that holds all of `buffer`.
-    fn chunk_of(&self, buffer: &[u8]) -> Option<u16> {
+    fn chunk_of(self, buffer: &[u8]) -> Option<u16> {
         let from = buffer.as_ptr().addr().checked_sub(self.start)?;
         let last = from + buffer.len().checked_sub(1)?;
         (last < self.len && from / CHUNK == last / CHUNK).then_some((from / CHUNK) as u16)
-    }
-}
-
-impl Storage<'static> for Uring {
-    fn geometry(&self) -> Geometry {
-        Geometry {
-            len: self.source.len(),
-            alignment: self.source.alignment() as u32,
-            depth: REQUESTS as u16,
-        }
-    }
-
-    fn read_at(&mut self, offset: u64, into: &mut [u8]) -> Result<(), StorageError> {
-        self.source.read_exact_at(offset, into)
-    }
-
-    fn submit(&mut self, read: Read<'static>) -> Result<(), Read<'static>> {
-        self.collect();
-        let accepted = self.pieces.accept(read);
-        self.send();
-        accepted
-    }
-
-    fn hurry(&mut self, tag: u32) {
-        self.pieces.hurry(tag);
-    }
-
-    fn poll(&mut self) -> Option<Completion<'static>> {
-        self.collect();
-        self.send();
-        self.pieces.take_done()
-    }
-
-    fn wait(&mut self) -> Option<Completion<'static>> {
-        loop {
-            if let Some(done) = self.poll() {
-                return Some(done);
-            }
-            if !self.pieces.is_busy() {
-                return None;
-            }
-            self.await_one();
-        }
     }
 }
 
@@ -214,17 +262,49 @@ fn is_passing(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::arena::Arena;
+    use rill::seams::{Read, Storage, Urgency};
 
     #[test]
     fn a_buffer_is_fixed_only_inside_one_registered_chunk() {
         let bytes = [0_u8; 64];
         let at = bytes.as_ptr().addr();
-        assert_eq!(Registered { start: at, len: 64 }.chunk_of(&bytes), Some(0));
-        assert_eq!(Registered { start: at, len: 63 }.chunk_of(&bytes), None);
-        assert_eq!(Registered { start: at + 1, len: 64 }.chunk_of(&bytes), None);
-        let before = Registered { start: at + 32 - CHUNK, len: 2 * CHUNK };
+        let region = |start, len| Region { start, len };
+        assert_eq!(region(at, 64).chunk_of(&bytes), Some(0));
+        assert_eq!(region(at, 63).chunk_of(&bytes), None);
+        assert_eq!(region(at + 1, 64).chunk_of(&bytes), None);
+        let before = region(at + 32 - CHUNK, 2 * CHUNK);
         assert_eq!(before.chunk_of(&bytes), None, "crosses from one chunk to the next");
         assert_eq!(before.chunk_of(&bytes[32..]), Some(1));
-        assert_eq!(Registered::default().chunk_of(&bytes), None);
+        assert_eq!(Region::default().chunk_of(&bytes), None);
+    }
+
+    #[test]
+    fn a_ring_that_cannot_be_entered_any_more_is_done_without() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        io::Write::write_all(&mut file, &vec![7; 1 << 20]).unwrap();
+        let source = Arc::new(Source::open(file.path()).unwrap());
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let Ok(mut service) = uring_telling(source, move |fd| sender.send(fd).unwrap()) else {
+            eprintln!("io_uring is not there");
+            return;
+        };
+        // Another file takes the place of the ring: entering it is an error from now on.
+        let other = std::fs::File::open("/dev/null").unwrap();
+        let fd = receiver.recv().unwrap();
+        // SAFETY: both are open descriptors of this process.
+        assert_eq!(unsafe { libc::dup2(other.as_raw_fd(), fd) }, fd);
+        let arena = Arena::new(1 << 20, 1).unwrap().bytes;
+        for (tag, into) in arena.chunks_exact_mut(256 << 10).enumerate() {
+            let offset = (tag * into.len()) as u64;
+            let read = Read { tag: tag as u32, offset, into, urgency: Urgency::Demand, attempt: 0 };
+            service.submit(read).unwrap();
+        }
+        for _ in 0..4 {
+            let done = service.wait().unwrap();
+            done.result.unwrap();
+            assert!(done.into.iter().all(|&byte| byte == 7));
+        }
+        assert!(service.wait().is_none());
     }
 }

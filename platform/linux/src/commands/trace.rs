@@ -1,0 +1,79 @@
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::PathBuf;
+
+use rill::chat::Role;
+
+use super::{read_ids, text_or_stdin};
+use crate::engine::EngineArgs;
+use crate::failure::Failure;
+use crate::generate::GenerateArgs;
+use crate::interrupt;
+use crate::routes::Routes;
+
+/// Record which experts the tokens of a run use
+///
+/// What is recorded does not depend on the budget: `rill replay` shows what each would do.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    /// What to answer; `-` reads it from standard input
+    #[arg(conflicts_with = "ids")]
+    prompt: Option<String>,
+    /// Text file with token ids to feed instead, for prompt and answer alike
+    #[arg(long, value_name = "FILE")]
+    ids: Option<PathBuf>,
+    /// Where to write the trace
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// Continue the prompt as it is, without the chat format
+    #[arg(long)]
+    raw: bool,
+    #[command(flatten)]
+    engine: EngineArgs,
+    #[command(flatten)]
+    generate: GenerateArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  rill trace -m model.rill -o story.trace \"Tell me a story about a fox and a kite.\"
+  rill trace -m model.rill -o text.trace --ids text.ids
+  rill replay text.trace";
+
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let ids = args.ids.as_deref().map(read_ids).transpose()?;
+    let prompt = match &ids {
+        Some(_) => String::new(),
+        None => text_or_stdin(args.prompt.as_deref(), "a prompt")?,
+    };
+    interrupt::watch()?;
+    let generate = &args.generate;
+    let tokens = ids.as_ref().map(|ids| u32::try_from(ids.len()).unwrap_or(u32::MAX));
+    let mut engine = args.engine.load(tokens, generate.sampling(), generate.seed)?;
+    if engine.budget.plan.pages == 0 {
+        return Err(Failure::Usage("this model has no experts: there is nothing to record".into()));
+    }
+    let mut routes = Routes::new(&engine.image);
+    let session = &mut engine.session;
+    match &ids {
+        Some(ids) => session.append(ids)?,
+        None if args.raw => session.append_text(&prompt)?,
+        None => {
+            session.append_message(Role::User, &prompt)?;
+            session.begin_answer()?;
+        }
+    }
+    if ids.is_some() {
+        while session.compute(&mut engine.machine.world(&mut routes))? {
+            interrupt::check()?;
+        }
+    } else {
+        routes.head.prompt_tokens = session.tokens().len();
+        generate.generate(&mut engine, &mut routes, |_| Ok(()))?;
+    }
+    let file = File::create(&args.output).map_err(Failure::file(&args.output))?;
+    routes.write(&mut BufWriter::new(file)).map_err(Failure::file(&args.output))?;
+    println!("{}: {} tokens", args.output.display(), routes.head.tokens);
+    Ok(())
+}

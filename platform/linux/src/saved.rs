@@ -1,0 +1,98 @@
+//! Conversations in files: `/save` and `/load`.
+//!
+//! A file is the magic bytes, the image's identity, what [`Session::save`] writes, and the XXH3-64
+//! of all of it. It is checked whole before anything of it is used.
+
+use std::fs::File;
+use std::io::{self, BufReader, Read, Write};
+use std::path::Path;
+
+use rill::session::{SaveError, Session};
+use rill_linux::replace::replace;
+use xxhash_rust::xxh3::Xxh3;
+
+use crate::failure::Failure;
+
+const MAGIC: [u8; 8] = *b"RILLTALK";
+const VERSION: u64 = 1;
+const TAIL: u64 = 8;
+
+/// Writes the conversation of `session` to a file, whole or not at all. `image` tells images apart.
+pub fn save(session: &mut Session<'_>, image: u64, path: &Path) -> Result<(), Failure> {
+    let mut lost = None;
+    let written = replace(path, |out| {
+        let mut sum = Xxh3::new();
+        let mut put = |bytes: &[u8]| {
+            sum.update(bytes);
+            out.write_all(bytes)
+        };
+        head(image).iter().try_for_each(|part| put(part))?;
+        match session.save(&mut put) {
+            Ok(()) => {}
+            Err(SaveError::Place(error)) => return Err(error),
+            Err(SaveError::Session(error)) => {
+                lost = Some(error);
+                return Err(io::ErrorKind::Other.into());
+            }
+            Err(SaveError::Damaged) => unreachable!("only a restored conversation can be damaged"),
+        }
+        out.write_all(&sum.digest().to_le_bytes())
+    });
+    match lost {
+        Some(error) => Err(error.into()),
+        None => written.map_err(Failure::file(path)),
+    }
+}
+
+/// Takes the conversation of a file in the place of that of `session`, which is kept when the file
+/// cannot be used.
+pub fn load(session: &mut Session<'_>, image: u64, path: &Path) -> Result<(), Failure> {
+    let wrong = |what| io::Error::new(io::ErrorKind::InvalidData, what);
+    let file = || File::open(path).map(BufReader::new);
+    file().and_then(|file| check(file, image)).map_err(Failure::file(path))?;
+    let mut file = file().map_err(Failure::file(path))?;
+    let mut skipped = head(image);
+    skipped.iter_mut().try_for_each(|part| file.read_exact(part)).map_err(Failure::file(path))?;
+    match session.restore(|bytes| file.read_exact(bytes)) {
+        Ok(()) => Ok(()),
+        Err(SaveError::Session(error)) => Err(error.into()),
+        Err(SaveError::Place(error)) => Err(Failure::file(path)(error)),
+        Err(SaveError::Damaged) => Err(Failure::file(path)(wrong(DAMAGED))),
+    }
+}
+
+const DAMAGED: &str = "the saved conversation is damaged";
+
+/// Reads the file once and says what is wrong with it.
+fn check(mut file: BufReader<File>, image: u64) -> io::Result<()> {
+    let wrong = |what| Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    let expected = head(image);
+    let mut found = expected;
+    let whole = found.iter_mut().try_for_each(|part| file.read_exact(part));
+    if whole.is_err() || found[..2] != expected[..2] {
+        return wrong("not a saved conversation; /save writes one");
+    }
+    if found[2] != expected[2] {
+        return wrong("a conversation with another model");
+    }
+    let mut sum = Xxh3::new();
+    found.iter().for_each(|part| sum.update(part));
+    let len = file.get_ref().metadata()?.len();
+    let mut left = len.saturating_sub(8 * found.len() as u64 + TAIL);
+    let mut buffer = [0; 16 << 10];
+    while left > 0 {
+        let part = &mut buffer[..left.min(16 << 10) as usize];
+        file.read_exact(part)?;
+        sum.update(part);
+        left -= part.len() as u64;
+    }
+    let mut tail = [0; TAIL as usize];
+    if file.read_exact(&mut tail).is_err() || u64::from_le_bytes(tail) != sum.digest() {
+        return wrong(DAMAGED);
+    }
+    Ok(())
+}
+
+fn head(image: u64) -> [[u8; 8]; 3] {
+    [MAGIC, VERSION.to_le_bytes(), image.to_le_bytes()]
+}
