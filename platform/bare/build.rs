@@ -127,24 +127,32 @@ fn constants(board: &Board, bare: &Bare) -> Result<String, Box<dyn Error>> {
             )?;
             set("block", "virtio");
         }
-        Block::Sdhci { base, controller } => {
+        Block::Sdhci { base, controller, dma_offset } => {
             constant("Registers of the SD host controller.", "SDHCI", "usize", address(base))?;
             let (clock, pins) = match controller {
                 Controller::Arasan => (1, true),
                 Controller::Emmc2 => (12, false),
             };
             constant(
-                "The firmware's number of its clock.",
-                "SDHCI_CLOCK",
-                "u32",
-                clock.to_string(),
+                "From an address of RAM to the controller's, if it may write there.",
+                "SDHCI_DMA_OFFSET",
+                "Option<u64>",
+                format!("{dma_offset:?}"),
             )?;
-            constant(
-                "Whether pins lead from it to the card.",
-                "SDHCI_PINS",
-                "bool",
-                pins.to_string(),
-            )?;
+            if bare.mailbox.is_some() {
+                constant(
+                    "The firmware's number of its clock.",
+                    "SDHCI_CLOCK",
+                    "u32",
+                    clock.to_string(),
+                )?;
+                constant(
+                    "Whether pins lead from it to the card.",
+                    "SDHCI_PINS",
+                    "bool",
+                    pins.to_string(),
+                )?;
+            }
             set("block", "sdhci");
         }
     }

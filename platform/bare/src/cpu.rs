@@ -99,7 +99,7 @@ pub fn halt() -> ! {
 
 /// Writes what the caches hold of `bytes` from `start` to memory and forgets it, so that this core
 /// and a device that knows no caches see the same.
-#[cfg(firmware = "raspberry_pi")]
+#[cfg(any(firmware = "raspberry_pi", block = "sdhci"))]
 pub fn flush_cache(start: usize, bytes: usize) {
     // The smallest line of all data caches, in words, as a power of two.
     let line = 4_usize << (read_register!("ctr_el0") >> 16 & 0xf);

@@ -116,6 +116,10 @@ pub enum Block {
         base: u64,
         /// Which.
         controller: Controller,
+        /// The controller sees RAM at its address plus this, and may write there by itself where
+        /// it can; none: the cores move the data.
+        #[serde(rename = "dma-offset")]
+        dma_offset: Option<u64>,
     },
 }
 

@@ -3,14 +3,14 @@
 use core::ptr::NonNull;
 
 use rill::seams::StorageError;
-use rill_bare::storage::sdhci::{Registers, Sdhci};
+use rill_bare::storage::sdhci::{Registers, Sdhci, Table};
 use rill_bare::storage::{Driver, Finished};
 
-use crate::board::{SDHCI, SDHCI_CLOCK};
+use crate::board::{SDHCI, SDHCI_DMA_OFFSET};
 use crate::cpu::CLOCK;
 use crate::power::WATCHDOG;
 use crate::program::Failure;
-use crate::{firmware, mmio};
+use crate::{cpu, mmio};
 
 /// The controller's registers.
 struct Controller;
@@ -23,7 +23,20 @@ impl Registers for Controller {
     fn write(&mut self, at: usize, value: u32) {
         mmio::write(SDHCI + at, value);
     }
+
+    fn bus_address(&self, start: usize, bytes: usize) -> Option<u32> {
+        let start = (start as u64).checked_add(SDHCI_DMA_OFFSET?)?;
+        start.checked_add(bytes as u64).filter(|&end| end <= 1 << 32)?;
+        u32::try_from(start).ok()
+    }
+
+    fn flush(&self, start: usize, bytes: usize) {
+        cpu::flush_cache(start, bytes);
+    }
 }
+
+/// The controller reads it, so it never moves.
+static mut TABLE: Table = Table::new();
 
 /// The card.
 pub struct Card(Sdhci<Controller>);
@@ -34,8 +47,14 @@ const FASTEST_HZ: u32 = 250_000_000;
 
 /// Identifies the card.
 pub fn open() -> Result<Card, Failure> {
-    let hz = firmware::clock_rate(SDHCI_CLOCK).filter(|&hz| hz > 0).unwrap_or(FASTEST_HZ);
-    Sdhci::new(Controller, hz, &CLOCK).map(Card).map_err(|_| Failure::NoDisk)
+    #[cfg(firmware = "raspberry_pi")]
+    let hz = crate::firmware::clock_rate(crate::board::SDHCI_CLOCK).filter(|&hz| hz > 0);
+    #[cfg(not(firmware = "raspberry_pi"))]
+    let hz = None;
+    // SAFETY: the program opens its card once: this is the only reference.
+    let table = unsafe { &mut *(&raw mut TABLE) };
+    let hz = hz.unwrap_or(FASTEST_HZ);
+    Sdhci::new(Controller, hz, &CLOCK, table).map(Card).map_err(|_| Failure::NoDisk)
 }
 
 impl Driver for Card {

@@ -2,8 +2,8 @@
 //!
 //! Registers as in the SD Host Controller Simplified Specification 3.00, commands as in the SD
 //! Physical Layer Simplified Specification 6.00. All accesses are 32 bits wide, because the
-//! BCM2835's Arasan controller knows no others. Data goes through the controller's buffer, block by
-//! block: neither the Arasan controller nor QEMU's can do more.
+//! BCM2835's Arasan controller knows no others. A controller that can, and may, writes to memory by
+//! itself (ADMA2); from others data is taken block by block.
 //!
 //! QEMU-tested, hardware-unverified.
 
@@ -19,6 +19,34 @@ pub trait Registers {
     fn read(&self, at: usize) -> u32;
     /// Writes the register at this offset.
     fn write(&mut self, at: usize, value: u32);
+    /// Where the controller sees this memory; `None` when it does not or must not use it.
+    fn bus_address(&self, start: usize, bytes: usize) -> Option<u32>;
+    /// Writes to memory what caches hold of these bytes, and forgets it.
+    fn flush(&self, start: usize, bytes: usize);
+}
+
+/// Says to a controller where data goes: one descriptor for 32 KiB, 16 for the longest read.
+#[repr(C, align(64))]
+pub struct Table([u64; TABLE]);
+
+const TABLE: usize = 16;
+/// Bytes of one descriptor.
+const STRETCH: usize = 32 << 10;
+/// Parts of a descriptor: it is valid and moves data; it is the last.
+const MOVE: u64 = 0b10_0001;
+const LAST: u64 = 0b10;
+
+impl Table {
+    /// A table that describes nothing.
+    pub const fn new() -> Self {
+        Self([0; TABLE])
+    }
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 /// [`StorageError::code`] when no card answers.
@@ -37,6 +65,8 @@ const CLOCK_CONTROL: usize = 0x2c;
 const STATUS: usize = 0x30;
 const STATUS_ENABLE: usize = 0x34;
 const SIGNAL_ENABLE: usize = 0x38;
+const CAPABILITIES: usize = 0x40;
+const TABLE_ADDRESS: usize = 0x58;
 
 /// Bits of PRESENT: lines that are in use.
 const COMMAND_BUSY: u32 = 1 << 0;
@@ -50,7 +80,10 @@ const ERRORS: u32 = 0xffff << 16;
 /// Bits of HOST_CONTROL.
 const FOUR_LINES: u32 = 1 << 1;
 const HIGH_SPEED: u32 = 1 << 2;
+const TABLE_SELECT: u32 = 0b10 << 3;
 const POWER_3V3: u32 = 0xf << 8;
+/// Bits of CAPABILITIES: reads a table by itself.
+const HAS_TABLE: u32 = 1 << 19;
 /// Bits of CLOCK_CONTROL.
 const CLOCK_INTERNAL: u32 = 1 << 0;
 const CLOCK_STABLE: u32 = 1 << 1;
@@ -66,6 +99,8 @@ const R1_BUSY: u32 = 0b11 << 16 | 1 << 19 | 1 << 20;
 const R2: u32 = 0b01 << 16 | 1 << 19;
 const R3: u32 = 0b10 << 16;
 const ONE_BLOCK: u32 = 1 << 21 | 1 << 4;
+/// The controller moves the data.
+const BY_ITSELF: u32 = 1 << 0;
 /// Blocks are counted, and CMD12 follows them by itself.
 const MANY_BLOCKS: u32 = ONE_BLOCK | 1 << 1 | 0b01 << 2 | 1 << 5;
 
@@ -94,6 +129,10 @@ pub struct Sdhci<R> {
     card: Option<Card>,
     flight: Option<Flight>,
     blocks: u64,
+    /// The controller reads it while a read is under way.
+    table: &'static mut Table,
+    /// Whether it can.
+    has_table: bool,
 }
 
 /// An identified card.
@@ -108,8 +147,9 @@ struct Card {
 struct Flight {
     slot: usize,
     into: NonNull<[u8]>,
-    /// Bytes that have arrived.
+    /// Bytes that have arrived, as far as this core moves them.
     done: usize,
+    by_itself: bool,
 }
 
 impl<R: Registers> Sdhci<R> {
@@ -118,9 +158,20 @@ impl<R: Registers> Sdhci<R> {
         registers: R,
         input_hz: u32,
         clock: &'static dyn Clock,
+        table: &'static mut Table,
     ) -> Result<Self, StorageError> {
-        let mut sdhci =
-            Self { registers, clock, input_hz, slow: true, card: None, flight: None, blocks: 0 };
+        let has_table = registers.read(CAPABILITIES) & HAS_TABLE != 0;
+        let mut sdhci = Self {
+            registers,
+            clock,
+            input_hz,
+            slow: true,
+            card: None,
+            flight: None,
+            blocks: 0,
+            table,
+            has_table,
+        };
         sdhci.blocks = sdhci.identify()?.blocks;
         Ok(sdhci)
     }
@@ -243,6 +294,9 @@ impl<R: Registers> Sdhci<R> {
         self.command(7, address, R1_BUSY)?;
         self.application(6, 2, address, R1)?;
         let mut control = POWER_3V3 | FOUR_LINES;
+        if self.has_table {
+            control |= TABLE_SELECT;
+        }
         self.write(HOST_CONTROL, control);
         self.command(16, BLOCK as u32, R1)?;
         // Class 10 has the command that switches functions.
@@ -277,6 +331,29 @@ impl<R: Registers> Sdhci<R> {
         Ok(words[4] & 0xf == 1)
     }
 
+    /// Describes where data goes, when the controller may put it there.
+    fn describe(&mut self, into: NonNull<[u8]>) -> Option<u32> {
+        const LINE: usize = 64;
+        let (start, bytes) = (into.addr().get(), into.len());
+        // Whole lines only: what shares one with other data would be lost with the flush.
+        let fits = start.is_multiple_of(LINE) && bytes.is_multiple_of(LINE);
+        if !self.has_table || !fits || bytes > TABLE * STRETCH {
+            return None;
+        }
+        let data = u64::from(self.registers.bus_address(start, bytes)?);
+        let stretches = bytes.div_ceil(STRETCH);
+        for (index, descriptor) in self.table.0[..stretches].iter_mut().enumerate() {
+            let from = index * STRETCH;
+            let len = STRETCH.min(bytes - from);
+            *descriptor = (data + from as u64) << 32 | (len as u64) << 16 | MOVE;
+        }
+        self.table.0[stretches - 1] |= LAST;
+        let table = self.table.0.as_ptr().addr();
+        self.registers.flush(table, size_of::<Table>());
+        self.registers.flush(start, bytes);
+        self.registers.bus_address(table, size_of::<Table>())
+    }
+
     /// Takes blocks out of the controller's buffer, and says whether the read is complete.
     fn receive(&mut self) -> Option<Result<(), StorageError>> {
         for _ in 0..BLOCKS_A_LOOK {
@@ -286,6 +363,14 @@ impl<R: Registers> Sdhci<R> {
             }
             let flight = self.flight.as_mut()?;
             let bytes = flight.into.len();
+            if flight.by_itself {
+                if status & TRANSFER_DONE == 0 {
+                    return None;
+                }
+                self.registers.write(STATUS, TRANSFER_DONE);
+                self.registers.flush(flight.into.addr().get(), bytes);
+                return Some(Ok(()));
+            }
             if status & BLOCK_READY != 0 && flight.done < bytes {
                 self.registers.write(STATUS, BLOCK_READY);
                 // SAFETY: `start` was lent the bytes, whole blocks, of which `done` are filled.
@@ -366,12 +451,17 @@ impl<R: Registers> Driver for Sdhci<R> {
         let count = u32::try_from(count).ok().filter(|count| (1..=0xffff).contains(count));
         let count = count.ok_or(past_end)?;
         self.write(BLOCKS, BLOCK as u32 | count << 16);
-        let (index, kind) = if count == 1 { (17, ONE_BLOCK) } else { (18, MANY_BLOCKS) };
+        let (index, mut kind) = if count == 1 { (17, ONE_BLOCK) } else { (18, MANY_BLOCKS) };
+        let table = self.describe(into);
+        if let Some(table) = table {
+            self.write(TABLE_ADDRESS, table);
+            kind |= BY_ITSELF;
+        }
         if let Err(error) = self.command(index, address, R1 | kind) {
             self.card = None;
             return Err(error);
         }
-        self.flight = Some(Flight { slot, into, done: 0 });
+        self.flight = Some(Flight { slot, into, done: 0, by_itself: table.is_some() });
         Ok(())
     }
 
@@ -391,6 +481,9 @@ impl<R: Registers> Driver for Sdhci<R> {
     }
 
     fn reset(&mut self) {
+        // The controller forgets what it was doing, also where it writes to.
+        self.registers.write(CLOCK_CONTROL, RESET_ALL);
+        let _ = self.wait(CLOCK_CONTROL, RESET_ALL, 0);
         self.flight = None;
         self.card = None;
     }
