@@ -16,9 +16,9 @@ const KICK: Micros = 1_000_000;
 
 /// Restarts the board unless it hears of progress every 15 seconds.
 ///
-/// The Raspberry Pi's lies in its power management. QEMU's virtual machine has none that its other
-/// devices do not need more ("virt" brings no watchdog of its own); there, the storage's own time
-/// limit is what ends a wait.
+/// The Raspberry Pi's lies in its power management. QEMU's `virt` has none unless one is added to
+/// it; there, the storage's own time limit is what ends a wait. QEMU's Raspberry Pis restart as soon
+/// as the watchdog is set, so it is left alone there: only hardware can show that it works.
 pub struct Watchdog {
     /// When it was last kicked; 0 when it is not armed.
     last: AtomicU64,
