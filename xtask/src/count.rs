@@ -22,7 +22,7 @@ pub struct Args {
     /// Board to count on: a file of `boards/`, without its extension
     #[arg(long, value_name = "NAME")]
     board: Option<String>,
-    /// Fail when the kernels cost this board more than that one, by more than 3 percent
+    /// Fail when the kernels cost this board more than that one, by more than 15 percent
     #[arg(long, value_name = "NAME", requires = "board")]
     against: Option<String>,
 }
@@ -31,8 +31,12 @@ pub struct Args {
 const TOKENS: [u64; 2] = [8, 24];
 /// What is asked: any answer is longer than `TOKENS`.
 const TURN: &str = "Tell me a story about a fox and a kite.";
-/// Kernels of one source may differ by this much between two builds.
-const TOLERANCE: f64 = 0.03;
+/// What the compiler calls a function that a kernel table points to, with all that is inlined in it:
+/// the name says no more.
+const ENTRY: &str = "core::ops::function::FnOnce::call_once";
+/// Two builds inline one source differently, which was seen to cost 11 percent over all kernels;
+/// loads that are split into bytes cost several times as much.
+const TOLERANCE: f64 = 0.15;
 
 /// Instructions for one token: all, and those of each kernel.
 struct Counts {
@@ -127,7 +131,7 @@ struct Symbol {
     end: u64,
 }
 
-/// The functions of the kernels of 64-bit Arm in a program.
+/// The functions of the kernels in a program.
 fn kernels(elf: &Path) -> Result<Vec<Symbol>> {
     let bytes = fs::read(elf).with_context(|| elf.display().to_string())?;
     let file = object::File::parse(&*bytes)?;
@@ -136,7 +140,11 @@ fn kernels(elf: &Path) -> Result<Vec<Symbol>> {
         .filter(|symbol| symbol.kind() == SymbolKind::Text && symbol.size() > 0)
         .filter_map(|symbol| {
             let name = format!("{:#}", rustc_demangle::demangle(symbol.name().ok()?));
-            let (_, name) = name.split_once("rill::kernels::aarch64::")?;
+            let name = match name.split_once("rill::kernels::") {
+                Some((_, name)) => name,
+                None if name == ENTRY => "entries of tables",
+                None => return None,
+            };
             let (start, end) = (symbol.address(), symbol.address() + symbol.size());
             Some(Symbol { name: name.to_owned(), start, end })
         })
