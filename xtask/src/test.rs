@@ -83,6 +83,7 @@ fn checks() -> Result<Vec<Check>> {
         Check::cargo("documentation", &["doc", "--workspace", "--no-deps"])
             .env("RUSTDOCFLAGS", "-D warnings"),
         Check::cargo("tests", &["test", "--workspace"]),
+        Check::cargo("cargo run is rill", &["run", "--quiet", "--", "inspect"]),
         Check::cargo("fuzz targets", &["check", "--manifest-path", "tests/fuzz/Cargo.toml"]),
         Check::cargo("engine without an OS", &["build", "-p", "rill", "--target", BARE_ARM])
             .needing(&[Need::target(BARE_ARM)]),
