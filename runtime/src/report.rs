@@ -54,12 +54,14 @@ pub struct Report {
 /// Where the time of one kind of tokens went.
 #[derive(Debug, Clone, Serialize)]
 pub struct Account {
-    /// From beginning to end: the sum of the five below.
+    /// From beginning to end: the sum of computing, waiting, checksums, management and sampling.
     seconds: f64,
     compute_seconds: f64,
     /// Waiting for the flash with nothing else to do.
     read_wait_seconds: f64,
     checksum_seconds: f64,
+    /// Of it, what made tokens slower: nothing that was needed was on its way meanwhile.
+    checksum_exposed_seconds: f64,
     /// Deciding which page goes where, asking for it and taking it.
     management_seconds: f64,
     sampling_seconds: f64,
@@ -90,6 +92,7 @@ impl Account {
             compute_seconds: seconds(phase.computing()),
             read_wait_seconds: seconds(cache.waiting),
             checksum_seconds: seconds(cache.checking),
+            checksum_exposed_seconds: seconds(cache.checking.saturating_sub(cache.hidden)),
             management_seconds: seconds(cache.managing),
             sampling_seconds: seconds(phase.sampling),
             page_hits: cache.hits,
@@ -153,11 +156,12 @@ impl Report {
         writeln!(f, "{name:<9} {tokens} tokens, {speed:.2} tokens/s, {:.2} s:", a.seconds)?;
         writeln!(
             f,
-            "          {:.3} s computing, {:.3} s waiting for flash, {:.3} s checksums, \
-             {:.3} s management, {:.3} s sampling",
+            "          {:.3} s computing, {:.3} s waiting for flash, {:.3} s checksums \
+             ({:.3} s with nothing on its way), {:.3} s management, {:.3} s sampling",
             a.compute_seconds,
             a.read_wait_seconds,
             a.checksum_seconds,
+            a.checksum_exposed_seconds,
             a.management_seconds,
             a.sampling_seconds
         )?;

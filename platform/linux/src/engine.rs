@@ -286,14 +286,14 @@ fn prepare(model: &mut Model, plan: &Plan, mut arena: &'static mut [u8]) -> &'st
     let Device::File { path, disk } = &mut model.device else { return arena };
     note(disk.note());
     let pages = model.image.header.span(Section::Pages);
+    // Refused where the limit of locked memory is low: reads then cost a little more.
+    disk.queue().register(arena);
     // A model that stays in RAM whole is read once: nothing depends on how.
     if plan.slots < plan.pages {
         let identity = checksum(&model.image.header.to_bytes());
         let file = storage::probe_file(path);
         arena = storage::tune(disk, identity, (pages.offset, pages.len), &file, arena);
     }
-    // Refused where the limit of locked memory is low: reads then cost a little more.
-    disk.queue().register(arena);
     arena
 }
 

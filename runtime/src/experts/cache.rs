@@ -10,7 +10,7 @@ use super::history::{History, Rates};
 use super::policy::Policy;
 use super::shelf::{Found, Placed, Shelf, SlotId};
 use crate::arena::{Arena, ArenaFull};
-use crate::image::{Image, PAGE_ALIGN, PageShape, page_checksum_on};
+use crate::image::{Image, PAGE_ALIGN, PageShape, join_sums};
 use crate::model::weights::Matrix;
 use crate::seams::{
     Completion, Event, Micros, Read, Slice, StorageError, StorageErrorKind, Urgency, World,
@@ -80,7 +80,7 @@ pub struct CacheStats {
     pub misses: u64,
     /// Pages that left RAM.
     pub evictions: u64,
-    /// Bytes asked of the storage.
+    /// Bytes that the storage gave.
     pub bytes: u64,
     /// Reads that were tried again.
     pub retries: u64,
@@ -92,6 +92,9 @@ pub struct CacheStats {
     pub waiting: Micros,
     /// Time spent on checksums.
     pub checking: Micros,
+    /// Of it, the time that cost nothing: something that was needed had not arrived when the checks
+    /// were done, so without them the wait for it would have been longer.
+    pub hidden: Micros,
     /// Time spent deciding what goes where, and on asking the storage.
     pub managing: Micros,
 }
@@ -130,6 +133,7 @@ impl CacheStats {
             wasted: of(self.wasted, other.wasted),
             waiting: of(self.waiting, other.waiting),
             checking: of(self.checking, other.checking),
+            hidden: of(self.hidden, other.hidden),
             managing: of(self.managing, other.managing),
         }
     }
@@ -145,8 +149,13 @@ const WARM_PARTS: usize = 3;
 struct Slot<'a> {
     /// A part of it cannot be had.
     failed: bool,
+    /// Its page was a guess that did not come true: what has not been read is not to be.
+    abandoned: bool,
     /// When its page was asked for.
     since: Micros,
+    /// Which [`Part`]s of its page are what was packed.
+    checked: [bool; 2],
+    /// What is read at once: a [`Part`] each, or the whole page as the first.
     parts: [SlotPart<'a>; 2],
 }
 
@@ -154,20 +163,10 @@ struct Slot<'a> {
 struct SlotPart<'a> {
     /// `None` while the storage has it.
     buffer: Option<Slice<'a>>,
-    content: Content,
+    /// The storage has given its page's bytes.
+    here: bool,
     /// How often reading it failed.
     attempts: u8,
-}
-
-/// What the bytes of a part are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Content {
-    /// Nothing of use.
-    None,
-    /// What the storage gave for its page.
-    Unchecked,
-    /// What was packed.
-    Valid,
 }
 
 /// Where a cache takes its memory from.
@@ -192,6 +191,8 @@ pub struct Cache<'a> {
     pages_at: u64,
     experts: u32,
     under_way: usize,
+    /// Time spent on checks since the last wait of this layer.
+    unhidden: Micros,
     stats: CacheStats,
 }
 
@@ -215,9 +216,9 @@ impl<'a> Cache<'a> {
         let Memory { index, pages: arena, slots: count } = memory;
         let slots = index.build(count, |_| {
             let (head, tail) = arena.bytes(shape.bytes(), PAGE_ALIGN)?.split_at_mut(split);
-            let part =
-                |buffer| SlotPart { buffer: Some(buffer), content: Content::None, attempts: 0 };
-            Ok(Slot { failed: false, since: 0, parts: [part(head), part(tail)] })
+            let part = |buffer| SlotPart { buffer: Some(buffer), here: false, attempts: 0 };
+            let parts = [part(head), part(tail)];
+            Ok(Slot { failed: false, abandoned: false, since: 0, checked: [false; 2], parts })
         })?;
         let manifest = &image.manifest;
         let experts = manifest.shape.experts;
@@ -231,6 +232,7 @@ impl<'a> Cache<'a> {
             pages_at: image.page_offset(0),
             experts,
             under_way: 0,
+            unhidden: 0,
             stats: CacheStats::default(),
         })
     }
@@ -285,7 +287,8 @@ impl<'a> Cache<'a> {
             return Ok(None);
         };
         self.slots[id as usize].failed = false;
-        let here = self.parts().all(|part| self.part(id, part).content != Content::None);
+        self.slots[id as usize].abandoned = false;
+        let here = self.parts().all(|part| self.has(id, part));
         let count = match (here, guessed) {
             (false, _) => &mut self.stats.late,
             (true, true) => &mut self.stats.guessed,
@@ -296,7 +299,7 @@ impl<'a> Cache<'a> {
             let state = &mut self.slots[id as usize].parts[part as usize];
             if state.buffer.is_none() {
                 world.storage.hurry(tag(id, part));
-            } else if state.content == Content::None {
+            } else if !state.here {
                 // A guess whose read failed.
                 state.attempts = 0;
                 self.submit(world, id, part, Urgency::Demand)?;
@@ -305,8 +308,22 @@ impl<'a> Cache<'a> {
         Ok(Some(id))
     }
 
-    /// All that a batch of `tokens` tokens wants of `bank` has been asked for.
-    pub fn settle(&mut self, bank: usize, tokens: u32) {
+    /// All that a batch of `tokens` tokens wants of `bank` has been asked for. Guesses about it that
+    /// did not come true are not read any further.
+    pub fn settle(&mut self, world: &mut World<'_, 'a>, bank: usize, tokens: u32) {
+        let (first, experts) = (self.page(bank, 0), self.experts);
+        for id in 0..self.slots.len() as SlotId {
+            let page = self.shelf.page(id);
+            let of_bank = page.is_some_and(|page| (first..first + experts).contains(&page));
+            if of_bank && self.shelf.is_guess(id) && self.shelf.is_away(id) {
+                self.slots[id as usize].abandoned = true;
+                for part in self.parts() {
+                    if self.slots[id as usize].parts[part as usize].buffer.is_none() {
+                        world.storage.abandon(tag(id, part));
+                    }
+                }
+            }
+        }
         self.shelf.settle(bank as u32, tokens);
     }
 
@@ -372,9 +389,11 @@ impl<'a> Cache<'a> {
     fn start(&mut self, world: &mut World<'_, 'a>, placed: Placed) {
         let slot = &mut self.slots[placed.slot as usize];
         slot.failed = false;
+        slot.abandoned = false;
         slot.since = world.clock.now();
+        slot.checked = [false; 2];
         for part in &mut slot.parts {
-            part.content = Content::None;
+            part.here = false;
             part.attempts = 0;
         }
         if let Some(page) = placed.evicted {
@@ -396,7 +415,6 @@ impl<'a> Cache<'a> {
         let Some(into) = state.buffer.take() else { return Ok(()) };
         let attempt = state.attempts;
         self.shelf.set_away(id, true);
-        self.stats.bytes += into.len() as u64;
         let mut read = Read {
             tag: tag(id, part),
             offset: self.offset(page) + start as u64,
@@ -432,7 +450,11 @@ impl<'a> Cache<'a> {
         }
         let before = world.clock.now();
         let completion = world.storage.wait();
-        self.stats.waiting += world.clock.now() - before;
+        let waited = world.clock.now() - before;
+        self.stats.waiting += waited;
+        if waited > 0 {
+            self.stats.hidden += core::mem::take(&mut self.unhidden);
+        }
         match completion {
             Some(completion) => self.take(world, completion).map(|()| true),
             None => Ok(false),
@@ -448,14 +470,21 @@ impl<'a> Cache<'a> {
         self.under_way -= 1;
         let id = (completion.tag / 2) as SlotId;
         let part = if completion.tag.is_multiple_of(2) { Part::GateUp } else { Part::Down };
+        let bytes = completion.into.len() as u64;
         self.put_back(id, part, completion.into);
         match completion.result {
             Ok(()) => {
-                self.slots[id as usize].parts[part as usize].content = Content::Unchecked;
-                Ok(())
+                self.stats.bytes += bytes;
+                self.slots[id as usize].parts[part as usize].here = true;
             }
-            Err(error) => self.again(world, id, part, Some(error)),
+            Err(_) if self.slots[id as usize].abandoned => {}
+            Err(error) => return self.again(world, id, part, Some(error)),
         }
+        let whole = self.parts().all(|part| self.has(id, part));
+        if self.slots[id as usize].abandoned && !self.shelf.is_away(id) && !whole {
+            self.shelf.forget(id);
+        }
+        Ok(())
     }
 
     fn put_back(&mut self, id: SlotId, part: Part, buffer: Slice<'a>) {
@@ -464,54 +493,50 @@ impl<'a> Cache<'a> {
         self.shelf.set_away(id, parts.iter().any(|part| part.buffer.is_none()));
     }
 
-    /// Checks what has arrived of the pages that are needed now, spread over the cores, and asks
-    /// again for what is wrong. Guesses wait until somebody wants them.
-    pub fn check(&mut self, world: &mut World<'_, 'a>) -> Result<(), PageError> {
-        let before = world.clock.now();
-        let mut checked = Ok(());
-        for id in 0..self.slots.len() as SlotId {
-            if !self.shelf.is_pinned(id) {
-                continue;
-            }
-            for part in self.parts() {
-                if checked.is_ok() && self.part(id, part).content == Content::Unchecked {
-                    checked = self.check_part(world, id, part);
-                }
-            }
-        }
-        self.stats.checking += world.clock.now() - before;
-        checked
+    /// Whether `part` of the page in slot `id` is known to be what was packed.
+    pub fn is_checked(&self, id: SlotId, part: Part) -> bool {
+        self.slots[id as usize].checked[part as usize]
     }
 
-    fn check_part(
+    /// Compares the sums of the chunks of a part, all of them in order, with what was packed. Says
+    /// whether it is right; asks for it again where it is not.
+    pub fn check(
         &mut self,
         world: &mut World<'_, 'a>,
         id: SlotId,
         part: Part,
-    ) -> Result<(), PageError> {
-        let (Some(page), Some(bytes)) =
-            (self.shelf.page(id), self.part(id, part).buffer.as_deref())
-        else {
-            return Ok(());
-        };
-        let sums = self.sums[page as usize];
-        let is = |bytes: &[u8], sum| page_checksum_on(world.parallel, bytes) == sum;
-        let right = if self.is_split() {
-            is(bytes, sums[part as usize])
-        } else {
-            let (head, tail) = bytes.split_at(self.shape.down_at());
-            is(head, sums[0]) && is(tail, sums[1])
-        };
-        if !right {
-            self.slots[id as usize].parts[part as usize].content = Content::None;
-            return self.again(world, id, part, None);
+        sums: &[u64],
+    ) -> Result<bool, PageError> {
+        let Some(page) = self.shelf.page(id) else { return Ok(false) };
+        let right = join_sums(sums) == self.sums[page as usize][part as usize];
+        let whole = !self.is_split();
+        let read = if whole { Part::GateUp } else { part };
+        let slot = &mut self.slots[id as usize];
+        slot.checked[part as usize] = right;
+        if right {
+            if slot.checked == [true; 2] {
+                let waited = world.clock.now() - slot.since;
+                world.events.hear(Event::Arrived { page, waited });
+            }
+            return Ok(true);
         }
-        self.slots[id as usize].parts[part as usize].content = Content::Valid;
-        if self.has(id, Part::GateUp) && self.has(id, Part::Down) {
-            let waited = world.clock.now() - self.slots[id as usize].since;
-            world.events.hear(Event::Arrived { page, waited });
+        if whole {
+            slot.checked = [false; 2];
         }
-        Ok(())
+        slot.parts[read as usize].here = false;
+        self.again(world, id, read, None)?;
+        Ok(false)
+    }
+
+    /// A layer begins: no check of an earlier one is hidden by its waits.
+    pub fn begin(&mut self) {
+        self.unhidden = 0;
+    }
+
+    /// Checks took so long.
+    pub fn checked_for(&mut self, time: Micros) {
+        self.stats.checking += time;
+        self.unhidden += time;
     }
 
     /// A part did not come as it was packed: asks again where that may help. `error` is the
@@ -548,28 +573,33 @@ impl<'a> Cache<'a> {
         })
     }
 
-    /// Whether a part of a slot's page is in RAM and checked.
+    /// Whether a part of a slot's page is in RAM, checked or not.
     pub fn has(&self, id: SlotId, part: Part) -> bool {
-        self.part(id, part).content == Content::Valid
+        self.part(id, part).here
     }
 
     /// Gate and up of the page in slot `id`, (2 expert_ff, hidden); it must be here.
     pub fn gate_up(&self, id: SlotId) -> Matrix<'_> {
-        Matrix { shape: self.shape.gate_up, bytes: self.bytes(id, 0, self.shape.gate_up.bytes()) }
+        let shape = self.shape.gate_up;
+        Matrix { shape, bytes: &self.bytes(id, Part::GateUp)[..shape.bytes()] }
     }
 
     /// Down of the page in slot `id`, (hidden, expert_ff); it must be here.
     pub fn down(&self, id: SlotId) -> Matrix<'_> {
-        let bytes = self.bytes(id, self.shape.down_at(), self.shape.down.bytes());
-        Matrix { shape: self.shape.down, bytes }
+        let shape = self.shape.down;
+        Matrix { shape, bytes: &self.bytes(id, Part::Down)[..shape.bytes()] }
     }
 
-    fn bytes(&self, id: SlotId, at: usize, len: usize) -> &[u8] {
-        let parts = &self.slots[id as usize].parts;
-        let (part, at) =
-            if at < self.split { (&parts[0], at) } else { (&parts[1], at - self.split) };
-        let buffer = part.buffer.as_deref().filter(|_| part.content == Content::Valid);
-        &buffer.expect("only a part that has arrived is used")[at..at + len]
+    /// All bytes of `part` of the page in slot `id`, as they were read; it must be here.
+    pub fn bytes(&self, id: SlotId, part: Part) -> &[u8] {
+        let read = self.part(id, part);
+        let bytes = read.buffer.as_deref().filter(|_| read.here);
+        let bytes = bytes.expect("only a part that has arrived is used");
+        match part {
+            _ if self.is_split() => bytes,
+            Part::GateUp => &bytes[..self.shape.down_at()],
+            Part::Down => &bytes[self.shape.down_at()..],
+        }
     }
 
     /// The layer is done with the page in slot `id`.
@@ -588,10 +618,11 @@ impl<'a> Cache<'a> {
             let _ = self.wait(world);
         }
         for id in 0..self.slots.len() as SlotId {
-            if self.parts().any(|part| self.part(id, part).content == Content::None) {
+            if self.parts().any(|part| !self.has(id, part)) {
                 self.shelf.forget(id);
             }
             self.slots[id as usize].failed = false;
+            self.slots[id as usize].abandoned = false;
         }
     }
 

@@ -1,45 +1,55 @@
 //! Whether reading ahead pays, found out while running.
 //!
 //! A guess costs nothing when the device would have been idle, and delays what is needed when it
-//! would not. So tokens are timed with and without guesses in turn, and the better way is kept for
-//! a while. Only time depends on it, never a result.
+//! would not. So tokens are timed with and without guesses, and the better way is kept for a while.
+//! A cache that warms up and a text that changes its subject make later tokens faster or slower
+//! whatever is done: short windows take turns, with, without, without, with, so that what changes
+//! steadily adds the same to both sides. Only time depends on it, never a result.
 
 use crate::seams::Micros;
 
-/// Tokens of each trial.
-const TRIAL: u32 = 24;
+/// Tokens of a window.
+const WINDOW: u32 = 8;
+/// Tokens of a trial: four windows.
+const TRIAL: u32 = 4 * WINDOW;
+/// Tokens before the first trial, with guesses: a cold cache fills fastest in the beginning.
+const FIRST: u32 = 2 * WINDOW;
 /// Tokens that the better way is kept for.
-const KEEP: u32 = 1024;
+const KEEP: u32 = 512;
 
 /// Decides about reading ahead, token by token.
 #[derive(Debug, Clone, Copy)]
 pub struct Lookahead {
     phase: Phase,
-    left: u32,
-    spent: Micros,
-    /// Time of the trial with guesses.
-    with: Micros,
+    /// Tokens of the phase so far.
+    tokens: u32,
+    /// Time of the trial's tokens without and with guesses.
+    spent: [Micros; 2],
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// The user said never.
     Never,
-    TrialWith,
-    TrialWithout,
-    Keep(bool),
+    /// For so many tokens.
+    Keep(bool, u32),
+    Trial,
 }
 
 impl Lookahead {
     /// On when it pays, or never.
     pub const fn new(allowed: bool) -> Self {
-        let phase = if allowed { Phase::TrialWith } else { Phase::Never };
-        Self { phase, left: TRIAL, spent: 0, with: 0 }
+        let phase = if allowed { Phase::Keep(true, FIRST) } else { Phase::Never };
+        Self { phase, tokens: 0, spent: [0; 2] }
     }
 
     /// Whether to guess now.
     pub const fn is_on(&self) -> bool {
-        matches!(self.phase, Phase::TrialWith | Phase::Keep(true))
+        match self.phase {
+            Phase::Never => false,
+            Phase::Keep(on, _) => on,
+            Phase::Trial => matches!(self.tokens / WINDOW, 0 | 3),
+        }
     }
 
     /// Whether it is allowed at all.
@@ -49,21 +59,18 @@ impl Lookahead {
 
     /// One token took so long.
     pub fn token(&mut self, time: Micros) {
-        self.spent += time;
-        self.left -= u32::from(self.phase != Phase::Never);
-        if self.left > 0 {
-            return;
-        }
-        (self.phase, self.left) = match self.phase {
-            Phase::Never => (Phase::Never, 1),
-            Phase::TrialWith => {
-                self.with = self.spent;
-                (Phase::TrialWithout, TRIAL)
+        self.spent[usize::from(self.is_on())] += time;
+        self.tokens += 1;
+        let next = match self.phase {
+            Phase::Keep(_, tokens) if self.tokens == tokens => Phase::Trial,
+            Phase::Trial if self.tokens == TRIAL => {
+                let [without, with] = self.spent;
+                Phase::Keep(with <= without, KEEP)
             }
-            Phase::TrialWithout => (Phase::Keep(self.with < self.spent), KEEP),
-            Phase::Keep(_) => (Phase::TrialWith, TRIAL),
+            Phase::Never => return self.tokens = 0,
+            _ => return,
         };
-        self.spent = 0;
+        *self = Self { phase: next, tokens: 0, spent: [0; 2] };
     }
 }
 
@@ -71,19 +78,33 @@ impl Lookahead {
 mod tests {
     use super::*;
 
-    fn after(tokens: u32, cost: impl Fn(bool) -> Micros) -> Lookahead {
+    /// After so many tokens; `cost` knows whether there are guesses, and the token's number.
+    fn after(tokens: u32, cost: impl Fn(bool, u32) -> Micros) -> Lookahead {
         let mut lookahead = Lookahead::new(true);
-        (0..tokens).for_each(|_| lookahead.token(cost(lookahead.is_on())));
+        (0..tokens).for_each(|token| lookahead.token(cost(lookahead.is_on(), token)));
         lookahead
     }
 
     #[test]
     fn the_faster_way_is_kept_and_tried_again_later() {
-        assert!(after(2 * TRIAL, |on| if on { 5 } else { 9 }).is_on());
-        assert!(!after(2 * TRIAL, |on| if on { 9 } else { 5 }).is_on());
-        assert!(after(2 * TRIAL + KEEP, |on| if on { 9 } else { 5 }).is_on());
+        let decided = FIRST + TRIAL;
+        assert!(after(decided, |on, _| if on { 5 } else { 9 }).is_on());
+        assert!(!after(decided, |on, _| if on { 9 } else { 5 }).is_on());
+        assert!(!after(decided + KEEP - 1, |on, _| if on { 9 } else { 5 }).is_on());
+        assert!(after(decided + KEEP, |on, _| if on { 9 } else { 5 }).is_on());
         let mut never = Lookahead::new(false);
         (0..10_000).for_each(|_| never.token(1));
         assert!(!never.is_on() && !never.is_allowed());
+    }
+
+    #[test]
+    fn a_cache_that_warms_up_favours_neither_side() {
+        let decided = FIRST + TRIAL;
+        for better in [false, true] {
+            let cost = |on, token| 10_000 - 100 * u64::from(token) - u64::from(on == better);
+            assert_eq!(after(decided, cost).is_on(), better);
+            let cost = |on, token| 10_000 + 100 * u64::from(token) - u64::from(on == better);
+            assert_eq!(after(decided, cost).is_on(), better);
+        }
     }
 }

@@ -145,7 +145,18 @@ impl<'a> Shelf<'a> {
         self.places[id as usize].pinned
     }
 
-    /// Whether the memory of slot `id` is in the hands of the storage: then it keeps its page.
+    /// Whether the page in slot `id` was placed on a guess that may still come true.
+    pub fn is_guess(&self, id: SlotId) -> bool {
+        self.places[id as usize].ahead
+    }
+
+    /// Whether the memory of slot `id` is in the hands of the storage.
+    pub fn is_away(&self, id: SlotId) -> bool {
+        self.places[id as usize].away
+    }
+
+    /// The memory of slot `id` is in the hands of the storage, or not: while it is, the slot keeps
+    /// its page.
     pub fn set_away(&mut self, id: SlotId, away: bool) {
         self.places[id as usize].away = away;
     }

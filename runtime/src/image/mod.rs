@@ -34,7 +34,9 @@ pub mod layout;
 mod manifest;
 mod view;
 
-pub use checksum::{SUM_CHUNK, checksum, page_checksum, page_checksum_on};
+pub use checksum::{
+    SUM_CHUNK, checksum, chunk_sum, join_sums, page_checksum, page_checksum_on, sum_chunks,
+};
 pub use manifest::{
     Chat, Ffn, Layer, MAX_EXPERTS, MAX_LAYERS, MAX_STOPS, MAX_TOP_K, Manifest, ManifestError,
     Mixer, Sampling, Shape, Template,

@@ -5,6 +5,7 @@
 //! [`router`] and [`moe`] (the experts), and [`Model::forward`] here, which strings them together.
 
 pub mod attention;
+pub mod checked;
 pub mod conv;
 pub mod moe;
 pub mod product;

@@ -3,17 +3,18 @@
 
 use core::ops::Range;
 
+use super::checked::{Deal, multiply_and_sum};
 use super::product::{
-    Activations, Cores, Grain, Middle, Rows, Tiling, UNIT, UNIT_TILE_ROWS, Write, activation_words,
-    gate_up_units, part_len, project_tile_rows,
+    Activations, Cores, GROUP, Grain, Middle, Rows, Tiling, UNIT, UNIT_TILE_ROWS, Write,
+    activation_words, gate_up_units, project_tile_rows,
 };
 use super::router::{Choices, route};
 use super::scratch::Scratch;
 use super::weights::RouterWeights;
 use crate::experts::{Cache, PageError, Part, SlotId};
-use crate::image::{MAX_EXPERTS, MAX_TOP_K, Shape};
+use crate::image::{MAX_EXPERTS, MAX_TOP_K, Shape, sum_chunks};
 use crate::kernels::Kernels;
-use crate::seams::{Event, Shared, World, for_each_chunk};
+use crate::seams::{Event, Micros, Shared, World, for_each_chunk};
 
 /// How far an expert of this layer has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,20 +89,25 @@ pub fn forward<'a>(
     let mut guesses = guesses.into_iter();
     let mut demands = list(shape, w.bank, tokens, scratch, cache);
     let normed = &scratch.normed[..tokens * hidden];
-    let bank = Bank {
+    let mut bank = Bank {
         shape,
+        kernels,
         x: Activations::quantise(cores, normed, hidden, 1, Grain::Plain, scratch.quants),
         by_expert: scratch.by_expert,
         rows: scratch.rows,
+        gathered: scratch.gathered,
+        middle: scratch.middle,
+        out: &mut scratch.wide[..tokens * top_k * hidden],
+        sums: scratch.sums,
     };
-    let out = &mut scratch.wide[..tokens * top_k * hidden];
+    cache.begin();
     cache.manage(world, |cache, world| {
         for demand in &mut demands {
             if let Some(slot) = cache.want(world, demand.page, demand.tokens as u32)? {
                 demand.stage = Stage::GateUp(slot);
             }
         }
-        cache.settle(w.bank, tokens as u32);
+        cache.settle(world, w.bank, tokens as u32);
         Ok(())
     })?;
     let mut guess = guesses.next();
@@ -123,10 +129,8 @@ pub fn forward<'a>(
             while cache.poll(world)? {}
             Ok(())
         })?;
-        cache.check(world)?;
-        let cores = Cores { kernels, parallel: world.parallel };
-        let gated = bank.gate_up(cores, cache, &mut demands, scratch.gathered, scratch.middle);
-        let done = bank.down(cores, cache, &mut demands, scratch.middle, out);
+        let gated = bank.gate_up(world, cache, &mut demands)?;
+        let done = bank.down(world, cache, &mut demands)?;
         if demands.iter().all(|demand| demand.stage == Stage::Done) {
             break;
         }
@@ -135,7 +139,7 @@ pub fn forward<'a>(
         }
     }
 
-    let weights = &*scratch.weights;
+    let (weights, out) = (&*scratch.weights, &*bank.out);
     for_each_chunk(world.parallel, &mut scratch.x[..tokens * hidden], hidden, |token, x| {
         for rank in token * top_k..(token + 1) * top_k {
             (kernels.add_scaled)(x, &out[rank * hidden..][..hidden], weights[rank]);
@@ -144,8 +148,8 @@ pub fn forward<'a>(
     Ok(())
 }
 
-/// The experts that the next MoE layer will probably want: its router's choices, were its input
-/// what this layer's is.
+/// The experts that the next MoE layer will probably want, the likeliest first: its router's
+/// choices, were its input what this layer's is.
 fn guess(
     cores: Cores<'_>,
     shape: &Shape,
@@ -157,7 +161,8 @@ fn guess(
     if tokens * top_k >= WANTS_ALL * experts {
         return (0..experts).collect();
     }
-    let mut wanted = [false; MAX_EXPERTS];
+    // Each token gives its first choice the most votes: its last is the one most often wrong.
+    let mut votes = [0_usize; MAX_EXPERTS];
     let normed = &mut scratch.inner[..hidden];
     for x in scratch.x[..tokens * hidden].chunks_exact(hidden) {
         let [mut scores, mut weights] = [[0.0; MAX_EXPERTS]; 2];
@@ -165,9 +170,14 @@ fn guess(
         (cores.kernels.rms_norm)(x, next.norm, shape.norm_eps, normed);
         let choices = Choices { scores: &mut scores, chosen: &mut chosen, weights: &mut weights };
         route(cores, shape, next.router, normed, choices);
-        chosen[..top_k].iter().for_each(|&expert| wanted[usize::from(expert)] = true);
+        for (rank, &expert) in chosen[..top_k].iter().enumerate() {
+            votes[usize::from(expert)] += top_k - rank;
+        }
     }
-    (0..experts).filter(|&expert| wanted[expert]).collect()
+    let mut wanted: heapless::Vec<_, MAX_EXPERTS> =
+        (0..experts).filter(|&expert| votes[expert] > 0).collect();
+    wanted.sort_unstable_by_key(|&expert| (core::cmp::Reverse(votes[expert]), expert));
+    wanted
 }
 
 /// Lists the experts that the batch chose, in file order, with their tokens.
@@ -207,117 +217,175 @@ fn list(
 /// What all experts of the layer share.
 struct Bank<'b> {
     shape: &'b Shape,
+    kernels: &'static Kernels,
     /// The normed activations, one panel a token.
     x: Activations<'b>,
     by_expert: &'b [u32],
     rows: &'b [u32],
+    gathered: &'b mut [i32],
+    middle: &'b mut [i32],
+    /// (tokens x top_k, hidden).
+    out: &'b mut [f32],
+    /// Of the chunks of parts that are computed together.
+    sums: &'b mut [u64],
+}
+
+/// An expert of which a part can be computed.
+#[derive(Debug, Clone, Copy)]
+struct Ready {
+    /// Its place among the demands.
+    at: usize,
+    slot: SlotId,
+    /// Nobody knows yet whether the part is what was packed.
+    unchecked: bool,
+}
+
+type ReadyList = heapless::Vec<Ready, MAX_EXPERTS>;
+
+impl Ready {
+    /// The experts whose next part is `part` and here.
+    fn list(demands: &Demands, cache: &Cache<'_>, part: Part) -> ReadyList {
+        let mut list = ReadyList::new();
+        for (at, demand) in demands.iter().enumerate() {
+            let slot = match (demand.stage, part) {
+                (Stage::GateUp(slot), Part::GateUp) | (Stage::Down(slot), Part::Down) => slot,
+                _ => continue,
+            };
+            if cache.has(slot, part) {
+                let unchecked = !cache.is_checked(slot, part);
+                let pushed = list.push(Self { at, slot, unchecked });
+                debug_assert!(pushed.is_ok(), "there are at most MAX_EXPERTS");
+            }
+        }
+        list
+    }
 }
 
 impl Bank<'_> {
     /// Computes gate-up of every expert whose gate-up part is here. Says whether there was any.
-    fn gate_up(
-        &self,
-        cores: Cores<'_>,
-        cache: &Cache<'_>,
+    fn gate_up<'a>(
+        &mut self,
+        world: &mut World<'_, 'a>,
+        cache: &mut Cache<'a>,
         demands: &mut Demands,
-        gathered: &mut [i32],
-        middle: &mut [i32],
-    ) -> bool {
-        let mut ready = heapless::Vec::<(Demand, SlotId), MAX_EXPERTS>::new();
-        for demand in demands.iter_mut() {
-            if let Stage::GateUp(slot) = demand.stage
-                && cache.has(slot, Part::GateUp)
-            {
-                let pushed = ready.push((*demand, slot));
-                debug_assert!(pushed.is_ok(), "there are at most MAX_EXPERTS");
-                demand.stage = Stage::Down(slot);
-            }
-        }
-        let Some(&(_, slot)) = ready.first() else { return false };
-        let [hidden, ff] = [self.shape.hidden, self.shape.expert_ff].map(|x| x as usize);
+    ) -> Result<bool, PageError> {
+        let ready = Ready::list(demands, cache, Part::GateUp);
+        let Some(&Ready { slot, .. }) = ready.first() else { return Ok(false) };
+        let (shape, kernels, x, by_expert) = (self.shape, self.kernels, &self.x, self.by_expert);
+        let [hidden, ff] = [shape.hidden, shape.expert_ff].map(|x| x as usize);
         let words = activation_words(1, hidden);
-        let gathered_words = Shared::new(gathered);
-        if ready.iter().any(|(demand, _)| demand.tokens > 1) {
-            cores.parallel.run(ready.len(), &|index| {
-                let demand = &ready[index].0;
+        let gathered = Shared::new(self.gathered);
+        let listed = &*demands;
+        if ready.iter().any(|ready| listed[ready.at].tokens > 1) {
+            world.parallel.run(ready.len(), &|index| {
+                let demand = &listed[ready[index].at];
                 // SAFETY: demands have disjoint ranges, and each is run once.
-                let panels =
-                    unsafe { gathered_words.part(demand.from * words, demand.tokens * words) };
-                let tokens = &self.by_expert[demand.from..][..demand.tokens];
-                Activations::gather(&self.x, tokens, cores.kernels.width, panels);
+                let panels = unsafe { gathered.part(demand.from * words, demand.tokens * words) };
+                let tokens = &by_expert[demand.from..][..demand.tokens];
+                Activations::gather(x, tokens, kernels.width, panels);
             });
         }
-        let gathered = &*gathered;
-        let middle = Shared::new(middle);
-        let units = ff / UNIT;
+        let gathered = &*self.gathered;
+        let middle = Shared::new(self.middle);
         let w = cache.gate_up(slot).shape;
-        let unit_bytes = w.format.tile_row_bytes(w.blocks()) * UNIT_TILE_ROWS;
-        let part = part_len(cores.parallel, units, 1, unit_bytes);
-        let parts = units.div_ceil(part);
-        cores.parallel.run(ready.len() * parts, &|index| {
-            let (demand, slot) = ready[index / parts];
+        let bytes = w.format.tile_row_bytes(w.blocks()) * UNIT_TILE_ROWS;
+        let deal = Deal { count: ff / UNIT, step: 1, bytes };
+        let pages = &*cache;
+        let multiply = |index: usize, units| {
+            let Ready { at, slot, .. } = ready[index];
+            let demand = &listed[at];
             let x = if demand.tokens == 1 {
-                self.x.row(self.by_expert[demand.from] as usize)
+                x.row(by_expert[demand.from] as usize)
             } else {
-                let tiling = Tiling::new(demand.tokens, cores.kernels.width);
+                let tiling = Tiling::new(demand.tokens, kernels.width);
                 Activations::new(&gathered[demand.from * words..], tiling, hidden, Grain::Plain)
             };
-            let from = index % parts * part;
-            let to = (from + part).min(units);
             let at = demand.from * activation_words(1, ff);
             let middle = Middle { words: &middle, from: at, grain: Grain::Plain };
-            // SAFETY: demands have disjoint ranges of `middle`, parts have disjoint units.
-            unsafe { gate_up_units(cores.kernels, cache.gate_up(slot), x, from..to, &middle) };
-        });
-        true
+            // SAFETY: demands have disjoint ranges of `middle`, and each unit is dealt out once.
+            unsafe { gate_up_units(kernels, pages.gate_up(slot), x, units, &middle) };
+        };
+        let (parallel, clock) = (world.parallel, world.clock);
+        let time = {
+            let parts = unchecked_bytes(&ready, pages, Part::GateUp);
+            multiply_and_sum(parallel, clock, &parts, deal, self.sums, &multiply)
+        };
+        self.judge(world, cache, Part::GateUp, &ready, time, |_, ready| {
+            demands[ready.at].stage = Stage::Down(ready.slot);
+        })?;
+        Ok(true)
     }
 
     /// Computes down of every expert whose down part is here and whose gate-up is done. Says
     /// whether there was any.
-    fn down(
-        &self,
-        cores: Cores<'_>,
-        cache: &mut Cache<'_>,
+    fn down<'a>(
+        &mut self,
+        world: &mut World<'_, 'a>,
+        cache: &mut Cache<'a>,
         demands: &mut Demands,
-        middle: &[i32],
-        out: &mut [f32],
-    ) -> bool {
-        let mut ready = heapless::Vec::<(Demand, SlotId), MAX_EXPERTS>::new();
-        for demand in demands.iter_mut() {
-            if let Stage::Down(slot) = demand.stage
-                && cache.has(slot, Part::Down)
-            {
-                let pushed = ready.push((*demand, slot));
-                debug_assert!(pushed.is_ok(), "there are at most MAX_EXPERTS");
-                demand.stage = Stage::Done;
-            }
-        }
-        let Some(&(_, slot)) = ready.first() else { return false };
+    ) -> Result<bool, PageError> {
+        let ready = Ready::list(demands, cache, Part::Down);
+        let Some(&Ready { slot, .. }) = ready.first() else { return Ok(false) };
         let ff = self.shape.expert_ff as usize;
         let words = activation_words(1, ff);
-        let out = Shared::new(out);
+        let out = Shared::new(self.out);
         let w = cache.down(slot).shape;
-        let tile_rows = w.tile_rows();
-        let part = part_len(cores.parallel, tile_rows, 4, w.format.tile_row_bytes(w.blocks()));
-        let parts = tile_rows.div_ceil(part);
-        let pages = &*cache;
-        cores.parallel.run(ready.len() * parts, &|index| {
-            let (demand, slot) = ready[index / parts];
-            let tiling = Tiling::new(demand.tokens, cores.kernels.width);
+        let bytes = w.format.tile_row_bytes(w.blocks());
+        let deal = Deal { count: w.tile_rows(), step: GROUP, bytes };
+        let (kernels, middle, listed, pages) = (self.kernels, &*self.middle, &*demands, &*cache);
+        let multiply = |index: usize, tile_rows| {
+            let Ready { at, slot, .. } = ready[index];
+            let demand = &listed[at];
+            let tiling = Tiling::new(demand.tokens, kernels.width);
             let x = Activations::new(&middle[demand.from * words..], tiling, ff, Grain::Plain);
-            let from = index % parts * part;
             let rows = Rows {
                 out: &out,
                 index: Some(&self.rows[demand.from..][..demand.tokens]),
                 write: Write::Store,
             };
-            let tile_rows = from..(from + part).min(tile_rows);
-            // SAFETY: demands have disjoint rows of `out`, parts have disjoint columns.
-            unsafe {
-                project_tile_rows(cores.kernels, pages.down(slot), x, tile_rows, &rows);
-            }
-        });
-        ready.iter().for_each(|&(_, slot)| cache.release(slot));
-        true
+            // SAFETY: demands have disjoint rows of `out`, and each tile row is dealt out once.
+            unsafe { project_tile_rows(kernels, pages.down(slot), x, tile_rows, &rows) };
+        };
+        let (parallel, clock) = (world.parallel, world.clock);
+        let time = {
+            let parts = unchecked_bytes(&ready, pages, Part::Down);
+            multiply_and_sum(parallel, clock, &parts, deal, self.sums, &multiply)
+        };
+        self.judge(world, cache, Part::Down, &ready, time, |cache, ready| {
+            demands[ready.at].stage = Stage::Done;
+            cache.release(ready.slot);
+        })?;
+        Ok(true)
     }
+
+    /// Compares the sums of what was computed with what was packed, and calls `count` for every
+    /// expert whose results count. `time` is what the sums took.
+    fn judge<'a>(
+        &self,
+        world: &mut World<'_, 'a>,
+        cache: &mut Cache<'a>,
+        part: Part,
+        ready: &[Ready],
+        time: Micros,
+        mut count: impl FnMut(&mut Cache<'a>, &Ready),
+    ) -> Result<(), PageError> {
+        cache.checked_for(time);
+        for (index, ready) in ready.iter().enumerate() {
+            let chunks = sum_chunks(cache.bytes(ready.slot, part).len());
+            let sums = &self.sums[index * chunks..][..chunks];
+            if !ready.unchecked || cache.check(world, ready.slot, part, sums)? {
+                count(cache, ready);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The bytes of the parts that are to be summed.
+fn unchecked_bytes<'c>(
+    ready: &[Ready],
+    cache: &'c Cache<'_>,
+    part: Part,
+) -> heapless::Vec<Option<&'c [u8]>, MAX_EXPERTS> {
+    ready.iter().map(|ready| ready.unchecked.then(|| cache.bytes(ready.slot, part))).collect()
 }

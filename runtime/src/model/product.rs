@@ -15,7 +15,7 @@ pub const UNIT: usize = BLOCK;
 /// Tile rows behind one unit: gate and up of 32 rows.
 pub const UNIT_TILE_ROWS: usize = 2 * UNIT / TILE_ROWS;
 /// Most tile rows that are computed at once.
-const GROUP: usize = 4;
+pub const GROUP: usize = 4;
 /// Weights that are worth handing to another core.
 const PART_BYTES: usize = 64 << 10;
 

@@ -2,8 +2,8 @@
 
 use super::product::{Grain, activation_words};
 use crate::arena::{Arena, ArenaFull};
-use crate::image::Manifest;
 use crate::image::layout::{TILE_ROWS, align_up};
+use crate::image::{Manifest, page_shape, sum_chunks};
 
 /// Buffers for a batch of tokens; each is overwritten layer by layer.
 #[derive(Debug)]
@@ -35,6 +35,8 @@ pub struct Scratch<'a> {
     pub by_expert: &'a mut [u32],
     /// The row of `wide` for each element of `by_expert`: token x top_k + rank.
     pub rows: &'a mut [u32],
+    /// Sums of the chunks of the same part of every page of a bank.
+    pub sums: &'a mut [u64],
 }
 
 /// Lengths of the buffers for one token, in the order of [`Scratch`].
@@ -73,6 +75,14 @@ impl Lens {
     }
 }
 
+/// Sums that a bank may need at once.
+fn sums(manifest: &Manifest) -> usize {
+    let chunks = page_shape(manifest).map_or(0, |page| {
+        sum_chunks(page.down_at()).max(sum_chunks(page.bytes() - page.down_at()))
+    });
+    manifest.shape.experts as usize * chunks
+}
+
 impl<'a> Scratch<'a> {
     /// Bytes for batches of up to `tokens`.
     pub fn bytes(manifest: &Manifest, tokens: usize) -> usize {
@@ -93,6 +103,7 @@ impl<'a> Scratch<'a> {
         ];
         floats.iter().map(|len| Arena::cost::<f32>(len * tokens)).sum::<usize>()
             + Arena::cost::<u16>(lens.top_k * tokens)
+            + Arena::cost::<u64>(sums(manifest))
     }
 
     /// Takes its memory.
@@ -116,6 +127,7 @@ impl<'a> Scratch<'a> {
             weights: arena.zeros(lens.top_k * tokens)?,
             by_expert: arena.zeros(lens.top_k * tokens)?,
             rows: arena.zeros(lens.top_k * tokens)?,
+            sums: arena.zeros(sums(manifest))?,
         })
     }
 }

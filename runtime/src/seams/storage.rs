@@ -111,6 +111,13 @@ pub trait Storage<'a> {
         let _ = tag;
     }
 
+    /// A read that was submitted as [`Urgency::Ahead`] is not wanted any more. As far as it has not
+    /// begun it may come back as it is, with a transient error. A device without a queue of its own
+    /// has nothing to do.
+    fn abandon(&mut self, tag: u32) {
+        let _ = tag;
+    }
+
     /// A finished read, if there is one.
     fn poll(&mut self) -> Option<Completion<'a>>;
 
@@ -136,6 +143,8 @@ mod fake {
         depth: usize,
         patience: u32,
         queue: heapless::Vec<Read<'a>, QUEUE>,
+        /// Reads of the queue that nobody wants any more.
+        abandoned: heapless::Vec<u32, QUEUE>,
     }
 
     /// Most reads under way on a [`RamDisk`].
@@ -170,6 +179,7 @@ mod fake {
                 depth: QUEUE,
                 patience: 2,
                 queue: heapless::Vec::new(),
+                abandoned: heapless::Vec::new(),
             }
         }
 
@@ -256,6 +266,14 @@ mod fake {
             if self.queue.len() < self.depth { self.queue.push(read) } else { Err(read) }
         }
 
+        fn abandon(&mut self, tag: u32) {
+            let guess = |read: &Read<'_>| read.tag == tag && read.urgency == Urgency::Ahead;
+            if self.queue.iter().any(guess) {
+                // At most as many as there are reads.
+                let _ = self.abandoned.push(tag);
+            }
+        }
+
         fn poll(&mut self) -> Option<Completion<'a>> {
             // Often nothing seems to be ready, as on a real device.
             if self.random().is_multiple_of(u64::from(self.patience)) { self.wait() } else { None }
@@ -267,7 +285,13 @@ mod fake {
             }
             let next = self.random() as usize % self.queue.len();
             let Read { tag, offset, into, .. } = self.queue.swap_remove(next);
-            let result = self.perform(offset, into);
+            let result = match self.abandoned.iter().position(|&abandoned| abandoned == tag) {
+                Some(at) => {
+                    self.abandoned.swap_remove(at);
+                    Err(StorageError { kind: StorageErrorKind::Transient, code: 0 })
+                }
+                None => self.perform(offset, into),
+            };
             Some(Completion { tag, into, result })
         }
     }

@@ -109,6 +109,10 @@ impl Storage<'static> for Disk {
         self.queue.hurry(tag);
     }
 
+    fn abandon(&mut self, tag: u32) {
+        self.queue.abandon(tag);
+    }
+
     fn poll(&mut self) -> Option<Completion<'static>> {
         self.queue.poll()
     }

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
-use rill::seams::{Completion, Read, StorageError, Urgency};
+use rill::seams::{Completion, Read, StorageError, StorageErrorKind, Urgency};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
@@ -173,6 +173,22 @@ impl Pieces {
         }
     }
 
+    /// A guess is not wanted any more: what has not been handed out is not read.
+    pub fn abandon(&mut self, tag: u32) {
+        let is_it = |&index: &usize| self.requests[index].as_ref().is_some_and(|r| r.tag == tag);
+        let Some(index) = self.ahead.iter().position(is_it).and_then(|at| self.ahead.remove(at))
+        else {
+            return;
+        };
+        if let Some(request) = &mut self.requests[index] {
+            request.result = Err(abandoned());
+            request.issued = request.len;
+            if request.outstanding == 0 {
+                self.complete(index);
+            }
+        }
+    }
+
     /// The next piece to perform: what came back short first, then what is needed now, oldest
     /// first, then guesses. `None` when there is none or enough are in flight.
     pub fn next(&mut self, now: Instant) -> Option<Piece> {
@@ -283,6 +299,11 @@ impl Pieces {
     }
 }
 
+/// What an abandoned read ends with.
+fn abandoned() -> StorageError {
+    StorageError { kind: StorageErrorKind::Transient, code: Errno::CANCELED.raw_os_error() }
+}
+
 /// How long a read rests that failed `attempts` times.
 fn rest(attempts: u8) -> Duration {
     Duration::from_millis(1 << attempts.min(6))
@@ -290,8 +311,6 @@ fn rest(attempts: u8) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use rill::seams::StorageErrorKind;
-
     use super::*;
 
     fn read(tag: u32, len: usize, urgency: Urgency) -> Read<'static> {
@@ -362,6 +381,28 @@ mod tests {
             p.take_done().unwrap().tag == tag
         });
         assert_eq!(order, [true; 3]);
+    }
+
+    #[test]
+    fn an_abandoned_guess_is_read_no_further() {
+        let mut p = pieces(4096, 1);
+        accept(&mut p, read(1, 16_384, Urgency::Ahead)).unwrap();
+        accept(&mut p, read(2, 4096, Urgency::Ahead)).unwrap();
+        accept(&mut p, read(3, 4096, Urgency::Demand)).unwrap();
+        let needed = next(&mut p).unwrap();
+        finish_whole(&mut p, needed);
+        assert_eq!(p.take_done().unwrap().tag, 3);
+        let begun = next(&mut p).unwrap();
+        for tag in [1, 2, 3, 9] {
+            p.abandon(tag);
+        }
+        let second = p.take_done().unwrap();
+        assert_eq!((second.tag, second.result), (2, Err(abandoned())));
+        assert!(p.take_done().is_none(), "a piece of the first still holds its buffer");
+        finish_whole(&mut p, begun);
+        let first = p.take_done().unwrap();
+        assert_eq!((first.tag, first.into.len(), first.result), (1, 16_384, Err(abandoned())));
+        assert!(next(&mut p).is_none() && !p.is_busy());
     }
 
     #[test]

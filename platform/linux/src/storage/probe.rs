@@ -28,19 +28,23 @@ pub struct Probe {
 }
 
 /// The whole search ends after this.
-const TOTAL: Duration = Duration::from_millis(100);
+const TOTAL: Duration = Duration::from_millis(800);
 /// One measurement ends after this.
-const ONE: Duration = Duration::from_millis(10);
+const ONE: Duration = Duration::from_millis(12);
+/// Each tuning is measured so often, in turn with the others. What disturbs a measurement only
+/// makes it slower, so the fastest one counts.
+const ROUNDS: usize = 3;
 /// A measurement that would keep a slow device busy for longer is not begun.
-const DRAIN: f64 = 0.03;
+const DRAIN: f64 = 0.1;
 /// What is larger must be this much faster: less in flight lets urgent reads through sooner.
 const WORTH: f64 = 1.05;
-/// Most RAM that a measurement reads into.
-const MOST: usize = 16 << 20;
+/// Most bytes in flight. With more, all that a layer waits for arrives at the same time, and nothing
+/// of it is computed while the rest is read; guesses that turn out wrong cannot be taken back.
+const MOST: usize = 4 << 20;
 
 const FIRST_SPLIT: usize = 256 << 10;
 const DEPTHS: [usize; 5] = [2, 4, 8, 16, 32];
-const SPLITS: [usize; 4] = [128 << 10, 512 << 10, 1 << 20, 2 << 20];
+const SPLITS: [usize; 5] = [128 << 10, 256 << 10, 512 << 10, 1 << 20, 2 << 20];
 
 /// The file that remembers the probe of an image.
 pub fn probe_file(image: &Path) -> PathBuf {
@@ -49,8 +53,8 @@ pub fn probe_file(image: &Path) -> PathBuf {
     name.into()
 }
 
-/// Tunes the reads of `disk`: by what is remembered in `file`, else by a probe of at most about
-/// 100 ms that reads random parts of `pages` (offset and length in bytes) into `arena`, and
+/// Tunes the reads of `disk`: by what is remembered in `file`, else by a probe of less than
+/// a second that reads random parts of `pages` (offset and length in bytes) into `arena`, and
 /// remembers what it finds where it may. Gives the arena back. `image` tells images apart.
 ///
 /// Buffered reads keep the default: what a probe would see is the page cache.
@@ -93,7 +97,7 @@ pub fn tune(
 }
 
 /// Writes the file whole or not at all. A folder that may not be written costs the next start a
-/// tenth of a second, which is not worth a word.
+/// moment, which is not worth a word.
 fn remember(probe: &Probe, file: &Path) {
     let _ = replace(file, |out| Ok(serde_json::to_writer_pretty(out, probe)?));
 }
@@ -109,29 +113,38 @@ struct Search<'d> {
 impl Search<'_> {
     /// The best depth for a middling piece, then the best piece at that depth.
     fn best(&mut self) -> (Tuning, f64) {
-        let mut best = (Tuning::default(), 0.0);
-        for depth in DEPTHS {
-            self.challenge(&mut best, Tuning { split: FIRST_SPLIT, depth });
-        }
-        let depth = best.0.depth;
-        for split in SPLITS {
-            self.challenge(&mut best, Tuning { split, depth });
-        }
-        best
+        // What sleeps in the device or was never touched makes the first reads slow.
+        self.measure(Tuning { split: FIRST_SPLIT, depth: DEPTHS[0] });
+        let first = self.best_of(DEPTHS.map(|depth| Tuning { split: FIRST_SPLIT, depth }));
+        let second = self.best_of(SPLITS.map(|split| Tuning { split, ..first.0 }));
+        // On a slow device time may be over.
+        if second.1 > 0.0 { second } else { first }
     }
 
-    fn challenge(&mut self, best: &mut (Tuning, f64), tuning: Tuning) {
+    /// The fastest of some tunings, ordered by what they have in flight, and its speed; 0 when
+    /// there was no time to measure any.
+    fn best_of<const N: usize>(&mut self, tunings: [Tuning; N]) -> (Tuning, f64) {
+        let mut speeds = [0.0_f64; N];
+        for _ in 0..ROUNDS {
+            for (index, tuning) in tunings.into_iter().enumerate() {
+                let known = speeds.iter().copied().fold(0.0, f64::max);
+                if self.is_worth_measuring(tuning, known) {
+                    speeds[index] = speeds[index].max(self.measure(tuning));
+                }
+            }
+        }
+        tunings.into_iter().zip(speeds).fold((Tuning::default(), 0.0), |best, new| {
+            if new.1 > best.1 * WORTH { new } else { best }
+        })
+    }
+
+    /// Whether there is memory and time for it, on a device that reads `known` bytes a second or
+    /// more.
+    fn is_worth_measuring(&self, tuning: Tuning, known: f64) -> bool {
         let bytes = tuning.split * tuning.depth;
-        let too_large = bytes > MOST.min(self.arena.len()) || tuning.split as u64 > self.pages.1;
-        let too_slow = best.1 > 0.0 && bytes as f64 / best.1 > DRAIN;
-        if too_large || too_slow || Instant::now() >= self.end {
-            return;
-        }
-        let speed = self.measure(tuning);
-        let smaller = bytes < best.0.split * best.0.depth;
-        if speed > best.1 * if smaller { 1.0 } else { WORTH } {
-            *best = (tuning, speed);
-        }
+        let fits = bytes <= MOST.min(self.arena.len()) && tuning.split as u64 <= self.pages.1;
+        let quick = known == 0.0 || bytes as f64 / known <= DRAIN;
+        fits && quick && Instant::now() < self.end
     }
 
     /// Bytes a second of random reads.

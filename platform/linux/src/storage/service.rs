@@ -164,6 +164,10 @@ impl<B: Bell> Storage<'static> for Service<B> {
         self.shared.lock().pieces.hurry(tag);
     }
 
+    fn abandon(&mut self, tag: u32) {
+        self.shared.lock().pieces.abandon(tag);
+    }
+
     fn poll(&mut self) -> Option<Completion<'static>> {
         let mut state = self.shared.lock();
         let rested = state.pieces.next_rested().is_some_and(|due| due <= Instant::now());
