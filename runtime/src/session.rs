@@ -468,11 +468,16 @@ impl<'a> Session<'a> {
 
     /// Reads on towards slots that are all full, for when nothing else is to be done: see
     /// [`Cache::warm`]. `false` when nothing is left to read.
-    pub fn warm(&mut self, world: &mut World<'_, 'a>) -> Result<bool, SessionError> {
+    pub fn warm(&mut self, world: &mut World<'_, 'a>, first: &[u32]) -> Result<bool, SessionError> {
         match &mut self.model.cache {
-            Some(cache) => Ok(cache.warm(world).inspect_err(|_| cache.recover(world))?),
+            Some(cache) => Ok(cache.warm(world, first).inspect_err(|_| cache.recover(world))?),
             None => Ok(false),
         }
+    }
+
+    /// The pages that are in RAM.
+    pub fn resident_pages(&self) -> impl Iterator<Item = u32> {
+        self.model.cache.iter().flat_map(Cache::resident)
     }
 
     /// What is known of every page's uses; `None` for a dense model.

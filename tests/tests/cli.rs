@@ -500,6 +500,35 @@ fn a_conversation_is_saved_and_goes_on_elsewhere() {
 }
 
 #[test]
+fn the_experts_in_ram_are_kept_when_asked_and_what_does_not_fit_is_ignored() {
+    let kiosk = Kiosk::new();
+    let image = kiosk.path();
+    let resident = kiosk.folder.path().join("kiosk.rill.resident");
+    let answer = |extra: &[&str]| {
+        let ram = ["run", "--greedy", "-c", "512", "--ram", "40MiB", "-m", text(&image), PROMPT];
+        rill(&[&ram[..], extra].concat()).ok()
+    };
+    let right = answer(&[]);
+    assert!(!resident.exists());
+    assert_eq!(answer(&["--save-pages"]), right);
+    let kept = fs::read(&resident).unwrap();
+    let pages = self::image().manifest.pages();
+    assert!(kept.len() > 24 && kept.len() <= 24 + 4 * pages, "{} bytes", kept.len());
+    let names = || fs::read_dir(kiosk.folder.path()).unwrap().count();
+    let files = names();
+    for other in [&kept[..], &kept[1..], b"", &vec![255; 1 << 20]] {
+        fs::write(&resident, other).unwrap();
+        let said = rill_with_input(
+            &["chat", "--greedy", "-c", "512", "--ram", "40MiB", "-m", text(&image)],
+            &format!("{PROMPT}\n"),
+        );
+        assert!(said.ok().contains(right.trim()));
+        assert_eq!(fs::read(&resident).unwrap(), other, "it is written only when asked");
+        assert_eq!(names(), files);
+    }
+}
+
+#[test]
 fn ctrl_c_ends_a_run_with_130() {
     let mut child = Command::new(path())
         .args(["bench", "-r", "4000000000"])

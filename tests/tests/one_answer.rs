@@ -86,9 +86,12 @@ fn slots_that_were_warmed_and_a_conversation_that_was_restored_change_nothing() 
 
     let mut other = Rig::new(kiosk::default_image(), setting).unwrap();
     let warmed = other.with(|session, world| {
-        std::iter::from_fn(|| session.warm(world).unwrap().then_some(())).count()
+        std::iter::from_fn(|| session.warm(world, &[255, 3, 9999]).unwrap().then_some(())).count()
     });
     assert!(warmed >= 40, "{warmed} parts were read");
+    let mut resident: Vec<u32> = other.session.resident_pages().collect();
+    resident.sort_unstable();
+    assert!(resident.len() == 40 && resident.ends_with(&[255]), "{resident:?}");
     let restore = |rig: &mut Rig, saved: &[u8]| {
         let mut left = saved;
         rig.session.restore(|into| {

@@ -42,6 +42,9 @@ pub struct EngineArgs {
     /// Never read experts on a guess
     #[arg(long, hide_short_help = true)]
     no_lookahead: bool,
+    /// In the end keep, beside the image, which experts are in RAM: the next run reads them first
+    #[arg(long, hide_short_help = true)]
+    save_pages: bool,
 }
 
 /// How much RAM, and for what.
@@ -97,6 +100,9 @@ pub struct Engine {
     pub load_time: Duration,
     /// How long answers took so far, from the prompt's first token to the last text.
     pub answer_time: Duration,
+    /// Experts to read first while there is nothing else to do.
+    warm_first: Vec<u32>,
+    save_pages: bool,
 }
 
 /// What the engine sees of this machine.
@@ -118,14 +124,26 @@ impl Engine {
     pub fn recall(&mut self) {
         let image = self.identity();
         if let Device::File { path, .. } = &self.machine.device {
-            usage::recall(&mut self.session, image, &usage::usage_file(path));
+            usage::recall(&mut self.session, image, path);
+            self.warm_first = usage::recall_resident(&self.session, image, path);
         }
+    }
+
+    /// Reads on towards slots that are all full; waits for one read at most. `false` when nothing is
+    /// left to read.
+    pub fn warm(&mut self) -> bool {
+        let warmed = self.session.warm(&mut self.machine.world(&mut Silent), &self.warm_first);
+        // A page that cannot be had is reported when it is wanted.
+        warmed.unwrap_or(false)
     }
 
     /// Keeps what was found out about the experts' uses for later runs.
     pub fn keep(&self) {
         if let Device::File { path, .. } = &self.machine.device {
-            usage::save(&self.session, self.identity(), &usage::usage_file(path));
+            usage::save(&self.session, self.identity(), path);
+            if self.save_pages {
+                usage::save_resident(&self.session, self.identity(), path);
+            }
         }
     }
 }
@@ -256,6 +274,8 @@ impl EngineArgs {
             machine,
             load_time: start.elapsed(),
             answer_time: Duration::ZERO,
+            warm_first: Vec::new(),
+            save_pages: self.save_pages,
         })
     }
 

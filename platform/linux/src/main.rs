@@ -3,10 +3,12 @@
 //! Each command is one file of [`commands`]; what they share lies beside it: [`model`] finds the
 //! image, [`engine`] loads it within a budget, [`generate`] lets it speak.
 
+mod beside;
 mod commands;
 mod engine;
 mod failure;
 mod generate;
+mod idle;
 mod interrupt;
 mod model;
 mod npy;

@@ -1,67 +1,58 @@
-//! What runs find out about the experts' uses, kept in a small file beside the image.
+//! What runs find out about the experts, kept beside the image.
 //!
-//! The next run knows from its first token which experts are worth their RAM. It is 12 bytes an
-//! expert, says nothing about what was talked about, and is ignored when it does not fit the image.
+//! How often each was used: the next run knows from its first token which are worth their RAM. It
+//! is 12 bytes an expert and says nothing about what was talked about. And, when asked, which were
+//! in RAM: the next run reads these first. It is 4 bytes an expert.
 
-use std::fs;
-use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rill::experts::Rates;
-use rill::image::checksum;
 use rill::session::Session;
-use rill_linux::replace::replace;
 
-const MAGIC: [u8; 8] = *b"RILLUSE\x01";
-/// Magic and the image's identity before the rates, a checksum after them.
-const HEAD: usize = 16;
-const TAIL: usize = 8;
+use crate::beside::Kind;
 
-/// The file of an image.
-pub fn usage_file(image: &Path) -> PathBuf {
-    let mut name = image.as_os_str().to_owned();
-    name.push(".usage");
-    name.into()
-}
+const USES: Kind = Kind { magic: *b"RILLUSE\x01", ending: ".usage" };
+const RESIDENT: Kind = Kind { magic: *b"RILLRAM\x01", ending: ".resident" };
 
-/// Gives `session` what earlier runs found out; says whether there was anything. `image` tells
-/// images apart.
-pub fn recall(session: &mut Session<'_>, image: u64, file: &Path) -> bool {
+/// Gives `session` the uses that earlier runs found out; says whether there were any. `image` tells
+/// images apart, `path` is where it lies.
+pub fn recall(session: &mut Session<'_>, image: u64, path: &Path) -> bool {
     let Some(pages) = session.history().map(|history| history.pages()) else { return false };
-    let len = HEAD + pages as usize * size_of::<Rates>() + TAIL;
-    // What has another length is not even read.
-    let fits = fs::metadata(file).is_ok_and(|metadata| metadata.len() == len as u64);
-    let Some(rates) = fits.then(|| fs::read(file).ok()).flatten().and_then(|b| decode(&b, image))
-    else {
-        return false;
-    };
+    let words = size_of::<Rates>() / size_of::<u32>() * pages as usize;
+    let rates = USES.read(path, image, words).and_then(|words| rates(&words));
+    let Some(rates) = rates.filter(|rates| rates.len() == pages as usize) else { return false };
     (0..pages).zip(rates).for_each(|(page, rates)| session.recall(page, rates));
     true
 }
 
-/// Keeps what is known now. A folder that may not be written costs the next run some hits, which is
-/// not worth a word.
-pub fn save(session: &Session<'_>, image: u64, file: &Path) {
+/// Keeps the uses that are known now.
+pub fn save(session: &Session<'_>, image: u64, path: &Path) {
     let Some(history) = session.history() else { return };
-    let rates: Vec<Rates> = (0..history.pages()).map(|page| history.rates(page)).collect();
-    let _: io::Result<()> = replace(file, |out| out.write_all(&encode(&rates, image)));
+    let rates = (0..history.pages()).flat_map(|page| history.rates(page));
+    USES.write(path, image, rates.map(f32::to_bits));
 }
 
-fn encode(rates: &[Rates], image: u64) -> Vec<u8> {
-    let mut bytes = MAGIC.to_vec();
-    bytes.extend(image.to_le_bytes());
-    bytes.extend(rates.iter().flatten().flat_map(|rate| rate.to_le_bytes()));
-    bytes.extend(checksum(&bytes).to_le_bytes());
-    bytes
+/// The experts that were in RAM, those worth most first; none where that was not kept.
+pub fn recall_resident(session: &Session<'_>, image: u64, path: &Path) -> Vec<u32> {
+    let Some(pages) = session.history().map(|history| history.pages()) else { return Vec::new() };
+    let kept = RESIDENT.read(path, image, pages as usize).unwrap_or_default();
+    if kept.iter().all(|&page| page < pages) { kept } else { Vec::new() }
 }
 
-fn decode(bytes: &[u8], image: u64) -> Option<Vec<Rates>> {
-    let (body, sum) = bytes.split_last_chunk::<TAIL>()?;
-    let rates = body.strip_prefix(&MAGIC)?.strip_prefix(&image.to_le_bytes())?;
-    let rates: Vec<f32> = rates.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-    let right = checksum(body) == u64::from_le_bytes(*sum)
-        && rates.iter().all(|rate| (0.0..=1.0).contains(rate));
-    right.then(|| rates.as_chunks::<3>().0.to_vec())
+/// Keeps which experts are in RAM now.
+pub fn save_resident(session: &Session<'_>, image: u64, path: &Path) {
+    let Some(history) = session.history() else { return };
+    let mut pages: Vec<u32> = session.resident_pages().collect();
+    let worth = |page: u32| history.rates(page)[1];
+    pages.sort_by(|&a, &b| worth(b).total_cmp(&worth(a)).then(a.cmp(&b)));
+    RESIDENT.write(path, image, pages.into_iter());
+}
+
+/// Three shares each, if that is what these are.
+fn rates(words: &[u32]) -> Option<Vec<Rates>> {
+    let shares: Vec<f32> = words.iter().map(|&word| f32::from_bits(word)).collect();
+    let right = shares.iter().all(|share| (0.0..=1.0).contains(share));
+    right.then(|| shares.as_chunks::<3>().0.to_vec())
 }
 
 #[cfg(test)]
@@ -69,19 +60,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_was_kept_for_the_same_image_comes_back() {
-        let rates = [[0.0, 0.5, 1.0], [0.125, 0.25, 0.75]];
-        let bytes = encode(&rates, 7);
-        assert_eq!(bytes.len(), HEAD + 24 + TAIL);
-        assert_eq!(decode(&bytes, 7).unwrap(), rates);
-        assert_eq!(decode(&bytes, 8), None);
-        for at in 0..bytes.len() {
-            let mut damaged = bytes.clone();
-            damaged[at] ^= 4;
-            assert_eq!(decode(&damaged, 7), None, "byte {at}");
-            assert_eq!(decode(&bytes[..at], 7), None);
-        }
-        assert_eq!(decode(&encode(&[[0.0, 2.0, 0.0]], 7), 7), None);
-        assert_eq!(decode(&encode(&[[f32::NAN; 3]], 7), 7), None);
+    fn only_shares_are_taken_over() {
+        let words = |shares: [f32; 6]| shares.map(f32::to_bits);
+        let right = words([0.0, 0.5, 1.0, 0.125, 0.25, 0.75]);
+        assert_eq!(rates(&right).unwrap(), [[0.0, 0.5, 1.0], [0.125, 0.25, 0.75]]);
+        assert_eq!(rates(&words([0.0, 2.0, 0.0, 0.0, 0.0, 0.0])), None);
+        assert_eq!(rates(&words([0.0, 0.0, 0.0, f32::NAN, 0.0, 0.0])), None);
     }
 }

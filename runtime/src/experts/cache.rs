@@ -252,6 +252,12 @@ impl<'a> Cache<'a> {
         &self.shelf.history
     }
 
+    /// The pages that are in RAM whole.
+    pub fn resident(&self) -> impl Iterator<Item = u32> {
+        let whole = |id: &SlotId| self.parts().all(|part| self.has(*id, part));
+        (0..self.slots.len() as SlotId).filter(whole).filter_map(|id| self.shelf.page(id))
+    }
+
     /// Takes over what another run found out about `page`.
     pub fn recall(&mut self, page: u32, rates: Rates) {
         self.shelf.history.recall(page, rates);
@@ -363,11 +369,15 @@ impl<'a> Cache<'a> {
         true
     }
 
-    /// Reads on towards full slots: the pages that were used most in the long run, into slots that
-    /// are still empty. Waits for one part at most. `false` when nothing is left to read.
-    pub fn warm(&mut self, world: &mut World<'_, 'a>) -> Result<bool, PageError> {
+    /// Reads on towards full slots, into slots that are still empty: the pages `first` in order, then
+    /// those that were used most in the long run. Waits for one part at most. `false` when nothing
+    /// is left to read.
+    pub fn warm(&mut self, world: &mut World<'_, 'a>, first: &[u32]) -> Result<bool, PageError> {
+        let is_outside =
+            |shelf: &Shelf<'_>, page| page < shelf.history.pages() && shelf.slot(page).is_none();
         while self.under_way < WARM_PARTS
-            && let Some(page) = self.most_used_outside()
+            && let listed = first.iter().copied().find(|&page| is_outside(&self.shelf, page))
+            && let Some(page) = listed.or_else(|| self.most_used_outside())
             && let Some(placed) = self.shelf.place_in_empty(page)
         {
             self.start(world, placed);

@@ -18,7 +18,7 @@ use self::moe::{MoeLayer, Next};
 use self::product::{Activations, Cores, Grain, Write, gate_up, project};
 use self::scratch::Scratch;
 use self::state::{ConvState, KvCache};
-use self::weights::{FfnWeights, MixerWeights, Weights};
+use self::weights::{FfnWeights, LayerWeights, MixerWeights, Weights};
 use crate::experts::{Cache, Lookahead, PageError};
 use crate::image::Shape;
 use crate::kernels::Kernels;
@@ -62,6 +62,13 @@ impl<'a> Model<'a> {
         }
         attention::rotations(&self.shape, position, n, self.scratch.rotation);
         let start = world.clock.now();
+        let guess = if n > 1 { self.lookahead.is_allowed() } else { self.lookahead.is_on() };
+        if let Some(cache) = self.cache.as_mut().filter(|_| guess)
+            && let Some(first) = self.weights.layers.iter().find_map(next_router)
+        {
+            let layer = (&self.shape, self.kernels);
+            moe::look_ahead(world, layer, &first, n, &mut self.scratch, cache);
+        }
         for (index, layer) in self.weights.layers.iter().enumerate() {
             let cores = Cores { kernels: self.kernels, parallel: world.parallel };
             self.norm(world.parallel, layer.operator_norm, n);
@@ -77,13 +84,8 @@ impl<'a> Model<'a> {
             self.norm(world.parallel, layer.ffn_norm, n);
             match (&layer.ffn, &mut self.cache) {
                 (FfnWeights::Moe(w), Some(cache)) => {
-                    let guess =
-                        if n > 1 { self.lookahead.is_allowed() } else { self.lookahead.is_on() };
                     let next = self.weights.layers[index + 1..].first().filter(|_| guess);
-                    let next = next.and_then(|layer| match &layer.ffn {
-                        FfnWeights::Moe(router) => Some(Next { norm: layer.ffn_norm, router }),
-                        FfnWeights::Dense { .. } => None,
-                    });
+                    let next = next.and_then(next_router);
                     let layer =
                         MoeLayer { shape: &self.shape, router: w, next, kernels: self.kernels };
                     moe::forward(world, layer, position..position + n, &mut self.scratch, cache)
@@ -138,5 +140,13 @@ impl<'a> Model<'a> {
         } else {
             for_each_chunk(parallel, normed, hidden, body);
         }
+    }
+}
+
+/// The router of a MoE layer, for guesses.
+fn next_router<'l>(layer: &'l LayerWeights<'_>) -> Option<Next<'l>> {
+    match &layer.ffn {
+        FfnWeights::Moe(router) => Some(Next { norm: layer.ffn_norm, router }),
+        FfnWeights::Dense { .. } => None,
     }
 }

@@ -64,6 +64,27 @@ pub struct MoeLayer<'l> {
     pub kernels: &'static Kernels,
 }
 
+/// Asks on a guess for the pages of the first MoE layer: its router's choices, were its input what
+/// `scratch.x` is before all layers.
+pub fn look_ahead<'a>(
+    world: &mut World<'_, 'a>,
+    layer: (&Shape, &'static Kernels),
+    first: &Next<'_>,
+    tokens: usize,
+    scratch: &mut Scratch<'_>,
+    cache: &mut Cache<'a>,
+) {
+    let (shape, kernels) = layer;
+    let guesses = guess(Cores { kernels, parallel: world.parallel }, shape, first, tokens, scratch);
+    cache.manage(world, |cache, world| {
+        for expert in guesses {
+            if !cache.fetch_ahead(world, cache.page(first.router.bank, expert)) {
+                break;
+            }
+        }
+    });
+}
+
 /// Adds the experts of `scratch.normed`, rows for the positions `batch`, to `scratch.x`.
 pub fn forward<'a>(
     world: &mut World<'_, 'a>,

@@ -15,6 +15,7 @@ use rustyline::error::ReadlineError;
 use crate::engine::{Engine, EngineArgs};
 use crate::failure::Failure;
 use crate::generate::GenerateArgs;
+use crate::idle::{Chores, Lines, next_line};
 use crate::interrupt;
 use crate::saved;
 
@@ -57,7 +58,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     engine.recall();
     begin(args, &mut engine)?;
-    let lines = Lines::start()?;
+    let mut lines = Terminal::start()?;
     loop {
         let line = match lines.next(&mut engine)? {
             Ok(line) => line,
@@ -111,15 +112,12 @@ fn said(outcome: Result<(), Failure>) -> Result<(), Failure> {
 
 /// What the user types, read by a thread of its own: meanwhile experts are read ahead of the
 /// question.
-struct Lines {
+struct Terminal {
     ask: SyncSender<()>,
     typed: Receiver<Result<String, ReadlineError>>,
 }
 
-/// After so long without a question the experts' uses are kept, in case the power goes.
-const IDLE: Duration = Duration::from_secs(30);
-
-impl Lines {
+impl Terminal {
     fn start() -> Result<Self, Failure> {
         let mut editor = DefaultEditor::new().map_err(terminal)?;
         let (ask, asked) = sync_channel(1);
@@ -141,32 +139,48 @@ impl Lines {
         Ok(Self { ask, typed })
     }
 
-    /// The next line. Until it is there, slots that are empty fill with experts; at most one read
-    /// is waited for after it has come.
-    fn next(&self, engine: &mut Engine) -> Result<Result<String, ReadlineError>, Failure> {
-        let ended = |what| Failure::System { what: "cannot read from the terminal", error: what };
-        let gone = || ended(io::ErrorKind::BrokenPipe.into());
+    /// Asks for a line and waits for it.
+    fn next(&mut self, engine: &mut Engine) -> Result<Result<String, ReadlineError>, Failure> {
         self.ask.send(()).map_err(|_| gone())?;
-        loop {
-            match self.typed.try_recv() {
-                Ok(line) => return Ok(line),
-                Err(TryRecvError::Disconnected) => return Err(gone()),
-                Err(TryRecvError::Empty) => {}
-            }
-            // A page that cannot be had is reported when it is wanted.
-            if !engine.session.warm(&mut engine.machine.world(&mut Silent)).unwrap_or(false) {
-                break;
-            }
-        }
-        match self.typed.recv_timeout(IDLE) {
-            Ok(line) => Ok(line),
-            Err(RecvTimeoutError::Disconnected) => Err(gone()),
-            Err(RecvTimeoutError::Timeout) => {
-                engine.keep();
-                self.typed.recv().map_err(|_| gone())
-            }
+        next_line(self, engine)
+    }
+}
+
+impl Lines for Terminal {
+    type Line = Result<String, ReadlineError>;
+    type Error = Failure;
+
+    fn poll(&mut self) -> Result<Option<Self::Line>, Failure> {
+        match self.typed.try_recv() {
+            Ok(line) => Ok(Some(line)),
+            Err(TryRecvError::Empty) => Ok(None),
+            Err(TryRecvError::Disconnected) => Err(gone()),
         }
     }
+
+    fn wait(&mut self, time: Option<Duration>) -> Result<Option<Self::Line>, Failure> {
+        let Some(time) = time else { return self.typed.recv().map(Some).map_err(|_| gone()) };
+        match self.typed.recv_timeout(time) {
+            Ok(line) => Ok(Some(line)),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(gone()),
+        }
+    }
+}
+
+impl Chores for Engine {
+    fn warm(&mut self) -> bool {
+        Self::warm(self)
+    }
+
+    fn keep(&mut self) {
+        Self::keep(self);
+    }
+}
+
+fn gone() -> Failure {
+    let error = io::ErrorKind::BrokenPipe.into();
+    Failure::System { what: "cannot read from the terminal", error }
 }
 
 /// Begins a conversation.
