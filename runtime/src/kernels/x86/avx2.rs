@@ -3,6 +3,7 @@
 use core::arch::x86_64::*;
 use core::ops::Range;
 
+use super::avx2_wide;
 use super::floats::Running;
 use super::products::{PAIRED_WIDTH, PREFETCH_BYTES, format, prefetch};
 use crate::image::layout::{BLOCK, Format, TILE_ROWS};
@@ -27,7 +28,7 @@ pub static AVX2: Kernels = Kernels {
 };
 
 float_kernels!("avx2,fma,f16c");
-product_kernels!("avx2,fma,f16c", 1 2 3 4 5 6);
+product_kernels!("avx2,fma,f16c", 1 2 3 4 5 6, but q4 1 2 then avx2_wide::matmul_q4);
 
 /// Lanes 0..8 and 8..16.
 pub type V = [__m256; 2];

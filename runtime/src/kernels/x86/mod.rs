@@ -46,6 +46,7 @@ mod floats;
 mod products;
 
 mod avx2;
+mod avx2_wide;
 mod avx512vnni;
 mod avxvnni;
 

@@ -36,8 +36,18 @@ pub fn prefetch(block: &[u8], ahead: usize, bytes: usize) {
 ///   offset.
 ///
 /// `Q8` tells the formats apart: these functions are chosen at compile time.
+///
+/// After `but`, a table may name a function with the arguments of `matmul_q4` that takes the
+/// widths after its own `q4`.
 macro_rules! product_kernels {
     ($features:literal, $($width:literal)*) => {
+        product_kernels!($features, $($width)*, but q4 $($width)* then |_, x: Panel<'_>, _| {
+            unreachable!("width {} was checked", x.width())
+        });
+    };
+    (
+        $features:literal, $($width:literal)*, but q4 $($q4_width:literal)* then $wider:expr
+    ) => {
         /// Most tokens at once.
         pub const WIDTH: usize = [$($width),*].len();
 
@@ -46,8 +56,8 @@ macro_rules! product_kernels {
         pub fn matmul_q4(w: &[u8], x: Panel<'_>, y: &mut [f32]) {
             check_matmul(Format::Q4, w, x, y, WIDTH);
             match x.width() {
-                $($width => tile_rows::<$width, false>(w, x, y),)*
-                width => unreachable!("width {width} was checked"),
+                $($q4_width => tile_rows::<$q4_width, false>(w, x, y),)*
+                _ => $wider(w, x, y),
             }
         }
 
