@@ -10,10 +10,10 @@ use crate::experts::{
 use crate::image::layout::align_up;
 use crate::image::{Chat, Image, ImageError, Manifest, Sampling, Section, checksum, page_shape};
 use crate::kernels::Kernels;
-use crate::model::Model;
 use crate::model::scratch::Scratch;
 use crate::model::state::{ConvState, KvCache};
 use crate::model::weights::Weights;
+use crate::model::{Model, Wanted};
 use crate::plan::{Plan, SECTION_ALIGN, Use};
 use crate::sampler::{Sampler, mark_seen, seen_words};
 use crate::seams::{Micros, Parallel, World};
@@ -235,8 +235,8 @@ pub struct Session<'a> {
     len: usize,
     /// Tokens of them that went through the model.
     computed: usize,
-    /// Tokens of the batch that went last.
-    last_batch: usize,
+    /// Tokens whose results the model still has: the last ones that were computed.
+    results: usize,
     /// The last token of the sequence is a sample.
     sampled: bool,
     lost: bool,
@@ -323,7 +323,7 @@ impl<'a> Session<'a> {
             batch,
             len: 0,
             computed: 0,
-            last_batch: 0,
+            results: 0,
             sampled: false,
             lost: false,
             stats: SessionStats::default(),
@@ -381,8 +381,22 @@ impl<'a> Session<'a> {
     /// Computes tokens that were appended, up to a batch of them. Says whether some are left.
     ///
     /// [`step`](Self::step) does it by itself; a caller that wants to be able to stop within a
-    /// long prompt, or the logits of every token, calls this first.
+    /// long prompt calls this first.
     pub fn compute(&mut self, world: &mut World<'_, 'a>) -> Result<bool, SessionError> {
+        self.compute_batch(world, false)
+    }
+
+    /// As [`Self::compute`], but takes every token through the whole model, as if each were the
+    /// last: for [`Self::batch_logits`], and for events of all layers. Meant for measuring.
+    pub fn compute_every(&mut self, world: &mut World<'_, 'a>) -> Result<bool, SessionError> {
+        self.compute_batch(world, true)
+    }
+
+    fn compute_batch(
+        &mut self,
+        world: &mut World<'_, 'a>,
+        every: bool,
+    ) -> Result<bool, SessionError> {
         self.check()?;
         let tokens = &self.desk.tokens[self.computed..self.len.min(self.computed + self.batch)];
         if tokens.is_empty() {
@@ -390,14 +404,19 @@ impl<'a> Session<'a> {
         }
         let (start, before) = (world.clock.now(), self.cache_stats());
         let sampled = self.sampled && self.computed + 1 == self.len;
+        let wanted = match (every, self.computed + tokens.len() == self.len) {
+            (true, _) => Wanted::Every,
+            (false, true) => Wanted::Last,
+            (false, false) => Wanted::Nothing,
+        };
         // An error leaves the model's state between two tokens.
         self.lost = true;
-        self.model.forward(world, tokens, self.computed)?;
+        self.model.forward(world, tokens, self.computed, wanted)?;
         self.lost = false;
         self.computed += tokens.len();
-        self.last_batch = tokens.len();
+        self.results = wanted.of(tokens.len());
         if self.computed == self.len {
-            self.model.logits(world.parallel, self.last_batch - 1, self.desk.logits);
+            self.model.logits(world.parallel, self.results - 1, self.desk.logits);
         }
         let cache = self.cache_stats().since(before);
         let time = world.clock.now() - start;
@@ -405,7 +424,7 @@ impl<'a> Session<'a> {
         let (phase, tokens) = if sampled {
             (&mut self.stats.decode, 0)
         } else {
-            (&mut self.stats.prompt, self.last_batch as u64)
+            (&mut self.stats.prompt, tokens.len() as u64)
         };
         *phase = phase.plus(Phase { tokens, time, sampling: 0, cache });
         Ok(self.computed < self.len)
@@ -439,10 +458,10 @@ impl<'a> Session<'a> {
         Ok(Step::End(id))
     }
 
-    /// Logits (vocab,) of every token of the batch that was computed last, in order. Meant for
-    /// measuring: a generation needs those of the last token only.
+    /// Logits (vocab,) of every token of the batch that [`Self::compute_every`] computed last, in
+    /// order.
     pub fn batch_logits(&mut self, parallel: &dyn Parallel, mut each: impl FnMut(&[f32])) {
-        for index in 0..self.last_batch {
+        for index in 0..self.results {
             self.model.logits(parallel, index, self.desk.logits);
             each(self.desk.logits);
         }
@@ -461,7 +480,7 @@ impl<'a> Session<'a> {
             conversation.reset();
         }
         self.desk.seen.fill(0);
-        [self.len, self.computed, self.last_batch] = [0; 3];
+        [self.len, self.computed, self.results] = [0; 3];
         self.sampled = false;
         self.lost = false;
     }

@@ -141,7 +141,7 @@ impl Rig {
         let mut all = Vec::new();
         loop {
             let more = self.with(|session, world| {
-                let more = session.compute(world)?;
+                let more = session.compute_every(world)?;
                 session.batch_logits(world.parallel, |logits| all.push(logits.to_vec()));
                 Ok::<_, SessionError>(more)
             })?;

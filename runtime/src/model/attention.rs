@@ -1,5 +1,7 @@
 //! Grouped-query attention with normed and rotated queries and keys.
 
+use core::ops::Range;
+
 use super::product::{Activations, Cores, Grain, Write, project};
 use super::scratch::Scratch;
 use super::state::KvCache;
@@ -28,18 +30,20 @@ pub fn rotations(shape: &Shape, position: usize, tokens: usize, rotation: &mut [
     }
 }
 
-/// Adds the attention of `scratch.normed`, `tokens` rows from `position` on, to `scratch.x`.
+/// Adds the attention of `scratch.normed`, rows of the positions `batch`, to `scratch.x`: for the
+/// last `wanted` tokens, whose rows are the first there.
 pub fn forward(
     cores: Cores<'_>,
     shape: &Shape,
     w: &AttentionWeights<'_>,
-    position: usize,
-    tokens: usize,
+    batch: Range<usize>,
+    wanted: usize,
     scratch: &mut Scratch<'_>,
     kv: &mut KvCache<'_>,
 ) {
     let [hidden, heads, kv_heads, head_dim] =
         [shape.hidden, shape.heads, shape.kv_heads, shape.head_dim].map(|x| x as usize);
+    let tokens = batch.len();
     let (q_dim, kv_dim) = (heads * head_dim, kv_heads * head_dim);
     let width = cores.kernels.width;
     let qkv = &mut scratch.wide[..tokens * (q_dim + 2 * kv_dim)];
@@ -62,23 +66,23 @@ pub fn forward(
     });
     for (t, row) in qkv.chunks_exact(q_dim + 2 * kv_dim).enumerate() {
         let (key, value) = row[q_dim..].split_at(kv_dim);
-        kv.put(w.index, position + t, key, value);
+        kv.put(w.index, batch.start + t, key, value);
     }
 
-    let inner = &mut scratch.inner[..tokens * q_dim];
+    let inner = &mut scratch.inner[..wanted * q_dim];
     let (qkv, kv) = (&*qkv, &*kv);
     let group = q_dim / kv_heads;
     for_each_chunk(cores.parallel, inner, group, |part, out| {
-        let (t, head) = (part / kv_heads, part % kv_heads);
+        let (t, head) = (tokens - wanted + part / kv_heads, part % kv_heads);
         let row = &qkv[t * (q_dim + 2 * kv_dim)..];
         let (keys, values) = kv.head(w.index, head);
         let queries = &row[head * group..][..group];
-        let attend = Attend { queries, keys, values, head_dim, len: position + t + 1 };
+        let attend = Attend { queries, keys, values, head_dim, len: batch.start + t + 1 };
         (cores.kernels.attend)(&attend, out);
     });
 
     let x = Activations::quantise(cores, inner, q_dim, width, Grain::Fine, scratch.quants);
-    project(cores, w.out_proj, x, Write::Add, &mut scratch.x[..tokens * hidden]);
+    project(cores, w.out_proj, x, Write::Add, &mut scratch.x[..wanted * hidden]);
 }
 
 /// RMS norm of one head, then rotation by halves: `(a, b)` to `(a cos - b sin, b cos + a sin)`.

@@ -6,11 +6,13 @@ use super::state::ConvState;
 use super::weights::ConvWeights;
 use crate::kernels::Conv;
 
-/// Adds the convolution of `scratch.normed`, `tokens` rows, to `scratch.x`.
+/// Adds the convolution of `scratch.normed`, `tokens` rows, to `scratch.x`: for the last `wanted`
+/// tokens, whose rows are the first there.
 pub fn forward(
     cores: Cores<'_>,
     w: &ConvWeights<'_>,
     tokens: usize,
+    wanted: usize,
     scratch: &mut Scratch<'_>,
     state: &mut ConvState<'_>,
 ) {
@@ -27,6 +29,7 @@ pub fn forward(
         (cores.kernels.conv)(Conv { bcx, taps: w.taps, state, y });
     }
 
+    let inner = &inner[(tokens - wanted) * hidden..];
     let x = Activations::quantise(cores, inner, hidden, width, Grain::Fine, scratch.quants);
-    project(cores, w.out_proj, x, Write::Add, &mut scratch.x[..tokens * hidden]);
+    project(cores, w.out_proj, x, Write::Add, &mut scratch.x[..wanted * hidden]);
 }

@@ -44,9 +44,32 @@ pub struct Model<'a> {
     pub scratch: Scratch<'a>,
 }
 
+/// What [`Model::forward`] is to compute beside what later tokens need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// Nothing: the last layer's output concerns nobody.
+    Nothing,
+    /// The results of the last token.
+    Last,
+    /// The results of every token.
+    Every,
+}
+
+impl Wanted {
+    /// Of how many tokens, the last of a batch of `tokens`.
+    pub const fn of(self, tokens: usize) -> usize {
+        match self {
+            Self::Nothing => 0,
+            Self::Last => 1,
+            Self::Every => tokens,
+        }
+    }
+}
+
 impl<'a> Model<'a> {
     /// Runs `tokens` (at most as many as the scratch was made for) through all layers; the first
-    /// is at `position` of the sequence, after what was run before.
+    /// is at `position` of the sequence, after what was run before. Only what is `wanted` goes
+    /// through the last layer as a whole.
     ///
     /// After an error the sequence is lost: see [`Model::forget`].
     pub fn forward(
@@ -54,9 +77,13 @@ impl<'a> Model<'a> {
         world: &mut World<'_, 'a>,
         tokens: &[u32],
         position: usize,
+        wanted: Wanted,
     ) -> Result<(), PageError> {
         let hidden = self.shape.hidden as usize;
         let n = tokens.len();
+        // The last layer gets only rows that somebody will read.
+        let last_layer = self.weights.layers.len() - 1;
+        let rows_through = |layer| if layer == last_layer { wanted.of(n) } else { n };
         for (x, &token) in self.scratch.x.chunks_exact_mut(hidden).zip(tokens) {
             self.weights.embedding.row(token as usize, x);
         }
@@ -64,7 +91,8 @@ impl<'a> Model<'a> {
         let start = world.clock.now();
         let guess = if n > 1 { self.lookahead.is_allowed() } else { self.lookahead.is_on() };
         if let Some(cache) = self.cache.as_mut().filter(|_| guess)
-            && let Some(first) = self.weights.layers.iter().find_map(next_router)
+            && let Some(first) = (self.weights.layers.iter().enumerate())
+                .find_map(|(index, layer)| next_router(layer, rows_through(index)))
         {
             let layer = (&self.shape, self.kernels);
             moe::look_ahead(world, layer, &first, n, &mut self.scratch, cache);
@@ -72,23 +100,32 @@ impl<'a> Model<'a> {
         for (index, layer) in self.weights.layers.iter().enumerate() {
             let cores = Cores { kernels: self.kernels, parallel: world.parallel };
             self.norm(world.parallel, layer.operator_norm, n);
+            let batch = position..position + n;
+            let n = rows_through(index);
+            if n < batch.len() {
+                let rows = (batch.len() - n) * hidden..batch.len() * hidden;
+                self.scratch.x.copy_within(rows, 0);
+            }
             match &layer.mixer {
                 MixerWeights::Conv(w) => {
-                    conv::forward(cores, w, n, &mut self.scratch, &mut self.conv);
+                    conv::forward(cores, w, batch.len(), n, &mut self.scratch, &mut self.conv);
                 }
                 MixerWeights::Attention(w) => {
                     let (scratch, kv) = (&mut self.scratch, &mut self.kv);
-                    attention::forward(cores, &self.shape, w, position, n, scratch, kv);
+                    attention::forward(cores, &self.shape, w, batch.clone(), n, scratch, kv);
                 }
+            }
+            if n == 0 {
+                break;
             }
             self.norm(world.parallel, layer.ffn_norm, n);
             match (&layer.ffn, &mut self.cache) {
                 (FfnWeights::Moe(w), Some(cache)) => {
                     let next = self.weights.layers[index + 1..].first().filter(|_| guess);
-                    let next = next.and_then(next_router);
+                    let next = next.and_then(|layer| next_router(layer, rows_through(index + 1)));
                     let layer =
                         MoeLayer { shape: &self.shape, router: w, next, kernels: self.kernels };
-                    moe::forward(world, layer, position..position + n, &mut self.scratch, cache)
+                    moe::forward(world, layer, batch.end - n..batch.end, &mut self.scratch, cache)
                         .inspect_err(|_| cache.recover(world))?;
                 }
                 (FfnWeights::Dense { gate_up: w, down }, _) => {
@@ -109,7 +146,7 @@ impl<'a> Model<'a> {
         Ok(())
     }
 
-    /// The logits (vocab,) of token `index` of the last batch.
+    /// The logits (vocab,) of number `index` of the tokens that were wanted of the last batch.
     pub fn logits(&mut self, parallel: &dyn Parallel, index: usize, logits: &mut [f32]) {
         let hidden = self.shape.hidden as usize;
         let cores = Cores { kernels: self.kernels, parallel };
@@ -143,10 +180,10 @@ impl<'a> Model<'a> {
     }
 }
 
-/// The router of a MoE layer, for guesses.
-fn next_router<'l>(layer: &'l LayerWeights<'_>) -> Option<Next<'l>> {
+/// The router of a MoE layer, for guesses; `tokens` will come to it.
+fn next_router<'l>(layer: &'l LayerWeights<'_>, tokens: usize) -> Option<Next<'l>> {
     match &layer.ffn {
-        FfnWeights::Moe(router) => Some(Next { norm: layer.ffn_norm, router }),
+        FfnWeights::Moe(router) => Some(Next { norm: layer.ffn_norm, router, tokens }),
         FfnWeights::Dense { .. } => None,
     }
 }

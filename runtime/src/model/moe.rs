@@ -47,6 +47,8 @@ pub struct Next<'n> {
     pub norm: &'n [f32],
     /// Its weights.
     pub router: &'n RouterWeights<'n>,
+    /// How many tokens, the batch's last, will come to it.
+    pub tokens: usize,
 }
 
 /// A batch with so many choices for each expert of a layer will want all of them.
@@ -179,13 +181,13 @@ fn guess(
     scratch: &mut Scratch<'_>,
 ) -> heapless::Vec<usize, MAX_EXPERTS> {
     let [hidden, experts, top_k] = [shape.hidden, shape.experts, shape.top_k].map(|x| x as usize);
-    if tokens * top_k >= WANTS_ALL * experts {
+    if next.tokens * top_k >= WANTS_ALL * experts {
         return (0..experts).collect();
     }
     // Each token gives its first choice the most votes: its last is the one most often wrong.
     let mut votes = [0_usize; MAX_EXPERTS];
     let normed = &mut scratch.inner[..hidden];
-    for x in scratch.x[..tokens * hidden].chunks_exact(hidden) {
+    for x in scratch.x[..tokens * hidden].chunks_exact(hidden).skip(tokens - next.tokens) {
         let [mut scores, mut weights] = [[0.0; MAX_EXPERTS]; 2];
         let mut chosen = [0; MAX_TOP_K];
         (cores.kernels.rms_norm)(x, next.norm, shape.norm_eps, normed);

@@ -46,7 +46,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     write_header(&mut out, "<f4", &[ids.len(), shape.vocab as usize])?;
     loop {
         interrupt::check()?;
-        let more = session.compute(&mut machine.world(&mut routes))?;
+        let more = session.compute_every(&mut machine.world(&mut routes))?;
         let mut written = Ok(());
         session.batch_logits(&machine.pool, |row| {
             if written.is_ok() {

@@ -46,7 +46,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         let mut targets = targets.iter().skip(1);
         loop {
             interrupt::check()?;
-            let more = session.compute(&mut machine.world(&mut Silent))?;
+            let more = session.compute_every(&mut machine.world(&mut Silent))?;
             session.batch_logits(&machine.pool, |logits| {
                 if let Some(&target) = targets.next() {
                     losses.add(loss(logits, target));

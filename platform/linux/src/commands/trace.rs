@@ -64,12 +64,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             session.begin_answer()?;
         }
     }
-    if ids.is_some() {
-        while session.compute(&mut engine.machine.world(&mut routes))? {
-            interrupt::check()?;
-        }
-    } else {
-        routes.head.prompt_tokens = session.tokens().len();
+    let prompt_tokens = session.tokens().len();
+    while session.compute_every(&mut engine.machine.world(&mut routes))? {
+        interrupt::check()?;
+    }
+    if ids.is_none() {
+        routes.head.prompt_tokens = prompt_tokens;
         generate.generate(&mut engine, &mut routes, |_| Ok(()))?;
     }
     let file = File::create(&args.output).map_err(Failure::file(&args.output))?;
