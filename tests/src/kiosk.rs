@@ -1,6 +1,6 @@
 //! The kiosk model, packed once a process for each way of packing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use rill::image::layout::Format;
@@ -17,6 +17,22 @@ pub fn path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("data/kiosk").join(name)
 }
 
+/// The image of the first `layers` layers in RAM: their last may be one of attention.
+pub fn first_layers(layers: usize) -> &'static [u8] {
+    let folder = tempfile::tempdir().expect("there is room for temporary files");
+    for file in std::fs::read_dir(path("kiosk-16m")).expect("the kiosk folder is there") {
+        let file = file.expect("the kiosk folder can be read");
+        std::fs::copy(file.path(), folder.path().join(file.file_name())).expect("it can be copied");
+    }
+    let file = folder.path().join("config.json");
+    let text = std::fs::read(&file).expect("a checkpoint has a configuration");
+    let mut config: serde_json::Value = serde_json::from_slice(&text).expect("it is JSON");
+    config["num_hidden_layers"] = layers.into();
+    config["layer_types"].as_array_mut().expect("layers have types").truncate(layers);
+    std::fs::write(&file, config.to_string()).expect("there is room for temporary files");
+    packed(folder.path(), &DEFAULT)
+}
+
 /// The image of `source` (a name in the kiosk folder) in RAM.
 pub fn image(source: &'static str, options: Options) -> &'static [u8] {
     static PACKED: Mutex<Vec<(&str, Options, &[u8])>> = Mutex::new(Vec::new());
@@ -24,12 +40,16 @@ pub fn image(source: &'static str, options: Options) -> &'static [u8] {
     if let Some((.., bytes)) = packed.iter().find(|(s, o, _)| (*s, *o) == (source, options)) {
         return bytes;
     }
-    let folder = tempfile::tempdir().expect("there is room for temporary files");
-    let file = folder.path().join("kiosk.rill");
-    pack(&path(source), &file, &options, &Quiet).expect("the kiosk model packs");
-    let bytes: &'static [u8] = std::fs::read(&file).expect("it was just written").leak();
+    let bytes = self::packed(&path(source), &options);
     packed.push((source, options, bytes));
     bytes
+}
+
+fn packed(source: &Path, options: &Options) -> &'static [u8] {
+    let folder = tempfile::tempdir().expect("there is room for temporary files");
+    let file = folder.path().join("kiosk.rill");
+    pack(source, &file, options, &Quiet).expect("the kiosk model packs");
+    std::fs::read(&file).expect("it was just written").leak()
 }
 
 /// As built into the program.
