@@ -486,11 +486,13 @@ impl<'a> Session<'a> {
     }
 
     /// Reads on towards slots that are all full, for when nothing else is to be done: see
-    /// [`Cache::warm`]. `false` when nothing is left to read.
+    /// [`Cache::warm`]. `false` when nothing is left to read, or no page may be read on a guess.
     pub fn warm(&mut self, world: &mut World<'_, 'a>, first: &[u32]) -> Result<bool, SessionError> {
         match &mut self.model.cache {
-            Some(cache) => Ok(cache.warm(world, first).inspect_err(|_| cache.recover(world))?),
-            None => Ok(false),
+            Some(cache) if self.model.lookahead.is_allowed() => {
+                Ok(cache.warm(world, first).inspect_err(|_| cache.recover(world))?)
+            }
+            _ => Ok(false),
         }
     }
 

@@ -121,7 +121,7 @@ unsafe fn memory() -> &'static mut [u8] {
 
 fn converse(console: &mut Console) -> Result<Infallible, Failure> {
     let begin = CLOCK.now();
-    let mut disk = Queue::new(block::open()?, &CLOCK);
+    let mut disk = Queue::new(block::open()?, &CLOCK, || WATCHDOG.kick());
     let partition = disk::image_partition(&mut disk).map_err(Failure::Disk)?;
     let mut text = [0; CONFIG_BYTES];
     let text = disk::read_config(&mut disk, &mut text).map_err(Failure::Disk)?;

@@ -58,10 +58,19 @@ pub struct Completion<'a> {
 pub enum StorageErrorKind {
     /// A hiccup: the same read may succeed soon.
     Transient,
+    /// The device did nothing for so long that it was given up: the same read may succeed soon.
+    Stalled,
     /// The device says no, and will go on saying so.
     Permanent,
     /// The read reaches past the end: the file was cut.
     PastEnd,
+}
+
+impl StorageErrorKind {
+    /// Whether trying again can help.
+    pub const fn may_pass(self) -> bool {
+        matches!(self, Self::Transient | Self::Stalled)
+    }
 }
 
 /// A read that failed.
@@ -70,7 +79,7 @@ pub enum StorageErrorKind {
 pub struct StorageError {
     /// Whether trying again can help.
     pub kind: StorageErrorKind,
-    /// The device's own number for it (`errno` on Linux, a status register on a board).
+    /// The device's own number for it (`errno` on Linux, a status register on a board); 0 for none.
     pub code: i32,
 }
 
@@ -78,10 +87,14 @@ impl fmt::Display for StorageError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self.kind {
             StorageErrorKind::Transient => "a read failed for a moment",
+            StorageErrorKind::Stalled => "the device did not answer in time",
             StorageErrorKind::Permanent => "the device cannot read",
             StorageErrorKind::PastEnd => "the file ends too early",
         };
-        write!(f, "{what} (device code {})", self.code)
+        match self.code {
+            0 => f.write_str(what),
+            code => write!(f, "{what} (device code {code})"),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use core::ptr::NonNull;
 
 use rill::seams::StorageError;
 
-pub use queue::{Queue, REQUESTS, STALL, STALLED};
+pub use queue::{Queue, REQUESTS, STALL};
 
 /// Bytes of a block.
 pub const BLOCK: usize = 512;

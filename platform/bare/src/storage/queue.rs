@@ -18,8 +18,6 @@ pub const REQUESTS: usize = 32;
 const PIECE: usize = 512 << 10;
 /// A device that finishes nothing for so long is started anew.
 pub const STALL: Micros = 3_000_000;
-/// [`StorageError::code`] of what was lost when a device stalled.
-pub const STALLED: i32 = -1;
 /// How often a read outside the queue is tried again.
 const RETRIES: u32 = 3;
 
@@ -27,6 +25,8 @@ const RETRIES: u32 = 3;
 pub struct Queue<D> {
     driver: D,
     clock: &'static dyn Clock,
+    /// Hears that something went on.
+    alive: fn(),
     /// First byte and bytes of the part.
     start: u64,
     len: u64,
@@ -62,12 +62,14 @@ struct Request {
 }
 
 impl<D: Driver> Queue<D> {
-    /// The whole device.
-    pub fn new(driver: D, clock: &'static dyn Clock) -> Self {
+    /// The whole device. `alive` is called whenever a piece is back or a device that did nothing is
+    /// given up: a watchdog wants to hear of it.
+    pub fn new(driver: D, clock: &'static dyn Clock, alive: fn()) -> Self {
         let len = driver.blocks().saturating_mul(BLOCK as u64);
         Self {
             driver,
             clock,
+            alive,
             start: 0,
             len,
             requests: [const { None }; REQUESTS],
@@ -113,6 +115,7 @@ impl<D: Driver> Queue<D> {
     fn turn(&mut self) {
         while let Some(Finished { slot, result }) = self.driver.poll() {
             self.progress = self.clock.now();
+            (self.alive)();
             self.finish(slot, result);
         }
         if self.is_idle() {
@@ -130,8 +133,10 @@ impl<D: Driver> Queue<D> {
     /// Starts the device anew. Every read under way fails: the engine asks again a few times, and
     /// each time all of them cost one time limit together.
     fn give_up(&mut self) {
+        // A stalled device is not a hung program: the engine gives up after a few times.
+        (self.alive)();
         self.driver.reset();
-        let error = StorageError { kind: StorageErrorKind::Transient, code: STALLED };
+        let error = StorageError { kind: StorageErrorKind::Stalled, code: 0 };
         (0..MAX_DEPTH).for_each(|slot| self.finish(slot, Err(error)));
         self.demand.clear();
         self.ahead.clear();
@@ -258,7 +263,7 @@ impl<D: Driver> Storage<'static> for Queue<D> {
         for piece in into.chunks_mut(PIECE) {
             let mut left = RETRIES;
             while let Err(error) = self.read_piece(at, piece) {
-                if error.kind != StorageErrorKind::Transient || left == 0 {
+                if !error.kind.may_pass() || left == 0 {
                     return Err(error);
                 }
                 left -= 1;
@@ -321,6 +326,7 @@ impl<D: Driver> Storage<'static> for Queue<D> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::collections::VecDeque;
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::vec::Vec;
@@ -394,9 +400,16 @@ mod tests {
         }
     }
 
+    thread_local! {
+        /// How often a queue of this test said that something went on.
+        static ALIVE: Cell<usize> = const { Cell::new(0) };
+    }
+
     fn queue(depth: usize) -> Queue<Fake> {
         let clock = Box::leak(Box::new(Looked(AtomicU64::new(0))));
-        Queue::new(Fake { depth, allowed: usize::MAX, ..Fake::default() }, clock)
+        Queue::new(Fake { depth, allowed: usize::MAX, ..Fake::default() }, clock, || {
+            ALIVE.set(ALIVE.get() + 1);
+        })
     }
 
     fn read(tag: u32, block: u64, blocks: usize, urgency: Urgency) -> Read<'static> {
@@ -415,6 +428,7 @@ mod tests {
             assert!(block.iter().all(|&byte| byte == (17 + at) as u8), "block {at}");
         }
         assert!(queue.wait().is_none());
+        assert_eq!(ALIVE.get(), 3);
         let mut bytes = std::vec![0; 1100 * BLOCK];
         queue.read_at(3 * BLOCK as u64, &mut bytes).unwrap();
         assert_eq!((bytes[0], bytes[1099 * BLOCK]), (10, (10 + 1099) as u8));
@@ -454,12 +468,12 @@ mod tests {
         queue.driver.allowed = 0;
         assert!(queue.submit(read(1, 0, 3000, Urgency::Demand)).is_ok());
         assert!(queue.submit(read(2, 0, 1, Urgency::Demand)).is_ok());
-        let stalled = StorageError { kind: StorageErrorKind::Transient, code: STALLED };
+        let stalled = StorageError { kind: StorageErrorKind::Stalled, code: 0 };
         for tag in [1, 2] {
             let done = queue.wait().unwrap();
             assert_eq!((done.tag, done.result), (tag, Err(stalled)));
         }
-        assert_eq!(queue.driver.resets, 1);
+        assert_eq!((queue.driver.resets, ALIVE.get()), (1, 1));
         assert!(queue.wait().is_none());
         queue.driver.allowed = usize::MAX;
         assert!(queue.submit(read(3, 0, 1, Urgency::Demand)).is_ok());
