@@ -12,9 +12,7 @@ use super::shelf::{Found, Placed, Shelf, SlotId};
 use crate::arena::{Arena, ArenaFull};
 use crate::image::{Image, PAGE_ALIGN, PageShape, join_sums};
 use crate::model::weights::Matrix;
-use crate::seams::{
-    Completion, Event, Micros, Read, Slice, StorageError, StorageErrorKind, Urgency, World,
-};
+use crate::seams::{Completion, Event, Micros, Read, Slice, StorageError, Urgency, World};
 
 /// A part of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -566,7 +564,7 @@ impl<'a> Cache<'a> {
             return Ok(());
         }
         let attempts = &mut slot.parts[part as usize].attempts;
-        let may_help = error.is_none_or(|error| error.kind == StorageErrorKind::Transient);
+        let may_help = error.is_none_or(|error| error.kind.may_pass());
         if may_help && *attempts < MAX_RETRIES && !slot.failed {
             *attempts += 1;
             self.stats.retries += 1;
@@ -617,7 +615,8 @@ impl<'a> Cache<'a> {
         self.shelf.release(id);
     }
 
-    /// After an error: waits for what is under way, and empties every slot that is not whole.
+    /// After an error: waits for what is under way, and empties every slot that is not whole and
+    /// checked: what has come since the device went wrong may be wrong too.
     pub fn recover(&mut self, world: &mut World<'_, 'a>) {
         for id in 0..self.slots.len() as SlotId {
             // Nobody waits for anything any more: nothing is asked for again.
@@ -628,7 +627,7 @@ impl<'a> Cache<'a> {
             let _ = self.wait(world);
         }
         for id in 0..self.slots.len() as SlotId {
-            if self.parts().any(|part| !self.has(id, part)) {
+            if self.slots[id as usize].checked != [true; 2] {
                 self.shelf.forget(id);
             }
             self.slots[id as usize].failed = false;
