@@ -5,7 +5,7 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
 /// Writes a file under another name and, once it is on the device, gives it its own: whatever
-/// happens meanwhile, `path` has its old content or the new one.
+/// happens meanwhile, `path` has its old content or the new one; after success, the new one.
 pub fn replace(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> io::Result<()>,
@@ -22,7 +22,17 @@ pub fn replace(
     if written.is_err() {
         let _ = fs::remove_file(&temporary);
     }
-    written
+    written.and_then(|()| sync_folder(path))
+}
+
+/// Makes the name of a file last: a power cut could undo it although the content is on the device.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    match File::open(folder.unwrap_or(Path::new(".")))?.sync_all() {
+        // A file system that knows no such thing.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        synced => synced,
+    }
 }
 
 #[cfg(test)]
