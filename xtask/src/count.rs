@@ -22,7 +22,7 @@ pub struct Args {
     /// Board to count on: a file of `boards/`, without its extension
     #[arg(long, value_name = "NAME")]
     board: Option<String>,
-    /// Fail when the kernels cost this board more than that one, by more than 15 percent
+    /// Fail when the kernels cost this board more or less than that one, by more than 3 percent
     #[arg(long, value_name = "NAME", requires = "board")]
     against: Option<String>,
 }
@@ -34,9 +34,10 @@ const TURN: &str = "Tell me a story about a fox and a kite.";
 /// What the compiler calls a function that a kernel table points to, with all that is inlined in it:
 /// the name says no more.
 const ENTRY: &str = "core::ops::function::FnOnce::call_once";
-/// Two builds inline one source differently, which was seen to cost 11 percent over all kernels;
-/// loads that are split into bytes cost several times as much.
-const TOLERANCE: f64 = 0.15;
+/// The engine is compiled by itself, so two builds for one target differ by less than a thousandth.
+/// Optimised together with what calls it, the kernels were seen to cost 11 percent more; loads that
+/// are split into bytes cost several times as much.
+const TOLERANCE: f64 = 0.03;
 
 /// Instructions for one token: all, and those of each kernel.
 struct Counts {
@@ -68,8 +69,8 @@ pub fn run(args: &Args) -> Result<()> {
     let Some(other) = &args.against else { return Ok(()) };
     let ratio = counts.in_kernels() / count(other)?.in_kernels();
     println!("{board} executes {ratio:.4} times the instructions of {other} in kernels");
-    if ratio > 1.0 + TOLERANCE {
-        bail!("the kernels of {board} are compiled to more instructions than those of {other}");
+    if (ratio - 1.0).abs() > TOLERANCE {
+        bail!("the kernels of {board} and {other} are compiled to different instructions");
     }
     Ok(())
 }
