@@ -10,12 +10,21 @@ pub const MAIN_STACK: usize = 44 << 10;
 /// Stack of another core: kernels.
 pub const STACK: usize = 12 << 10;
 
-/// Memory that only assembly and the core it belongs to know.
-#[repr(C, align(16))]
+/// The lowest bytes of a stack, 2 to this power, are watched: a core that gets there has no stack left.
+const GUARD_BITS: u32 = 9;
+
+/// Memory that only assembly and the core it belongs to know. What is watched lies at a multiple of
+/// its size.
+#[repr(C, align(512))]
 struct Stack<const N: usize>(UnsafeCell<[u8; N]>);
 
 // SAFETY: Rust makes no reference into a stack; each is one core's.
 unsafe impl<const N: usize> Sync for Stack<N> {}
+
+const _: () = {
+    assert!(align_of::<Stack<MAIN_STACK>>() == 1 << GUARD_BITS);
+    assert!(MAIN_STACK.is_multiple_of(1 << GUARD_BITS) && STACK.is_multiple_of(1 << GUARD_BITS));
+};
 
 static MAIN: Stack<MAIN_STACK> = Stack(UnsafeCell::new([0; MAIN_STACK]));
 static OTHERS: Stack<{ STACK * (board::CORES - 1) }> =
@@ -27,6 +36,7 @@ global_asm!(
     main_stack_bytes = const MAIN_STACK,
     stacks = sym OTHERS,
     stack_bytes = const STACK,
+    guard_bits = const GUARD_BITS,
     main = sym crate::main,
     secondary_main = sym crate::cores::secondary_main,
     exception = sym crate::cpu::exception,

@@ -27,6 +27,7 @@ _start:
     mov     x2, #{main_stack_bytes}
     add     sp, x1, x2
     bl      translate
+    bl      guard
     // Where we came from: the way to the firmware depends on it.
     ubfx    x0, x20, #2, #2
     bl      {main}
@@ -46,7 +47,9 @@ start_secondary:
     mov     x2, #{stack_bytes}
     madd    x1, x19, x2, x1
     mov     sp, x1
+    sub     x1, x1, x2
     bl      translate
+    bl      guard
     mov     x0, x19
     bl      {secondary_main}
     b       park
@@ -65,6 +68,10 @@ prepare:
     mov     x9, #0x33ff
     msr     cptr_el2, x9
     msr     hstr_el2, xzr
+    // All counters of events, and watchpoints, are those of EL1.
+    mrs     x9, pmcr_el0
+    ubfx    x9, x9, #11, #5
+    msr     mdcr_el2, x9
     // The bits of SCTLR_EL1 that are one; translation, caches and checks off, little endian.
     mov     x9, #0x0800
     movk    x9, #0x30d0, lsl #16
@@ -109,6 +116,25 @@ translate:
     bic     x9, x9, #2
     msr     sctlr_el1, x9
     isb
+    ret
+
+// Makes a store to the lowest bytes of this core's stack, which begins at x1, an exception: there is
+// no page to spare for a hole below it. Keeps x0, x20; spoils x9.
+guard:
+    msr     oslar_el1, xzr
+    msr     dbgwvr0_el1, x1
+    // Enabled (bit 0), at EL1 (1), for stores (4), all bytes (5 to 12), of 2 to the power of (24 to
+    // 28) from there on (Arm ARM, DBGWCR).
+    mov     x9, #0x1ff3
+    movk    x9, #({guard_bits} << 8), lsl #16
+    msr     dbgwcr0_el1, x9
+    // Watchpoints count here too, and are no longer masked.
+    mrs     x9, mdscr_el1
+    orr     x9, x9, #(1 << 13)
+    orr     x9, x9, #(1 << 15)
+    msr     mdscr_el1, x9
+    isb
+    msr     daifclr, #8
     ret
 
 // Each of the 16 vectors passes its number; nothing returns.

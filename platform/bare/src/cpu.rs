@@ -113,11 +113,18 @@ pub fn flush_cache(start: usize, bytes: usize) {
     unsafe { asm!("dsb sy", options(nostack)) };
 }
 
+/// Class of exceptions: a watchpoint of this exception level. `boot.s` sets one, at the end of the
+/// stack.
+const STACK_END: u64 = 0x35;
+
 /// An exception that nothing expects: reports it.
 pub extern "C" fn exception(vector: u64, syndrome: u64, address: u64, fault: u64) -> ! {
     static AGAIN: AtomicBool = AtomicBool::new(false);
     if AGAIN.swap(true, Ordering::Relaxed) {
         halt();
+    }
+    if syndrome >> 26 == STACK_END {
+        panic!("the stack is full, at {address:#x}");
     }
     panic!("exception {vector}, syndrome {syndrome:#x}, at {address:#x}, fault address {fault:#x}");
 }
