@@ -1,26 +1,65 @@
 //! `cargo xtask test --board`: a board's chat against the same on this machine.
 
-use anyhow::{Result, bail, ensure};
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
 use bytesize::ByteSize;
+use serde_json::Value;
 
 use crate::chat::{TURNS, Transcript, converse};
 use crate::image::Inputs;
 use crate::run::Emulation;
-use crate::{run, workspace};
+use crate::{program, run, workspace};
 
 /// Options of `rill chat` for both sides: sampling as the image advises, and an end.
-const SETTINGS: [(&str, &str); 2] = [("seed", "7"), ("max-tokens", "48")];
+const SETTINGS: [(&str, Option<&str>); 2] = [("seed", Some("7")), ("max-tokens", Some("48"))];
+/// What else makes counters comparable: a budget divides alike, and nothing depends on time.
+const COUNTED: [(&str, Option<&str>); 3] =
+    [("context", Some("1024")), ("batch", Some("32")), ("no-lookahead", None)];
 /// Too little for all experts of the kiosk model: the test is one of paging too.
 const RAM: ByteSize = ByteSize::mib(18);
+/// As little for a board whose counters are compared, where a shorter context takes less.
+const COUNTED_RAM: ByteSize = ByteSize::mib(8);
+/// What is compared.
+#[derive(Debug, Default)]
+pub struct Comparison {
+    /// The packed model; the kiosk's without one.
+    pub model: Option<PathBuf>,
+    /// RAM of the board's program.
+    pub ram: Option<ByteSize>,
+    /// A real board, as `ssh` calls it, in place of an emulated one.
+    pub host: Option<String>,
+    /// Whether experts found in RAM, missed and evicted, and bytes read, have to be equal too.
+    pub counters: bool,
+}
 
 /// Talks with a board and compares what it says with what the program says on this machine.
-pub fn run(name: &str, emulation: &Emulation) -> Result<()> {
-    let there = talk(name, emulation)?;
-    let here = talk("host", &Emulation::default())?;
+pub fn run(name: &str, emulation: &Emulation, comparison: &Comparison) -> Result<()> {
+    let inputs = inputs(name, comparison)?;
+    let machine = match &comparison.host {
+        Some(host) => run::over_ssh(&inputs, host)?,
+        None => run::machine(&inputs, emulation)?,
+    };
+    let there = converse(machine, &TURNS)?;
+    let mut host = self::inputs("host", comparison)?;
+    // A name of its own: how often experts were used in earlier runs is kept beside the image.
+    let files = tempfile::tempdir_in(workspace::cache("run")?)?;
+    let image = files.path().join("model.rill");
+    symlink(host.model.canonicalize()?, &image)?;
+    host.model = image;
+    if comparison.counters {
+        host.ram = ram_for(&host, there.slots().context("no experts in the answer to /stats")?)?;
+    }
+    let here = converse(run::machine(&host, &Emulation::default())?, &TURNS)?;
     print!("{}", there.answers);
     println!("{}", there.stats);
     if there.answers != here.answers {
         bail!("{name} answers otherwise than this machine, which says:\n{}", here.answers);
+    }
+    if comparison.counters && there.counters() != here.counters() {
+        bail!("{name} counts otherwise than this machine, which says:\n{}", here.stats);
     }
     let board = workspace::board(name)?;
     let kernels = there.kernels().unwrap_or("none");
@@ -31,13 +70,47 @@ pub fn run(name: &str, emulation: &Emulation) -> Result<()> {
         expected == "best" || expected == kernels || emulated,
         "{name} used the kernel table {kernels}; boards/{name}.toml says {expected}"
     );
-    println!("{name}: {} answers equal those of this machine ({kernels})", TURNS.len());
+    let what = if comparison.counters { "answers, hits and bytes" } else { "answers" };
+    println!("{name}: {what} of {} turns equal those of this machine ({kernels})", TURNS.len());
     Ok(())
 }
 
-fn talk(name: &str, emulation: &Emulation) -> Result<Transcript> {
-    let mut inputs = Inputs::new(name, None, Some(RAM))?;
+fn inputs(name: &str, comparison: &Comparison) -> Result<Inputs> {
+    let default = if comparison.counters { COUNTED_RAM } else { RAM };
+    let ram = comparison.ram.unwrap_or(default);
+    let mut inputs = Inputs::new(name, comparison.model.as_deref(), Some(ram))?;
+    let counted = if comparison.counters { &COUNTED[..] } else { &[] };
+    let settings = SETTINGS.iter().chain(counted);
     inputs.settings =
-        SETTINGS.map(|(name, value)| (name.to_owned(), Some(value.to_owned()))).to_vec();
-    converse(run::machine(&inputs, emulation)?, &TURNS)
+        settings.map(|(name, value)| ((*name).to_owned(), value.map(str::to_owned))).collect();
+    Ok(inputs)
+}
+
+/// The RAM with which the program has room for `slots` experts on this machine: it takes other RAM
+/// beside them than the board's.
+fn ram_for(host: &Inputs, slots: u64) -> Result<u64> {
+    let ample = host.ram.max(host.board.budget.as_u64());
+    let mut command = Command::new(program::build(&host.board, "rill")?);
+    command.args(["plan", "--json", "--ram", &ample.to_string(), "--model"]).arg(&host.model);
+    for (name, value) in COUNTED.iter().filter_map(|(name, value)| Some((name, (*value)?))) {
+        command.arg(format!("--{name}")).arg(value);
+    }
+    let plan: Value = serde_json::from_str(&workspace::output(&mut command)?)?;
+    let number = |key: &str| plan[key].as_u64().with_context(|| format!("plan: no {key}"));
+    let page = number("page_bytes")?;
+    Ok(number("total_bytes")? - number("slots")? * page + slots * page)
+}
+
+impl Transcript {
+    /// How many experts fit in RAM.
+    fn slots(&self) -> Option<u64> {
+        let line = self.stats.lines().find(|line| line.ends_with(" fit in RAM"))?;
+        line.split_whitespace().nth(1)?.parse().ok()
+    }
+
+    /// The lines that say where experts were found and what was read.
+    fn counters(&self) -> Vec<&str> {
+        let lines = self.stats.lines().map(str::trim_start);
+        lines.filter(|line| line.starts_with("experts") || line.starts_with("flash:")).collect()
+    }
 }

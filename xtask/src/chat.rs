@@ -1,7 +1,7 @@
 //! A scripted conversation with a running program, over its pipes or a serial console.
 
 use std::io::{Read, Write};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::Duration;
@@ -56,29 +56,36 @@ impl Transcript {
 
 /// Talks with a machine until the script ends, then leaves it.
 pub fn converse(machine: Machine, turns: &[&str]) -> Result<Transcript> {
-    let Machine { mut command, wire, files } = machine;
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
-    let mut talk = Talk::new(child)?;
-    let said = match wire {
+    let wire = machine.wire;
+    script(machine, |talk| match wire {
         Wire::Program => talk.with_program(turns),
         Wire::Console => talk.with_console(turns),
-    };
-    let transcript = said.with_context(|| format!("it said:\n{}", talk.everything()))?;
-    drop(files);
-    Ok(transcript)
+    })
+}
+
+/// Does as a script says with a machine; an error quotes what the machine said.
+pub fn script<T>(machine: Machine, script: impl FnOnce(&mut Talk) -> Result<T>) -> Result<T> {
+    let mut talk = Talk::new(machine)?;
+    script(&mut talk).with_context(|| format!("it said:\n{}", talk.everything()))
 }
 
 /// A conversation under way. Ends the machine when it goes.
-struct Talk {
+pub struct Talk {
     child: Child,
+    input: Option<ChildStdin>,
     output: Receiver<Vec<u8>>,
     errors: Option<thread::JoinHandle<String>>,
     heard: Vec<u8>,
+    /// Last, so that the machine has ended before they go.
+    _files: Option<tempfile::TempDir>,
 }
 
 impl Talk {
-    fn new(mut child: Child) -> Result<Self> {
+    fn new(machine: Machine) -> Result<Self> {
+        let Machine { mut command, files, .. } = machine;
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
+        let input = child.stdin.take();
         let mut stdout = child.stdout.take().context("output is piped")?;
         let mut stderr = child.stderr.take().context("errors are piped")?;
         let (send, output) = channel();
@@ -96,17 +103,16 @@ impl Talk {
             let _ = stderr.read_to_end(&mut text);
             String::from_utf8_lossy(&text).into_owned()
         });
-        Ok(Self { child, output, errors: Some(errors), heard: Vec::new() })
+        Ok(Self { child, input, output, errors: Some(errors), heard: Vec::new(), _files: files })
     }
 
     fn with_program(&mut self, turns: &[&str]) -> Result<Transcript> {
-        let mut stdin = self.child.stdin.take().context("input is piped")?;
+        let mut input = self.input.take().context("input is piped")?;
         for line in turns.iter().chain(&["/stats", "/quit"]) {
-            writeln!(stdin, "{line}")?;
+            writeln!(input, "{line}")?;
         }
-        drop(stdin);
-        while self.listen()? {}
-        let errors = self.left()?;
+        drop(input);
+        let errors = self.end()?;
         let text = String::from_utf8_lossy(&self.heard);
         let stats = text.find("load  ").context("no answer to /stats")?;
         let (answers, stats) = text.split_at(stats);
@@ -114,25 +120,20 @@ impl Talk {
     }
 
     fn with_console(&mut self, turns: &[&str]) -> Result<Transcript> {
-        let mut stdin = self.child.stdin.take().context("input is piped")?;
         self.prompt()?;
         let mut answers = String::new();
         for turn in turns {
-            answers += &self.ask(&mut stdin, turn)?;
+            answers += &self.ask(turn)?;
         }
-        let stats = self.ask(&mut stdin, "/stats")?;
-        stdin.write_all(b"/quit\r")?;
-        stdin.flush()?;
-        while self.listen()? {}
-        let errors = self.left()?;
+        let stats = self.ask("/stats")?;
+        let errors = self.quit()?;
         Ok(Transcript { answers, stats, errors })
     }
 
-    /// Types a line and returns what comes until the next prompt, without the echo.
-    fn ask(&mut self, stdin: &mut impl Write, line: &str) -> Result<String> {
+    /// Types a line on a console and returns what comes until the next prompt, without the echo.
+    pub fn ask(&mut self, line: &str) -> Result<String> {
         let start = self.heard.len();
-        write!(stdin, "{line}\r")?;
-        stdin.flush()?;
+        self.enter(line)?;
         self.prompt()?;
         let said = String::from_utf8_lossy(&self.heard[start..]).replace('\r', "");
         let (echo, answer) = said.split_once('\n').context("no line end after the message")?;
@@ -140,8 +141,46 @@ impl Talk {
         Ok(answer.strip_suffix(PROMPT).unwrap_or(answer).to_owned())
     }
 
+    /// Types a line on a console.
+    pub fn enter(&mut self, line: &str) -> Result<()> {
+        let input = self.input.as_mut().context("input is piped")?;
+        write!(input, "{line}\r")?;
+        Ok(input.flush()?)
+    }
+
+    /// Leaves a console's program, which switches its machine off; returns what was written to
+    /// standard error.
+    pub fn quit(&mut self) -> Result<String> {
+        self.enter("/quit")?;
+        self.end()
+    }
+
+    /// Listens until the machine has ended well; returns what was written to standard error.
+    pub fn end(&mut self) -> Result<String> {
+        while self.listen()? {}
+        self.left()
+    }
+
+    /// Ends the machine at once, as a power cut does.
+    pub fn cut(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// Listens until all of this has been said, and returns everything said so far.
+    pub fn hear(&mut self, parts: &[&str]) -> Result<String> {
+        loop {
+            let said = String::from_utf8_lossy(&self.heard).replace('\r', "");
+            let Some(missing) = parts.iter().find(|part| !said.contains(**part)) else {
+                return Ok(said);
+            };
+            ensure!(self.listen()?, "it ended and did not say {missing:?}");
+        }
+    }
+
     /// Listens until a line that is a prompt and nothing else.
-    fn prompt(&mut self) -> Result<()> {
+    pub fn prompt(&mut self) -> Result<()> {
         let from = self.heard.len();
         loop {
             let new = &self.heard[from..];

@@ -15,12 +15,15 @@ use crate::workspace;
 const NEWER: [&str; 3] = ["qemu-system-arm", "qemu-system-common", "qemu-system-data"];
 const NEWER_SUITE: &str = "bookworm-backports";
 
+/// What QEMU calls the disk or card of a machine.
+pub const CARD: &str = "card";
+
 /// What an emulated machine boots and has.
 pub struct Boot<'a> {
     /// The kernel.
     pub kernel: &'a Path,
-    /// The disk or card.
-    pub disk: &'a Path,
+    /// The disk or card, if there is one in it.
+    pub disk: Option<&'a Path>,
     /// Where the log of the kernel goes, which is not the console.
     pub log: &'a Path,
     /// Cores, where the machine lets one choose.
@@ -37,27 +40,26 @@ pub fn machine(board: &Board, boot: &Boot) -> Result<Command> {
     command.args(["-M", machine, "-m"]).arg(format!("{}M", ram.as_u64() >> 20));
     command.args(["-nodefaults", "-display", "none", "-monitor", "none", "-no-reboot"]);
     command.args(["-serial", "stdio"]).arg("-kernel").arg(boot.kernel);
-    let file = boot.disk.display().to_string().replace(',', ",,");
+    if let Some(file) = boot.disk {
+        let file = file.display().to_string().replace(',', ",,");
+        let (how, device) = match disk {
+            Disk::Virtio => ("if=none,readonly=on", Some("virtio-blk-device,drive=card")),
+            Disk::Sd => ("if=sd", None),
+            Disk::GenericSdhci => ("if=none", Some("sd-card,drive=card,bus=/generic-sdhci/sd-bus")),
+        };
+        command.arg("-drive").arg(format!("file={file},format=raw,id={CARD},{how}"));
+        command.args(device.iter().flat_map(|device| ["-device", device]));
+    }
     let log = boot.log.display().to_string().replace(',', ",,");
     match disk {
         Disk::Virtio => {
             let cores = boot.cores.or(board.cpu.cores).unwrap_or(1);
             command.args(["-cpu", &board.cpu.model, "-smp", &cores.to_string()]);
-            command
-                .arg("-drive")
-                .arg(format!("file={file},if=none,format=raw,id=disk,readonly=on"));
-            command.args(["-device", "virtio-blk-device,drive=disk"]);
             command.args(["-device", "virtio-serial-device"]);
             command.arg("-chardev").arg(format!("file,id=log,path={log}"));
             command.args(["-device", "virtconsole,chardev=log"]);
         }
-        Disk::Sd => {
-            command.arg("-drive").arg(format!("file={file},if=sd,format=raw"));
-            command.arg("-serial").arg(format!("file:{log}"));
-        }
-        Disk::GenericSdhci => {
-            command.arg("-drive").arg(format!("file={file},if=none,format=raw,id=card"));
-            command.args(["-device", "sd-card,drive=card,bus=/generic-sdhci/sd-bus"]);
+        Disk::Sd | Disk::GenericSdhci => {
             command.arg("-serial").arg(format!("file:{log}"));
         }
     }
@@ -76,8 +78,8 @@ pub fn appliance(board: &Board, made: &Made) -> Result<Command> {
     // A terminal that takes lines as they are typed, for scripts.
     command.args(["-append", "console=ttyAMA0 quiet panic=-1 TERM=dumb"]);
     let file = made.disk.display().to_string().replace(',', ",,");
-    command.arg("-drive").arg(format!("file={file},if=none,format=raw,id=disk"));
-    command.args(["-device", "virtio-blk-device,drive=disk"]);
+    command.arg("-drive").arg(format!("file={file},if=none,format=raw,id={CARD}"));
+    command.args(["-device", "virtio-blk-device,drive=card"]);
     Ok(command)
 }
 

@@ -97,7 +97,7 @@ fn kernel(inputs: &Inputs, emulation: &Emulation) -> Result<Machine> {
     let made = image::make(inputs, files.path())?;
     let [kernel, disk] = &made[..] else { bail!("an image is a kernel and a disk") };
     let log = &files.path().join("log");
-    let boot = qemu::Boot { kernel, disk, log, cores: emulation.cores };
+    let boot = qemu::Boot { kernel, disk: Some(disk), log, cores: emulation.cores };
     let mut command = qemu::machine(&inputs.board, &boot)?;
     command.args(&emulation.arguments);
     Ok(Machine { command, wire: Wire::Console, files: Some(files) })
@@ -147,7 +147,7 @@ pub fn user_emulator(board: &Board) -> Result<Need> {
 }
 
 /// Copies a bundle to a board and runs its program there, without installing it.
-fn over_ssh(inputs: &Inputs, host: &str) -> Result<Machine> {
+pub fn over_ssh(inputs: &Inputs, host: &str) -> Result<Machine> {
     let output = workspace::cache("ssh")?;
     let made = image::make(inputs, &output)?;
     let archive = made.iter().find(|path| path.extension().is_some_and(|end| end == "zst"));
@@ -160,7 +160,7 @@ fn over_ssh(inputs: &Inputs, host: &str) -> Result<Machine> {
     let line = format!("cd {name} && exec ./bin/rill chat --model model.rill {options}");
     let mut command = Command::new("ssh");
     command.args(["-t", host, &line]);
-    Ok(Machine { command, wire: Wire::Console, files: None })
+    Ok(Machine { command, wire: Wire::Program, files: None })
 }
 
 /// Unpacks an archive in the home folder of a board, which needs `tar` only.

@@ -1,13 +1,20 @@
 //! `cargo xtask test`: everything that CI checks, on this machine.
 
+use std::fs::Permissions;
+use std::iter::once;
+use std::mem::replace;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Result, bail};
-use rill_board::{Disk, Emulator};
+use bytesize::ByteSize;
+use rill_board::{Disk, Emulator, Platform};
 
+use crate::board_test::Comparison;
 use crate::need::Need;
 use crate::run::Emulation;
-use crate::{board_test, doctor, workspace};
+use crate::{board_test, doctor, fault_test, power_cut_test, workspace};
 
 /// Check formatting, lints, documentation, tests, other CPUs and dependencies.
 ///
@@ -30,6 +37,26 @@ pub struct Args {
     /// Boot that board's appliance in QEMU's virtual machine.
     #[arg(long, requires = "board", conflicts_with = "cores")]
     appliance: bool,
+    /// Take that board's card away, damage it and slow it down, where it has no operating system.
+    #[arg(long, requires = "board", conflicts_with_all = ["cores", "appliance"])]
+    faults: bool,
+    /// Cut the power of that board's appliance while it writes.
+    #[arg(long, requires = "board", conflicts_with_all = ["cores", "appliance", "faults"])]
+    power_cut: bool,
+    /// Compare what was found in RAM and read from flash too: as many experts fit there as here,
+    /// and none is read on a guess.
+    #[arg(long, requires = "board", conflicts_with_all = ["faults", "appliance"])]
+    counters: bool,
+    /// Talk with a real board with Linux: what `ssh` takes as destination.
+    #[arg(long, value_name = "USER@BOARD", requires = "board")]
+    #[arg(conflicts_with_all = ["cores", "appliance", "faults"])]
+    host: Option<String>,
+    /// Packed model to talk with [default: the small kiosk model of this repository]
+    #[arg(long, value_name = "MODEL.rill", requires = "board", conflicts_with = "faults")]
+    model: Option<PathBuf>,
+    /// RAM that the board's program may use.
+    #[arg(long, value_name = "SIZE", requires = "board", conflicts_with = "faults")]
+    ram: Option<ByteSize>,
 }
 
 /// Target of boards with Linux.
@@ -116,6 +143,7 @@ fn board_checks() -> Result<Vec<Check>> {
     let images = images.to_string_lossy();
     let mut checks = Vec::new();
     let mut counted = Vec::new();
+    let mut cut = false;
     for board in workspace::boards()? {
         let name = &*board.name;
         let mut add = |what: &str, args: &[&str], needs: Vec<Need>| -> Result<()> {
@@ -128,15 +156,29 @@ fn board_checks() -> Result<Vec<Check>> {
         add("chat with", &chat, needs.clone())?;
         // A machine whose cores one can choose shows what only one core, or several, do wrong.
         if let Some(Emulator::System { disk: Disk::Virtio, .. }) = board.emulator {
-            let args = [&chat[..], &["--cores", "1"]].concat();
+            let args = [&chat[..], &["--cores", "1", "--counters"]].concat();
             add("chat with one core of", &args, needs.clone())?;
             counted.push(board.name.clone());
         }
+        if board.platform == Platform::Bare {
+            add("faults of", &[&chat[..], &["--faults"]].concat(), needs.clone())?;
+        }
         if board.appliance.is_some() {
             let needs = [&needs[..], &doctor::appliance_needs()].concat();
-            add("chat with the appliance of", &[&chat[..], &["--appliance"]].concat(), needs)?;
+            let args = [&chat[..], &["--appliance"]].concat();
+            add("chat with the appliance of", &args, needs.clone())?;
+            // One stands for all: they differ in nothing that QEMU's virtual machine has.
+            if !replace(&mut cut, true) {
+                add("power cut of", &[&chat[..], &["--power-cut"]].concat(), needs)?;
+            }
         }
     }
+    let here = ["test", "--board", "host", "--host", "nobody@here"];
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let path = std::env::join_paths(once(stand_in()?).chain(std::env::split_paths(&path)))?;
+    let mut over_ssh = Check::xtask("chat over ssh", &here)?;
+    over_ssh.command.env("PATH", path);
+    checks.push(over_ssh);
     for name in counted {
         let args = ["count", "--board", &name, "--against", COUNTED];
         let needs = [&cross_needs()[..], &[Need::QEMU_SYSTEM, Need::QEMU_PLUGINS]].concat();
@@ -144,6 +186,22 @@ fn board_checks() -> Result<Vec<Check>> {
     }
     Ok(checks)
 }
+
+/// A folder with an `ssh` that runs here what it should run on a board, in a home folder of its own.
+fn stand_in() -> Result<PathBuf> {
+    let folder = workspace::cache("ssh-stand-in")?;
+    std::fs::create_dir_all(folder.join("home"))?;
+    let script = folder.join("ssh");
+    std::fs::write(&script, STAND_IN)?;
+    std::fs::set_permissions(&script, Permissions::from_mode(0o755))?;
+    Ok(folder)
+}
+
+const STAND_IN: &str = r#"#!/bin/sh
+while [ "${1#-}" != "$1" ]; do shift; done
+shift
+cd "$(dirname "$0")/home" && exec sh -c "$*"
+"#;
 
 /// Building and running for 64-bit Arm Linux.
 fn cross_needs() -> [Need; 3] {
@@ -153,9 +211,21 @@ fn cross_needs() -> [Need; 3] {
 /// Runs all checks and sums them up.
 pub fn run(args: &Args) -> Result<()> {
     if let Some(board) = &args.board {
+        if args.faults {
+            return fault_test::run(board);
+        }
+        if args.power_cut {
+            return power_cut_test::run(board);
+        }
         let emulation =
             Emulation { cores: args.cores, appliance: args.appliance, ..Emulation::default() };
-        return board_test::run(board, &emulation);
+        let comparison = Comparison {
+            model: args.model.clone(),
+            ram: args.ram,
+            host: args.host.clone(),
+            counters: args.counters,
+        };
+        return board_test::run(board, &emulation, &comparison);
     }
     let wanted = |check: &Check| args.only.as_ref().is_none_or(|only| check.name.contains(only));
     let (mut passed, mut failed, mut left_out) = (0, Vec::new(), Vec::new());

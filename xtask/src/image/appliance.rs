@@ -75,10 +75,7 @@ pub fn make(inputs: &Inputs, packages: Option<&Path>, output: &Path) -> Result<M
     for (_, content) in &files {
         boot += content.len()?;
     }
-    match board.sizes.boot {
-        Some(limit) => sizes.add_limited("boot files", boot, "sizes.boot", limit),
-        None => sizes.add("boot files", boot),
-    }
+    sizes.add("boot files", boot).limit("sizes.boot", board.sizes.boot);
     sizes.note("kernel, of them", fs::metadata(&kernel)?.len());
     sizes.note("initramfs, of them", fs::metadata(&initramfs)?.len());
     sizes.add("model", fs::metadata(&inputs.model)?.len());
@@ -150,7 +147,8 @@ fn initrd(
         Ok(bytes)
     };
     let (init, rill) = (stripped("rill-init")?, stripped("rill")?);
-    sizes.note_limited("program", rill.len() as u64, "sizes.program", board.sizes.program);
+    let limit = Some(board.sizes.program);
+    sizes.note("program", rill.len() as u64).limit("sizes.program", limit);
     sizes.note("init", init.len() as u64);
     let wanted = MODULES.into_iter().chain(appliance.modules.iter().map(String::as_str));
     let modules = Modules::open(packages, version)?.with_dependencies(wanted)?;
@@ -276,4 +274,45 @@ fn format_state(path: &Path) -> Result<()> {
     command.env("E2FSPROGS_FAKE_TIME", "946684800").env("SOURCE_DATE_EPOCH", "946684800");
     workspace::output(command.arg(path))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A Debian package with one file.
+    fn package(folder: &Path, name: &str, file: &str) {
+        let tree = folder.join(name);
+        fs::create_dir_all(tree.join("DEBIAN")).unwrap();
+        let control = format!(
+            "Package: {name}\nVersion: 1\nArchitecture: arm64\nMaintainer: Nobody <n@example.org>\n\
+             Description: a test\n"
+        );
+        fs::write(tree.join("DEBIAN/control"), control).unwrap();
+        let path = tree.join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, name).unwrap();
+        let deb = folder.join(format!("{name}.deb"));
+        workspace::output(Command::new("dpkg-deb").arg("--build").args([&tree, &deb])).unwrap();
+        fs::remove_dir_all(tree).unwrap();
+    }
+
+    #[test]
+    fn the_kernel_comes_from_a_folder_of_packages() {
+        if !Need::DPKG.is_met() {
+            return;
+        }
+        let (folder, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let message = unpack(folder.path(), to.path()).unwrap_err().to_string();
+        assert!(message.contains("has no packages (*.deb)"), "{message}");
+        package(folder.path(), "linux", "boot/vmlinuz-6.1.0-9-arm64");
+        package(folder.path(), "firmware", "usr/lib/raspi-firmware/start4.elf");
+        let packages = unpack(folder.path(), to.path()).unwrap();
+        assert!(packages.join("usr/lib/raspi-firmware/start4.elf").is_file());
+        let (path, version) = kernel(&packages).unwrap();
+        assert_eq!(version, "6.1.0-9-arm64");
+        assert_eq!(fs::read_to_string(path).unwrap(), "linux");
+        fs::write(packages.join("boot/vmlinuz-6.1.0-10-arm64"), "").unwrap();
+        assert!(kernel(&packages).unwrap_err().to_string().contains("several kernels"));
+    }
 }

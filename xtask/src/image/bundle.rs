@@ -51,7 +51,7 @@ fn write(
     let mut bundle = Bundle { folder: folder.clone(), sums: Vec::new() };
     let mut sizes = Sizes::default();
     let bytes = bundle.copy("bin/rill", program, 0o755)?;
-    sizes.add_limited("program", bytes, "sizes.program", board.sizes.program);
+    sizes.add("program", bytes).limit("sizes.program", Some(board.sizes.program));
     sizes.add_sections(program)?;
     sizes.add("model", bundle.copy("model.rill", &inputs.model, 0o644)?);
 

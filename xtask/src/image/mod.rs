@@ -18,6 +18,8 @@ use rill_board::{Board, Platform};
 
 use crate::workspace;
 
+pub use disk::RAW;
+
 /// Make an image of a model for a board.
 ///
 /// For a board with Linux: a folder and an archive with the program, the model, a service and a
@@ -49,6 +51,7 @@ pub struct Args {
 }
 
 /// Everything that an image is made from.
+#[derive(Clone)]
 pub struct Inputs {
     /// The board.
     pub board: Board,

@@ -27,15 +27,11 @@ pub fn make(inputs: &Inputs, output: &Path) -> Result<Vec<PathBuf>> {
     let elf = kernel::build(board)?;
     let image = kernel::flatten(&elf, bare.load)?;
     let mut sizes = Sizes::default();
-    sizes.add_limited("kernel", image.len() as u64, "sizes.program", board.sizes.program);
+    sizes.add("kernel", image.len() as u64).limit("sizes.program", Some(board.sizes.program));
     sizes.add_sections(&elf)?;
     let footprint = kernel::footprint(&elf)?;
-    if let Some(limit) = board.sizes.engine {
-        sizes.note_limited("engine, of the kernel", footprint.engine, "sizes.engine", limit);
-    }
-    if let Some(limit) = board.sizes.ram {
-        sizes.note_limited("RAM outside the arena", footprint.ram, "sizes.ram", limit);
-    }
+    sizes.note("engine, of the kernel", footprint.engine).limit("sizes.engine", board.sizes.engine);
+    sizes.note("RAM outside the arena", footprint.ram).limit("sizes.ram", board.sizes.ram);
 
     let mut files = vec![("RILL.CFG".to_owned(), Content::Bytes(config(inputs).into_bytes()))];
     if bare.boot == Boot::RaspberryPi {
@@ -49,10 +45,7 @@ pub fn make(inputs: &Inputs, output: &Path) -> Result<Vec<PathBuf>> {
             boot += content.len()?;
         }
     }
-    match board.sizes.boot {
-        Some(limit) => sizes.add_limited("boot files", boot, "sizes.boot", limit),
-        None => sizes.add("boot files", boot),
-    }
+    sizes.add("boot files", boot).limit("sizes.boot", board.sizes.boot);
     sizes.add("model", fs::metadata(&inputs.model)?.len());
     println!("{sizes}");
     sizes.check(&board.name)?;
@@ -112,4 +105,42 @@ fn firmware(inputs: &Inputs, files: &mut Vec<(String, Content)>) -> Result<()> {
     };
     files.push(("LICENCE.broadcom".to_owned(), Content::Copy(licence)));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workspace;
+
+    #[test]
+    fn firmware_comes_from_a_folder_with_its_licence() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut inputs = Inputs {
+            board: workspace::board("pi3-bare").unwrap(),
+            model: PathBuf::new(),
+            ram: 1,
+            settings: Vec::new(),
+            firmware: None,
+        };
+        let names = inputs.board.firmware.clone();
+        let added = |inputs: &Inputs| {
+            let mut files = Vec::new();
+            firmware(inputs, &mut files).map(|()| files)
+        };
+        assert!(added(&inputs).unwrap().is_empty());
+        inputs.firmware = Some(folder.path().to_owned());
+        for name in &names {
+            let message = added(&inputs).err().unwrap().to_string();
+            assert!(
+                message.contains(name) && message.contains("boards/pi3-bare.toml"),
+                "{message}"
+            );
+            fs::write(folder.path().join(name), name).unwrap();
+        }
+        let message = added(&inputs).err().unwrap().to_string();
+        assert!(message.contains("LICENCE.broadcom or copyright"), "{message}");
+        fs::write(folder.path().join("copyright"), "terms").unwrap();
+        let files: Vec<_> = added(&inputs).unwrap().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(files, [&names[..], &["LICENCE.broadcom".to_owned()]].concat());
+    }
 }

@@ -25,37 +25,22 @@ struct Part {
 
 impl Sizes {
     /// A part of the image.
-    pub fn add(&mut self, name: impl Into<String>, bytes: u64) {
+    pub fn add(&mut self, name: impl Into<String>, bytes: u64) -> &mut Self {
         self.parts.push(Part { name: name.into(), bytes, limit: None, inner: false });
-    }
-
-    /// A part that the board's file limits with a key.
-    pub fn add_limited(
-        &mut self,
-        name: impl Into<String>,
-        bytes: u64,
-        key: &'static str,
-        limit: ByteSize,
-    ) {
-        let limit = Some((key, limit.as_u64()));
-        self.parts.push(Part { name: name.into(), bytes, limit, inner: false });
+        self
     }
 
     /// A part that lies within others.
-    pub fn note(&mut self, name: impl Into<String>, bytes: u64) {
+    pub fn note(&mut self, name: impl Into<String>, bytes: u64) -> &mut Self {
         self.parts.push(Part { name: name.into(), bytes, limit: None, inner: true });
+        self
     }
 
-    /// A limited part that lies within others.
-    pub fn note_limited(
-        &mut self,
-        name: impl Into<String>,
-        bytes: u64,
-        key: &'static str,
-        limit: ByteSize,
-    ) {
-        let limit = Some((key, limit.as_u64()));
-        self.parts.push(Part { name: name.into(), bytes, limit, inner: true });
+    /// The board's file limits the last part with a key, if it has that key.
+    pub fn limit(&mut self, key: &'static str, limit: Option<ByteSize>) {
+        if let Some(part) = self.parts.last_mut() {
+            part.limit = limit.map(|limit| (key, limit.as_u64()));
+        }
     }
 
     /// The sections of a program that take RAM, as parts of the part before.
@@ -73,7 +58,7 @@ impl Sizes {
             .collect();
         sections.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
         for (name, bytes) in sections {
-            self.parts.push(Part { name, bytes, limit: None, inner: true });
+            self.note(name, bytes);
         }
         Ok(())
     }
@@ -118,9 +103,9 @@ mod tests {
     fn what_is_too_large_is_named_with_its_key() {
         let mut sizes = Sizes::default();
         sizes.add("model", 1 << 40);
-        sizes.add_limited("program", 1024, "sizes.program", ByteSize::kib(1));
+        sizes.add("program", 1024).limit("sizes.program", Some(ByteSize::kib(1)));
         sizes.check("pi4").unwrap();
-        sizes.add_limited("boot files", 1025, "sizes.boot", ByteSize::kib(1));
+        sizes.add("boot files", 1025).limit("sizes.boot", Some(ByteSize::kib(1)));
         let message = sizes.check("pi4").unwrap_err().to_string();
         for part in ["boot files", "1025", "1024", "boards/pi4.toml", "sizes.boot"] {
             assert!(message.contains(part), "{message}");
