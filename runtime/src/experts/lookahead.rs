@@ -4,16 +4,20 @@
 //! would not. So tokens are timed with and without guesses, and the better way is kept for a while.
 //! A cache that warms up and a text that changes its subject make later tokens faster or slower
 //! whatever is done: short windows take turns, with, without, without, with, so that what changes
-//! steadily adds the same to both sides. Only time depends on it, never a result.
+//! steadily adds the same to both sides. And a device that stalls now and then makes single tokens
+//! slow: of each side only the middle half of its times counts. Only time depends on it, never a
+//! result.
 
 use crate::seams::Micros;
 
 /// Tokens of a window.
 const WINDOW: u32 = 8;
-/// Tokens of a trial: four windows.
-const TRIAL: u32 = 4 * WINDOW;
+/// Tokens of each side in a trial: two windows.
+const SIDE: usize = 16;
+/// Tokens of a trial.
+const TRIAL: u32 = 2 * SIDE as u32;
 /// Tokens before the first trial, with guesses: a cold cache fills fastest in the beginning.
-const FIRST: u32 = 2 * WINDOW;
+const FIRST: u32 = 16;
 /// Tokens that the better way is kept for.
 const KEEP: u32 = 512;
 
@@ -23,8 +27,8 @@ pub struct Lookahead {
     phase: Phase,
     /// Tokens of the phase so far.
     tokens: u32,
-    /// Time of the trial's tokens without and with guesses.
-    spent: [Micros; 2],
+    /// Times of the trial's tokens without and with guesses.
+    times: [[Micros; SIDE]; 2],
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +44,7 @@ impl Lookahead {
     /// On when it pays, or never.
     pub const fn new(allowed: bool) -> Self {
         let phase = if allowed { Phase::Keep(true, FIRST) } else { Phase::Never };
-        Self { phase, tokens: 0, spent: [0; 2] }
+        Self { phase, tokens: 0, times: [[0; SIDE]; 2] }
     }
 
     /// Whether to guess now.
@@ -59,19 +63,30 @@ impl Lookahead {
 
     /// One token took so long.
     pub fn token(&mut self, time: Micros) {
-        self.spent[usize::from(self.is_on())] += time;
+        if self.phase == Phase::Trial {
+            // The first window of each side, then the second.
+            let (window, within) = (self.tokens / WINDOW, self.tokens % WINDOW);
+            let at = window / 2 * WINDOW + within;
+            self.times[usize::from(self.is_on())][at as usize] = time;
+        }
         self.tokens += 1;
         let next = match self.phase {
             Phase::Keep(_, tokens) if self.tokens == tokens => Phase::Trial,
             Phase::Trial if self.tokens == TRIAL => {
-                let [without, with] = self.spent;
+                let [without, with] = self.times.map(middle);
                 Phase::Keep(with <= without, KEEP)
             }
             Phase::Never => return self.tokens = 0,
             _ => return,
         };
-        *self = Self { phase: next, tokens: 0, spent: [0; 2] };
+        *self = Self { phase: next, tokens: 0, ..*self };
     }
+}
+
+/// The sum of the middle half.
+fn middle(mut times: [Micros; SIDE]) -> Micros {
+    times.sort_unstable();
+    times[SIDE / 4..SIDE * 3 / 4].iter().sum()
 }
 
 #[cfg(test)]
@@ -95,6 +110,19 @@ mod tests {
         let mut never = Lookahead::new(false);
         (0..10_000).for_each(|_| never.token(1));
         assert!(!never.is_on() && !never.is_allowed());
+    }
+
+    #[test]
+    fn a_device_that_stalls_now_and_then_does_not_decide() {
+        let decided = FIRST + TRIAL;
+        for better in [false, true] {
+            let cost = |on, token| match token % 11 {
+                0 if on == better => 900,
+                _ if on == better => 8,
+                _ => 10,
+            };
+            assert_eq!(after(decided, cost).is_on(), better);
+        }
     }
 
     #[test]

@@ -51,8 +51,9 @@ pub struct Next<'n> {
     pub tokens: usize,
 }
 
-/// A batch with so many choices for each expert of a layer will want all of them.
-const WANTS_ALL: usize = 4;
+/// A batch with so many choices for each expert of a layer will want all of them, whatever its
+/// subject is.
+const WANTS_ALL: usize = 16;
 
 /// What a MoE layer computes with.
 pub struct MoeLayer<'l> {
