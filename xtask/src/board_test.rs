@@ -22,6 +22,7 @@ const COUNTED: [(&str, Option<&str>); 3] =
 const RAM: ByteSize = ByteSize::mib(18);
 /// As little for a board whose counters are compared, where a shorter context takes less.
 const COUNTED_RAM: ByteSize = ByteSize::mib(8);
+
 /// What is compared.
 #[derive(Debug, Default)]
 pub struct Comparison {

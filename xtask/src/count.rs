@@ -96,8 +96,7 @@ fn count(board: &str) -> Result<Counts> {
     };
     let mut runs = Vec::new();
     for tokens in TOKENS {
-        let pair = |name: &str, value: u64| (name.to_owned(), Some(value.to_string()));
-        inputs.settings = vec![pair("threads", 1), pair("seed", 7), pair("max-tokens", tokens)];
+        inputs.set(&[("threads", 1), ("seed", 7), ("max-tokens", tokens)]);
         let said = converse(run::machine(&inputs, &emulation)?, &[TURN])?;
         runs.push(said.errors);
     }

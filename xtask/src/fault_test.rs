@@ -36,9 +36,8 @@ const DAMAGED: &str = "its checksum is wrong";
 pub fn run(name: &str) -> Result<()> {
     let mut inputs = Inputs::new(name, None, Some(RAM))?;
     ensure!(inputs.board.platform == Platform::Bare, "{name} has an operating system");
-    let pair = |name: &str, value: u64| (name.to_owned(), Some(value.to_string()));
     // Greedy: one question has one answer, whenever it is asked.
-    inputs.settings = vec![pair("temp", 0), pair("max-tokens", TOKENS)];
+    inputs.set(&[("temp", 0), ("max-tokens", TOKENS)]);
     let files = tempfile::tempdir_in(workspace::cache("run")?)?;
     let made = image::make(&inputs, files.path())?;
     let [kernel, card] = &made[..] else { bail!("an image is a kernel and a disk") };

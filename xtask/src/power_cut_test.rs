@@ -30,9 +30,8 @@ const LOOK: Duration = Duration::from_millis(50);
 /// found after the next start.
 pub fn run(name: &str) -> Result<()> {
     let mut inputs = Inputs::new(name, None, Some(RAM))?;
-    let pair = |name: &str, value: u64| (name.to_owned(), Some(value.to_string()));
     // Greedy: one question has one answer, whenever it is asked.
-    inputs.settings = vec![pair("temp", 0), pair("max-tokens", TOKENS)];
+    inputs.set(&[("temp", 0), ("max-tokens", TOKENS)]);
     let files = tempfile::tempdir_in(workspace::cache("run")?)?;
     let made = appliance::make(&inputs, None, files.path())?;
     let machine = |arguments: &[String]| -> Result<Machine> {

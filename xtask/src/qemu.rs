@@ -17,6 +17,8 @@ const NEWER_SUITE: &str = "bookworm-backports";
 
 /// What QEMU calls the disk or card of a machine.
 pub const CARD: &str = "card";
+/// The device that a disk is in QEMU's virtual machine.
+const VIRTIO: &str = "virtio-blk-device";
 
 /// What an emulated machine boots and has.
 pub struct Boot<'a> {
@@ -43,12 +45,14 @@ pub fn machine(board: &Board, boot: &Boot) -> Result<Command> {
     if let Some(file) = boot.disk {
         let file = file.display().to_string().replace(',', ",,");
         let (how, device) = match disk {
-            Disk::Virtio => ("if=none,readonly=on", Some("virtio-blk-device,drive=card")),
+            Disk::Virtio => ("if=none,readonly=on", Some(VIRTIO)),
             Disk::Sd => ("if=sd", None),
-            Disk::GenericSdhci => ("if=none", Some("sd-card,drive=card,bus=/generic-sdhci/sd-bus")),
+            Disk::GenericSdhci => ("if=none", Some("sd-card,bus=/generic-sdhci/sd-bus")),
         };
         command.arg("-drive").arg(format!("file={file},format=raw,id={CARD},{how}"));
-        command.args(device.iter().flat_map(|device| ["-device", device]));
+        if let Some(device) = device {
+            command.arg("-device").arg(format!("{device},drive={CARD}"));
+        }
     }
     let log = boot.log.display().to_string().replace(',', ",,");
     match disk {
@@ -79,7 +83,7 @@ pub fn appliance(board: &Board, made: &Made) -> Result<Command> {
     command.args(["-append", "console=ttyAMA0 quiet panic=-1 TERM=dumb"]);
     let file = made.disk.display().to_string().replace(',', ",,");
     command.arg("-drive").arg(format!("file={file},if=none,format=raw,id={CARD}"));
-    command.args(["-device", "virtio-blk-device,drive=card"]);
+    command.arg("-device").arg(format!("{VIRTIO},drive={CARD}"));
     Ok(command)
 }
 

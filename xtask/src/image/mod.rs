@@ -77,6 +77,12 @@ impl Inputs {
         let ram = ram.unwrap_or(board.budget).as_u64();
         Ok(Self { board, model, ram, settings: Vec::new(), firmware: None })
     }
+
+    /// Sets options of `rill chat` that take numbers, and no others.
+    pub fn set(&mut self, numbers: &[(&str, u64)]) {
+        let setting = |&(name, value): &(&str, u64)| (name.to_owned(), Some(value.to_string()));
+        self.settings = numbers.iter().map(setting).collect();
+    }
 }
 
 /// Makes an image.
