@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
+use rill::image::SUM_CHUNK;
 use rill::image::layout::{BLOCK, Format, MatrixShape, TILE_ROWS};
 use rill::kernels::{Attend, BLOCK_WORDS, Conv, CpuFeatures, KEY_BLOCK, Kernels, Panel, all};
 
@@ -269,6 +270,15 @@ mod token {
                 (kernels.attend)(&a, &mut out);
                 out
             });
+    }
+
+    /// A chunk of a page that is in the cache.
+    #[divan::bench(args = tables(), max_time = 0.5)]
+    fn checksum(bencher: Bencher<'_, '_>, Table(kernels): Table) {
+        let bytes = vec![7; SUM_CHUNK];
+        bencher
+            .counter(BytesCount::new(SUM_CHUNK))
+            .bench_local(|| (kernels.checksum)(black_box(&bytes)));
     }
 
     /// The router of 32 experts: multiply-adds.

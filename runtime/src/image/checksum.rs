@@ -18,10 +18,10 @@ pub const fn sum_chunks(len: usize) -> usize {
     len.div_ceil(SUM_CHUNK)
 }
 
-/// The sum of chunk `index` of a page's part.
-pub fn chunk_sum(bytes: &[u8], index: usize) -> u64 {
+/// Chunk `index` of a page's part.
+pub fn sum_chunk(bytes: &[u8], index: usize) -> &[u8] {
     let from = index * SUM_CHUNK;
-    checksum(&bytes[from..bytes.len().min(from + SUM_CHUNK)])
+    &bytes[from..bytes.len().min(from + SUM_CHUNK)]
 }
 
 /// [`page_checksum`] from the sums of all chunks in order.
@@ -48,7 +48,7 @@ pub fn page_checksum_on(parallel: &dyn Parallel, bytes: &[u8]) -> u64 {
         let shared = Shared::new(&mut sums[..count]);
         parallel.run(count, &|index| {
             // SAFETY: `run` calls each index exactly once, and each writes its own element.
-            unsafe { shared.part(index, 1)[0] = chunk_sum(group, index) };
+            unsafe { shared.part(index, 1)[0] = checksum(sum_chunk(group, index)) };
         });
         sums[..count].iter().fold(sum, |sum, &chunk| join(sum, chunk))
     })
@@ -75,7 +75,7 @@ mod tests {
             let sum = page_checksum(&all[..len]);
             assert_eq!(page_checksum_on(&Serial, &all[..len]), sum, "{len} bytes");
             let chunks: Vec<u64> =
-                (0..sum_chunks(len)).map(|index| chunk_sum(&all[..len], index)).collect();
+                (0..sum_chunks(len)).map(|i| checksum(sum_chunk(&all[..len], i))).collect();
             assert_eq!(join_sums(&chunks), sum, "{len} bytes");
         }
     }

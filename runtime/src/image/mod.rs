@@ -35,7 +35,7 @@ mod manifest;
 mod view;
 
 pub use checksum::{
-    SUM_CHUNK, checksum, chunk_sum, join_sums, page_checksum, page_checksum_on, sum_chunks,
+    SUM_CHUNK, checksum, join_sums, page_checksum, page_checksum_on, sum_chunk, sum_chunks,
 };
 pub use manifest::{
     Chat, Ffn, Layer, MAX_EXPERTS, MAX_LAYERS, MAX_STOPS, MAX_TOP_K, Manifest, ManifestError,

@@ -70,6 +70,9 @@ pub struct Kernels {
     pub attend: fn(&Attend<'_>, out: &mut [f32]),
     /// One token of the gated short convolution; see [`Conv`].
     pub conv: fn(Conv<'_>),
+    /// XXH3-64, see [`image::checksum`](crate::image::checksum): pages are summed beside the
+    /// products that use them, so it must keep pace.
+    pub checksum: fn(&[u8]) -> u64,
 }
 
 /// A product of quantised weights and activations.

@@ -3,6 +3,7 @@
 use super::math::{exp, fma, from_f16, round_even, sum16};
 use super::panel::{BLOCK_WORDS, Panel, put_block};
 use super::{Attend, Conv, KEY_BLOCK, Kernels, check_attend, check_conv, check_matmul};
+use crate::image::checksum;
 use crate::image::layout::{BLOCK, Format, TILE_ROWS};
 
 /// The portable table.
@@ -18,6 +19,7 @@ pub static SCALAR: Kernels = Kernels {
     add_scaled,
     attend,
     conv,
+    checksum,
 };
 
 fn matmul_q4(w: &[u8], x: Panel<'_>, y: &mut [f32]) {

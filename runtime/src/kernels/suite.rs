@@ -293,6 +293,19 @@ proptest! {
     }
 
     #[test]
+    fn checksum(
+        mut noise in noise(),
+        len in select(&[0_usize, 1, 16, 240, 241, 256, 257, 1023, 1024, 1025, 1088, 5000, 65_536][..]),
+        skip in 0..70_usize,
+    ) {
+        let bytes: Vec<u8> = (0..len + skip).map(|_| noise.next() as u8).collect();
+        let expected = (SCALAR.checksum)(&bytes[skip..]);
+        for kernels in all(features()) {
+            assert_eq!((kernels.checksum)(&bytes[skip..]), expected, "{}", kernels.name);
+        }
+    }
+
+    #[test]
     fn conv(mut noise in noise(), hidden in lengths(), width in 2..=5_usize) {
         let bcx = noise.floats(3 * hidden);
         let taps = noise.floats(width * hidden);

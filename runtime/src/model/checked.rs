@@ -7,9 +7,9 @@
 use core::ops::Range;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::product::part_len;
-use crate::image::{SUM_CHUNK, chunk_sum, sum_chunks};
-use crate::seams::{Clock, Micros, Parallel, Shared};
+use super::product::{Cores, part_len};
+use crate::image::{SUM_CHUNK, sum_chunk, sum_chunks};
+use crate::seams::{Clock, Micros, Shared};
 
 /// How the weights of a matrix are dealt out to cores.
 #[derive(Debug, Clone, Copy)]
@@ -28,7 +28,7 @@ pub struct Deal {
 ///
 /// Returns the time that sums took.
 pub fn multiply_and_sum(
-    parallel: &dyn Parallel,
+    cores: Cores<'_>,
     clock: &dyn Clock,
     parts: &[Option<&[u8]>],
     deal: Deal,
@@ -36,6 +36,7 @@ pub fn multiply_and_sum(
     multiply: &(dyn Fn(usize, Range<usize>) + Sync),
 ) -> Micros {
     let Deal { count, step, bytes } = deal;
+    let Cores { kernels, parallel } = cores;
     let sums = Shared::new(sums);
     let spent = AtomicU64::new(0);
     let share = part_len(parallel, count, step, bytes);
@@ -56,7 +57,9 @@ pub fn multiply_and_sum(
                 // SAFETY: a chunk is summed with the piece that its last byte is in, and each
                 // piece has its turn once.
                 let sums = unsafe { sums.part(index * chunks + chunk, due - chunk) };
-                sums.iter_mut().zip(chunk..).for_each(|(sum, at)| *sum = chunk_sum(part, at));
+                for (sum, at) in sums.iter_mut().zip(chunk..) {
+                    *sum = (kernels.checksum)(sum_chunk(part, at));
+                }
                 spent.fetch_add(clock.now() - start, Ordering::Relaxed);
                 chunk = due;
             }
@@ -72,7 +75,8 @@ mod tests {
 
     use super::*;
     use crate::image::{join_sums, page_checksum};
-    use crate::seams::{ManualClock, Serial};
+    use crate::kernels::SCALAR;
+    use crate::seams::{ManualClock, Parallel, Serial};
 
     /// Cuts loops as for two cores, and runs them backwards.
     struct Backwards;
@@ -100,7 +104,8 @@ mod tests {
                 let seen = Mutex::new(std::vec![0; 3 * count]);
                 let clock = ManualClock::new(1);
                 let deal = Deal { count, step, bytes };
-                multiply_and_sum(parallel, &clock, &parts, deal, &mut sums, &|index, pieces| {
+                let cores = Cores { kernels: &SCALAR, parallel };
+                multiply_and_sum(cores, &clock, &parts, deal, &mut sums, &|index, pieces| {
                     let mut seen = seen.lock().unwrap();
                     pieces.for_each(|piece| seen[index * count + piece] += 1);
                 });

@@ -329,10 +329,11 @@ impl Bank<'_> {
             // SAFETY: demands have disjoint ranges of `middle`, and each unit is dealt out once.
             unsafe { gate_up_units(kernels, pages.gate_up(slot), x, units, &middle) };
         };
-        let (parallel, clock) = (world.parallel, world.clock);
+        let cores = Cores { kernels, parallel: world.parallel };
+        let clock = world.clock;
         let time = {
             let parts = unchecked_bytes(&ready, pages, Part::GateUp);
-            multiply_and_sum(parallel, clock, &parts, deal, self.sums, &multiply)
+            multiply_and_sum(cores, clock, &parts, deal, self.sums, &multiply)
         };
         self.judge(world, cache, Part::GateUp, &ready, time, |_, ready| {
             demands[ready.at].stage = Stage::Down(ready.slot);
@@ -370,10 +371,11 @@ impl Bank<'_> {
             // SAFETY: demands have disjoint rows of `out`, and each tile row is dealt out once.
             unsafe { project_tile_rows(kernels, pages.down(slot), x, tile_rows, &rows) };
         };
-        let (parallel, clock) = (world.parallel, world.clock);
+        let cores = Cores { kernels, parallel: world.parallel };
+        let clock = world.clock;
         let time = {
             let parts = unchecked_bytes(&ready, pages, Part::Down);
-            multiply_and_sum(parallel, clock, &parts, deal, self.sums, &multiply)
+            multiply_and_sum(cores, clock, &parts, deal, self.sums, &multiply)
         };
         self.judge(world, cache, Part::Down, &ready, time, |cache, ready| {
             demands[ready.at].stage = Stage::Done;

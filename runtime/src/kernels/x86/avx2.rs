@@ -4,6 +4,7 @@ use core::arch::x86_64::*;
 use core::ops::Range;
 
 use super::avx2_wide;
+use super::checksum::checksum;
 use super::floats::Running;
 use super::products::{PAIRED_WIDTH, PREFETCH_BYTES, format, prefetch};
 use crate::image::layout::{BLOCK, Format, TILE_ROWS};
@@ -25,6 +26,7 @@ pub static AVX2: Kernels = Kernels {
     add_scaled: entry!(add_scaled, y, x, scale),
     attend: entry!(attend, a, out),
     conv: entry!(conv, c),
+    checksum: entry!(checksum, bytes),
 };
 
 float_kernels!("avx2,fma,f16c");

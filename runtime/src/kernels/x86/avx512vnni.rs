@@ -3,6 +3,7 @@
 use core::arch::x86_64::*;
 use core::ops::Range;
 
+use super::checksum::checksum;
 use super::floats::Running;
 use super::products::{PAIRED_WIDTH, PREFETCH_BYTES, format, prefetch};
 use crate::image::layout::{BLOCK, Format, TILE_ROWS};
@@ -24,6 +25,7 @@ pub static AVX512_VNNI: Kernels = Kernels {
     add_scaled: entry!(add_scaled, y, x, scale),
     attend: entry!(attend, a, out),
     conv: entry!(conv, c),
+    checksum: entry!(checksum, bytes),
 };
 
 float_kernels!("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni");

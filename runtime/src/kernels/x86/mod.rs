@@ -49,6 +49,7 @@ mod avx2;
 mod avx2_wide;
 mod avx512vnni;
 mod avxvnni;
+mod checksum;
 
 pub use avx2::AVX2;
 pub use avx512vnni::AVX512_VNNI;
