@@ -2,8 +2,8 @@
 
 use crate::arena::{Arena, ArenaFull};
 use crate::image::Manifest;
-use crate::kernels::KEY_BLOCK;
 use crate::kernels::math::to_f16;
+use crate::kernels::{Head, KEY_BLOCK, KeyValues};
 
 /// Keys and values of all attention layers, f16.
 ///
@@ -61,9 +61,9 @@ impl<'a> KvCache<'a> {
     }
 
     /// Keys and values of one head, all positions.
-    pub fn head(&self, layer: usize, head: usize) -> (&[u16], &[u16]) {
+    pub fn head(&self, layer: usize, head: usize) -> KeyValues<'_> {
         let (keys, values) = self.places(layer, head);
-        (&self.data[keys], &self.data[values])
+        KeyValues::F16(Head::unscaled(&self.data[keys], &self.data[values]))
     }
 
     /// Calls `each` with the memory of the first `positions` positions, always in the same order.
