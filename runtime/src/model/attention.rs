@@ -2,9 +2,9 @@
 
 use core::ops::Range;
 
+use super::kv::KvCache;
 use super::product::{Activations, Cores, Grain, Write, project};
 use super::scratch::Scratch;
-use super::state::KvCache;
 use super::weights::AttentionWeights;
 use crate::image::Shape;
 use crate::kernels::Attend;
