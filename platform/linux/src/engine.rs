@@ -60,7 +60,7 @@ pub struct BudgetArgs {
     /// Most tokens of a prompt that go through the model together [default: chosen by the budget]
     #[arg(long, value_name = "TOKENS", hide_short_help = true)]
     batch: Option<u32>,
-    /// How keys and values of a conversation are kept
+    /// How keys and values of a conversation are kept; logits depend on it
     #[arg(long, value_enum, default_value = "f16")]
     kv: KvName,
 }
