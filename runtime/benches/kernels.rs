@@ -15,7 +15,9 @@ use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
 use rill::image::SUM_CHUNK;
 use rill::image::layout::{BLOCK, Format, MatrixShape, TILE_ROWS};
-use rill::kernels::{Attend, BLOCK_WORDS, Conv, CpuFeatures, KEY_BLOCK, Kernels, Panel, all};
+use rill::kernels::{
+    Attend, BLOCK_WORDS, Conv, CpuFeatures, Head, KEY_BLOCK, Kernels, KeyValues, Panel, all,
+};
 
 #[path = "../src/kernels/detect.rs"]
 mod detect;
@@ -252,23 +254,49 @@ mod matmul {
 mod token {
     use super::*;
 
-    /// Four heads of 64 over 2048 positions: bytes of keys and values, multiply-adds.
+    const LEN: usize = 2048;
+    const HEAD_DIM: usize = 64;
+    const QUERIES: usize = 4;
+    const _: () = assert!(LEN.is_multiple_of(KEY_BLOCK));
+
+    /// Four heads of 64 over 2048 positions.
+    fn attention(
+        kernels: &Kernels,
+        queries: &[f32],
+        kv: KeyValues<'_>,
+    ) -> [f32; QUERIES * HEAD_DIM] {
+        let mut out = [0.0; QUERIES * HEAD_DIM];
+        (kernels.attend)(&Attend { queries, kv, head_dim: HEAD_DIM, len: LEN }, &mut out);
+        out
+    }
+
+    /// f16 keys and values: their bytes, multiply-adds.
     #[divan::bench(args = tables(), threads = THREADS, max_time = 0.5)]
     fn attend(bencher: Bencher<'_, '_>, Table(kernels): Table) {
-        const LEN: usize = 2048;
-        const HEAD_DIM: usize = 64;
-        const QUERIES: usize = 4;
-        const { assert!(LEN.is_multiple_of(KEY_BLOCK)) };
         let queries = floats(QUERIES * HEAD_DIM);
         bencher
             .with_inputs(|| (halves(LEN * HEAD_DIM), halves(LEN * HEAD_DIM)))
             .counter(BytesCount::new(2 * 2 * LEN * HEAD_DIM))
             .counter(ItemsCount::new(2 * QUERIES * LEN * HEAD_DIM))
             .bench_refs(|(keys, values)| {
-                let mut out = [0.0; QUERIES * HEAD_DIM];
-                let a = Attend { queries: &queries, keys, values, head_dim: HEAD_DIM, len: LEN };
-                (kernels.attend)(&a, &mut out);
-                out
+                attention(kernels, &queries, KeyValues::F16(Head::unscaled(keys, values)))
+            });
+    }
+
+    /// int8 keys and values: their bytes with the scales, multiply-adds.
+    #[divan::bench(args = tables(), threads = THREADS, max_time = 0.5)]
+    fn attend_int8(bencher: Bencher<'_, '_>, Table(kernels): Table) {
+        let queries = floats(QUERIES * HEAD_DIM);
+        let scales = halves(LEN);
+        let bytes = || (0..LEN * HEAD_DIM).map(|i| (i * 7919) as i8).collect::<Vec<_>>();
+        bencher
+            .with_inputs(|| (bytes(), bytes()))
+            .counter(BytesCount::new(2 * LEN * (HEAD_DIM + 2)))
+            .counter(ItemsCount::new(2 * QUERIES * LEN * HEAD_DIM))
+            .bench_refs(|(keys, values)| {
+                let (key_scales, value_scales) = (&scales[..], &scales[..]);
+                let head = Head { keys, values, key_scales, value_scales };
+                attention(kernels, &queries, KeyValues::Int8(head))
             });
     }
 

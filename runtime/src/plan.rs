@@ -5,8 +5,9 @@ use core::fmt;
 use crate::arena::Arena;
 use crate::experts::Cache;
 use crate::image::{Image, PAGE_ALIGN, Section, page_shape};
+use crate::model::kv::{KvCache, KvFormat};
 use crate::model::scratch::Scratch;
-use crate::model::state::{ConvState, KvCache};
+use crate::model::state::ConvState;
 use crate::model::weights::Weights;
 use crate::session::Desk;
 
@@ -22,6 +23,8 @@ pub struct PlanRequest {
     pub context: Option<u32>,
     /// Most tokens of a batch; `None` to choose by what the experts leave.
     pub batch: Option<u32>,
+    /// How keys and values are kept.
+    pub kv: KvFormat,
 }
 
 /// A named part of the arena.
@@ -86,6 +89,8 @@ pub struct Plan {
     pub context: u32,
     /// Most tokens of a batch.
     pub batch: u32,
+    /// How keys and values are kept.
+    pub kv: KvFormat,
     /// Pages that fit.
     pub slots: u32,
     /// Pages of the model.
@@ -153,15 +158,19 @@ impl Plan {
         if request.batch == Some(0) {
             return Err(PlanError::Batch);
         }
-        let fitting = |plan: &Self| plan.total() <= request.arena;
+        let (arena, kv) = (request.arena, request.kv);
+        let fitting = |plan: &Self| plan.total() <= arena;
+        let too_small = |batch| {
+            let least = Self::least(image, context, batch, kv);
+            PlanError::BelowLeast { arena, least }
+        };
         if let Some(batch) = request.batch {
             let batch = batch.min(context);
-            let plan = Self::with(image, context, batch, request.arena);
-            return plan.ok_or_else(|| Self::too_small(image, context, batch, request.arena));
+            return Self::with(image, context, batch, kv, arena).ok_or_else(|| too_small(batch));
         }
         let mut batch = Self::DEFAULT_BATCH.min(context);
         loop {
-            let plan = Self::with(image, context, batch, request.arena).filter(fitting);
+            let plan = Self::with(image, context, batch, kv, arena).filter(fitting);
             if let Some(plan) = plan {
                 // A larger batch reads the pages of a prompt less often, more slots keep more of
                 // them: up to a quarter of what both share goes to the batch.
@@ -171,25 +180,25 @@ impl Plan {
                 }
             }
             if batch == 1 {
-                return Err(Self::too_small(image, context, 1, request.arena));
+                return Err(too_small(1));
             }
             batch = batch.div_ceil(2);
         }
     }
 
-    /// The least arena that works for a context and a batch, in bytes.
-    pub fn least(image: &Image, context: u32, batch: u32) -> u64 {
-        Self::with_slots(image, context, batch, Self::least_slots(image))
+    /// The least arena that works for a context, a batch and a format of keys and values, in bytes.
+    pub fn least(image: &Image, context: u32, batch: u32, kv: KvFormat) -> u64 {
+        Self::with_slots(image, context, batch, kv, Self::least_slots(image))
     }
 
     /// The arena beyond which nothing is gained: every page has a slot.
-    pub fn most(image: &Image, context: u32, batch: u32) -> u64 {
-        Self::with_slots(image, context, batch, image.manifest.pages() as u32)
+    pub fn most(image: &Image, context: u32, batch: u32, kv: KvFormat) -> u64 {
+        Self::with_slots(image, context, batch, kv, image.manifest.pages() as u32)
     }
 
     /// The arena that has exactly so many slots, in bytes.
-    pub fn with_slots(image: &Image, context: u32, batch: u32, slots: u32) -> u64 {
-        Self::sized(image, context, batch, slots).total()
+    pub fn with_slots(image: &Image, context: u32, batch: u32, kv: KvFormat, slots: u32) -> u64 {
+        Self::sized(image, context, batch, kv, slots).total()
     }
 
     /// Bytes of a part.
@@ -202,34 +211,30 @@ impl Plan {
         self.bytes.iter().sum()
     }
 
-    fn too_small(image: &Image, context: u32, batch: u32, arena: u64) -> PlanError {
-        PlanError::BelowLeast { arena, least: Self::least(image, context, batch) }
-    }
-
     fn least_slots(image: &Image) -> u32 {
         image.manifest.shape.top_k
     }
 
     /// The plan with as many slots as fit, if the least do.
-    fn with(image: &Image, context: u32, batch: u32, arena: u64) -> Option<Self> {
+    fn with(image: &Image, context: u32, batch: u32, kv: KvFormat, arena: u64) -> Option<Self> {
         let pages = image.manifest.pages() as u32;
-        let fits = |slots| Self::sized(image, context, batch, slots).total() <= arena;
+        let fits = |slots| Self::sized(image, context, batch, kv, slots).total() <= arena;
         let least = Self::least_slots(image);
         if !fits(least) {
             return None;
         }
         // The most slots that fit: what is left by the least, in pages, then a step down for the
         // rounding of the index.
-        let spare = arena - Self::sized(image, context, batch, least).total();
+        let spare = arena - Self::sized(image, context, batch, kv, least).total();
         let page = image.header.page_len.max(1);
         let mut slots = u64::from(least).saturating_add(spare / page).min(u64::from(pages)) as u32;
         while !fits(slots) {
             slots -= 1;
         }
-        Some(Self::sized(image, context, batch, slots))
+        Some(Self::sized(image, context, batch, kv, slots))
     }
 
-    fn sized(image: &Image, context: u32, batch: u32, slots: u32) -> Self {
+    fn sized(image: &Image, context: u32, batch: u32, kv: KvFormat, slots: u32) -> Self {
         let manifest = &image.manifest;
         let pages = manifest.pages();
         let len = |section| image.header.span(section).len as usize;
@@ -243,7 +248,7 @@ impl Plan {
                 Use::Tokenizer => len(Section::Tokenizer),
                 Use::PageSums => len(Section::PageSums),
                 Use::Index => index,
-                Use::KeyValues => KvCache::bytes(manifest, ctx),
+                Use::KeyValues => KvCache::bytes(manifest, ctx, kv),
                 Use::ConvState => ConvState::bytes(manifest),
                 Use::Scratch => Scratch::bytes(manifest, tokens),
                 Use::Session => Desk::bytes(manifest, ctx),
@@ -256,6 +261,7 @@ impl Plan {
             bytes,
             context,
             batch,
+            kv,
             slots,
             pages: pages as u32,
             page_len: page as u64,

@@ -10,8 +10,9 @@ use crate::experts::{
 use crate::image::layout::align_up;
 use crate::image::{Chat, Image, ImageError, Manifest, Sampling, Section, checksum, page_shape};
 use crate::kernels::Kernels;
+use crate::model::kv::{KvCache, KvFormat};
 use crate::model::scratch::Scratch;
-use crate::model::state::{ConvState, KvCache};
+use crate::model::state::ConvState;
 use crate::model::weights::Weights;
 use crate::model::{Model, Wanted};
 use crate::plan::{Plan, SECTION_ALIGN, Use};
@@ -284,7 +285,7 @@ impl<'a> Session<'a> {
         let sums = section(image, Section::PageSums, cut(Use::PageSums)?, world)?;
         let mut index = cut(Use::Index)?;
         let [context, batch] = [plan.context, plan.batch].map(|x| x as usize);
-        let kv = KvCache::new(manifest, context, &mut cut(Use::KeyValues)?)?;
+        let kv = KvCache::new(manifest, context, plan.kv, &mut cut(Use::KeyValues)?)?;
         let conv = ConvState::new(manifest, &mut cut(Use::ConvState)?)?;
         let scratch = Scratch::new(manifest, batch, &mut cut(Use::Scratch)?)?;
         let desk = Desk::new(manifest, context, &mut cut(Use::Session)?)?;
@@ -514,7 +515,8 @@ impl<'a> Session<'a> {
     }
 
     /// Writes the sequence and all that the model remembers of it, in pieces. [`Self::restore`]
-    /// reads them; whoever keeps them in between says which image they belong to and finds damage.
+    /// reads them; whoever keeps them in between says which image and [`Self::kv_format`] they belong
+    /// to and finds damage.
     pub fn save<E>(
         &mut self,
         mut write: impl FnMut(&[u8]) -> Result<(), E>,
@@ -604,6 +606,11 @@ impl<'a> Session<'a> {
     /// The table of functions in use.
     pub fn kernels(&self) -> &'static Kernels {
         self.model.kernels
+    }
+
+    /// How keys and values are kept.
+    pub fn kv_format(&self) -> KvFormat {
+        self.model.kv.format()
     }
 
     /// Where the time went so far.

@@ -3,6 +3,7 @@
 use rill::experts::{POLICIES, Policy};
 use rill::image::{Image, ImageError, PAGE_ALIGN};
 use rill::kernels::{Kernels, best};
+use rill::model::kv::KvFormat;
 use rill::plan::{Plan, PlanRequest};
 use rill::seams::{ManualClock, Parallel, RamDisk, Recorder, Serial, World};
 use rill::session::{LoadError, Options, Session, SessionError};
@@ -21,6 +22,8 @@ pub struct Setting {
     pub context: u32,
     /// Most tokens of a batch.
     pub batch: u32,
+    /// How keys and values are kept.
+    pub kv: KvFormat,
     /// Cores.
     pub threads: usize,
     /// The table.
@@ -45,6 +48,7 @@ impl Default for Setting {
             slots: None,
             context: 512,
             batch: 64,
+            kv: KvFormat::F16,
             threads: 1,
             kernels: best(cpu::features()),
             seed: 0,
@@ -95,13 +99,14 @@ impl Rig {
     /// Loads `image`.
     pub fn new(image: &'static [u8], setting: Setting) -> Result<Self, LoadError> {
         let opened = open(image)?;
-        let batch = setting.batch.min(setting.context);
+        let Setting { context, kv, .. } = setting;
+        let batch = setting.batch.min(context);
         let arena_bytes = match setting.slots {
-            None => Plan::most(&opened, setting.context, batch),
-            Some(slots) => Plan::with_slots(&opened, setting.context, batch, slots),
+            None => Plan::most(&opened, context, batch, kv),
+            Some(slots) => Plan::with_slots(&opened, context, batch, kv, slots),
         };
         let request =
-            PlanRequest { arena: arena_bytes, context: Some(setting.context), batch: Some(batch) };
+            PlanRequest { arena: arena_bytes, context: Some(context), batch: Some(batch), kv };
         let plan = Plan::new(&opened, &request).expect("the arena was sized for it");
         let mut disk = RamDisk::new(image, setting.seed);
         disk.set_alignment(setting.alignment);

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rill::image::{Image, PAGE_ALIGN};
 use rill::kernels::best;
+use rill::model::kv::KvFormat;
 use rill::plan::{Plan, PlanRequest};
 use rill::seams::{Silent, Storage, World};
 use rill::session::{Options, Session, Step};
@@ -50,12 +51,12 @@ fn allocations(body: impl FnOnce()) -> usize {
 }
 
 /// Allocations of a prompt and an answer, with the fewest slots so that pages come and go.
-fn allocations_of_a_generation(storage: &mut dyn Storage<'static>) -> usize {
+fn allocations_of_a_generation(storage: &mut dyn Storage<'static>, kv: KvFormat) -> usize {
     let mut scratch = Arena::new(PAGE_ALIGN, 1).unwrap();
     let image = Image::open(storage, scratch.bytes).unwrap();
-    let arena = Plan::least(&image, 256, 16);
-    let plan =
-        Plan::new(&image, &PlanRequest { arena, context: Some(256), batch: Some(16) }).unwrap();
+    let arena = Plan::least(&image, 256, 16, kv);
+    let request = PlanRequest { arena, context: Some(256), batch: Some(16), kv };
+    let plan = Plan::new(&image, &request).unwrap();
     scratch = Arena::new(plan.total() as usize, 1).unwrap();
     let pool = Pool::new(3).unwrap();
     let clock = Monotonic::start();
@@ -87,12 +88,17 @@ fn a_generation_allocates_nothing() {
     std::io::Write::write_all(&mut file, bytes).unwrap();
     assert!(allocations(|| drop(std::hint::black_box(Box::new(7)))) > 0, "the count works");
 
-    assert_eq!(allocations_of_a_generation(&mut InMemory::new(bytes)), 0);
+    for kv in KvFormat::ALL {
+        assert_eq!(allocations_of_a_generation(&mut InMemory::new(bytes), kv), 0, "{kv:?}");
+    }
     for via in [Via::Threads, Via::Uring] {
         match Disk::open(file.path(), via) {
             // Containers often forbid io_uring.
             Err(OpenError::Queue(_)) if via == Via::Uring => {}
-            disk => assert_eq!(allocations_of_a_generation(&mut disk.unwrap()), 0, "{via:?}"),
+            disk => {
+                let count = allocations_of_a_generation(&mut disk.unwrap(), KvFormat::F16);
+                assert_eq!(count, 0, "{via:?}");
+            }
         }
     }
 }

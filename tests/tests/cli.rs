@@ -101,6 +101,7 @@ fn wrong_options_are_usage_errors() {
         (&["run", "--kernels", "abacus", "hi"], "scalar"),
         (&["run", "--greedy", "--temp", "1", "hi"], "--temp"),
         (&["run", "-t", "0", "hi"], "0"),
+        (&["run", "--kv", "int4", "hi"], "int8"),
         (&["plan", "--frobnicate"], "--frobnicate"),
         (&["bench", "-p", "0", "-n", "0"], "nothing to measure"),
         (&["bench", "-r", "0"], "0"),
@@ -137,6 +138,12 @@ fn a_plan_adds_up_and_its_least_is_the_least() {
     for args in [&["plan", "--ram", &below][..], &["run", "--ram", &below, "hi"]] {
         rill(args).fails(1, &["below the least that works", "MiB", "(-c)"]);
     }
+    // Beside 32 elements of 2 bytes, 32 of 1 byte and a scale of 2.
+    let key_values = |plan: &Value| bytes_of(&plan["parts"], "keys and values");
+    let int8 = rill(&["plan", "--ram", "100MiB", "--kv", "int8", "--json"]).json();
+    assert_eq!(key_values(&int8) * 64, key_values(&plan) * 34);
+    assert!(bytes_of(&int8, "least_bytes") < least);
+    assert_eq!([&plan["kv"], &int8["kv"]], ["f16", "int8"]);
     rill(&["run", "--ram", "0", "hi"]).fails(1, &["budget 0 B"]);
     let table = rill(&["plan", "--ram", &least.to_string()]).ok();
     assert!(table.contains("every token reads flash"), "{table}");
@@ -153,6 +160,7 @@ fn inspect_shows_shape_sections_and_kernels() {
     assert_eq!(bytes_of(&json, "file_bytes"), kiosk::default_image().len() as u64);
     // 3 attention layers, 2 heads of 32, keys and values of 2 bytes.
     assert_eq!(bytes_of(&json, "kv_bytes_per_token"), 3 * 2 * 32 * 2 * 2);
+    assert_eq!(bytes_of(&json, "kv_bytes_per_token_int8"), 3 * 2 * (32 + 2) * 2);
     let kernels = rill(&["inspect", "--kernels"]).ok();
     assert_eq!(kernels.lines().last(), Some("scalar"));
 }
@@ -491,6 +499,9 @@ fn a_conversation_is_saved_and_goes_on_elsewhere() {
         assert!(run.err.contains(part), "{run:?}");
         assert_eq!(spoken(&run.ok()), spoken(&whole), "the conversation goes on");
     }
+    let input = format!("/load {}\n", text(&file));
+    let run = rill_with_input(&["chat", "--kv", "int8", "-m", text(&image)], &input);
+    assert!(run.err.contains("in f16; use --kv f16"), "{run:?}");
     bytes[16] ^= 1;
     bytes[middle] ^= 1;
     fs::write(&damaged, &bytes).unwrap();

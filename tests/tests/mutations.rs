@@ -3,6 +3,7 @@
 
 use rill::image::{HEADER_BYTES, Header, Image, PAGE_ALIGN, Section, checksum};
 use rill::kernels::best;
+use rill::model::kv::KvFormat;
 use rill::plan::{Plan, PlanRequest};
 use rill::seams::{
     Completion, Geometry, ManualClock, Read, Serial, Silent, Storage, StorageError,
@@ -119,7 +120,12 @@ fn answer(data: &[u8], damage: Damage, memory: &mut [u8]) -> Result<Vec<u32>, St
     let mut storage = Damaged { data, damage, done: None };
     let mut scratch = vec![0; PAGE_ALIGN];
     let image = Image::open(&mut storage, &mut scratch).map_err(|error| error.to_string())?;
-    let request = PlanRequest { arena: memory.len() as u64, context: Some(16), batch: Some(4) };
+    let request = PlanRequest {
+        arena: memory.len() as u64,
+        context: Some(16),
+        batch: Some(4),
+        kv: KvFormat::F16,
+    };
     let plan = Plan::new(&image, &request).map_err(|error| error.to_string())?;
     let clock = ManualClock::new(1);
     let mut world =
@@ -136,7 +142,7 @@ fn answer(data: &[u8], damage: Damage, memory: &mut [u8]) -> Result<Vec<u32>, St
 fn memory(data: &[u8]) -> &'static mut [u8] {
     let mut whole = Damaged { data, damage: Damage::Cut { at: data.len() as u64 }, done: None };
     let image = Image::open(&mut whole, &mut vec![0; PAGE_ALIGN]).unwrap();
-    arena(Plan::with_slots(&image, 16, 4, 8))
+    arena(Plan::with_slots(&image, 16, 4, KvFormat::F16, 8))
 }
 
 #[test]

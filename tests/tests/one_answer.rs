@@ -1,9 +1,10 @@
 //! One image, one answer: the same logits bit for bit whatever the budget, the batch, the threads,
-//! the kernel table, the device's timing and its hiccups.
+//! the kernel table, the device's timing and its hiccups, for each format of keys and values.
 
 use proptest::prelude::*;
 use rill::experts::POLICIES;
 use rill::kernels::all;
+use rill::model::kv::KvFormat;
 use rill::seams::Fault;
 use rill_linux::cpu;
 use rill_tests::kiosk;
@@ -25,14 +26,19 @@ fn prompt() -> Vec<u32> {
 fn budget_batch_and_threads_change_nothing() {
     let image = kiosk::default_image();
     let ids = prompt();
-    let expected = bits(&mut Rig::new(image, Setting::default()).unwrap(), &ids);
-    for slots in [Some(4), Some(128), None] {
-        for batch in [1, 7, 64] {
-            for threads in [1, 2, 3] {
-                let setting = Setting { slots, batch, threads, ..Setting::default() };
-                let mut rig = Rig::new(image, setting).unwrap();
-                let same = bits(&mut rig, &ids) == expected;
-                assert!(same, "slots {slots:?}, batch {batch}, threads {threads}");
+    // Slots know nothing of keys and values: one budget is enough for the second format.
+    let cases = [(KvFormat::F16, &[Some(4), Some(128), None][..]), (KvFormat::Int8, &[Some(128)])];
+    for (kv, budgets) in cases {
+        let setting = Setting { kv, ..Setting::default() };
+        let expected = bits(&mut Rig::new(image, setting).unwrap(), &ids);
+        for &slots in budgets {
+            for batch in [1, 7, 64] {
+                for threads in [1, 2, 3] {
+                    let setting = Setting { slots, batch, threads, ..setting };
+                    let mut rig = Rig::new(image, setting).unwrap();
+                    let same = bits(&mut rig, &ids) == expected;
+                    assert!(same, "{kv:?}, slots {slots:?}, batch {batch}, threads {threads}");
+                }
             }
         }
     }
@@ -42,13 +48,15 @@ fn budget_batch_and_threads_change_nothing() {
 fn every_table_computes_the_same_bits() {
     let image = kiosk::default_image();
     let ids = prompt();
-    let mut answers = all(cpu::features()).map(|kernels| {
-        let mut rig = Rig::new(image, Setting { kernels, ..Setting::default() }).unwrap();
-        (kernels.name, bits(&mut rig, &ids))
-    });
-    let (first, expected) = answers.next().unwrap();
-    for (name, answer) in answers {
-        assert!(answer == expected, "{name} differs from {first}");
+    for kv in KvFormat::ALL {
+        let mut answers = all(cpu::features()).map(|kernels| {
+            let mut rig = Rig::new(image, Setting { kernels, kv, ..Setting::default() }).unwrap();
+            (kernels.name, bits(&mut rig, &ids))
+        });
+        let (first, expected) = answers.next().unwrap();
+        for (name, answer) in answers {
+            assert!(answer == expected, "{name} differs from {first} in {kv:?}");
+        }
     }
 }
 
@@ -58,8 +66,9 @@ fn a_second_turn_equals_the_whole_conversation_at_once() {
     // With batches shorter than a part, most batches want nothing of the last layer, which is a
     // convolution in the whole model and attention in its first nine layers.
     let images = [kiosk::default_image(), kiosk::first_layers(9)];
-    for (image, batch) in images.into_iter().flat_map(|image| [(image, 4), (image, 64)]) {
-        let setting = Setting { slots: Some(40), batch, ..Setting::default() };
+    let batches = [(4, KvFormat::F16), (4, KvFormat::Int8), (64, KvFormat::F16)];
+    for (image, (batch, kv)) in images.into_iter().flat_map(|image| batches.map(|b| (image, b))) {
+        let setting = Setting { slots: Some(40), batch, kv, ..Setting::default() };
         let mut rig = Rig::new(image, setting).unwrap();
         let whole = bits(&mut rig, &ids);
         rig.session.reset();
@@ -69,16 +78,20 @@ fn a_second_turn_equals_the_whole_conversation_at_once() {
             rig.session.append(part).unwrap();
             rig.with(|session, world| while session.compute(world).unwrap() {});
             let last: Vec<u32> = rig.session.logits().iter().map(|x| x.to_bits()).collect();
-            assert!(last == whole[computed - 1], "batch {batch}, {computed} tokens");
+            assert!(last == whole[computed - 1], "batch {batch}, {kv:?}, {computed} tokens");
         }
     }
 }
 
 #[test]
 fn slots_that_were_warmed_and_a_conversation_that_was_restored_change_nothing() {
+    KvFormat::ALL.into_iter().for_each(warm_and_restore);
+}
+
+fn warm_and_restore(kv: KvFormat) {
     let ids = prompt();
     let (first, rest) = ids.split_at(ids.len() / 2);
-    let setting = Setting { slots: Some(40), ..Setting::default() };
+    let setting = Setting { slots: Some(40), kv, ..Setting::default() };
     let mut rig = Rig::new(kiosk::default_image(), setting).unwrap();
     let expected = bits(&mut rig, &ids);
     rig.session.reset();
@@ -134,7 +147,7 @@ proptest! {
         unaligned in any::<bool>(),
         (depth, patience) in (2..17_usize, 1..20_u32),
         policy in 0..POLICIES.len(),
-        lookahead in any::<bool>(),
+        (lookahead, int8) in any::<(bool, bool)>(),
         fault in prop_oneof![
             Just(Fault::None),
             (8..100_u32).prop_map(Fault::Transient),
@@ -143,7 +156,9 @@ proptest! {
     ) {
         let ids = &prompt()[..40];
         let image = kiosk::default_image();
-        let expected = bits(&mut Rig::new(image, Setting::default()).unwrap(), ids);
+        let kv = if int8 { KvFormat::Int8 } else { KvFormat::F16 };
+        let default = Setting { kv, ..Setting::default() };
+        let expected = bits(&mut Rig::new(image, default).unwrap(), ids);
         let alignment = if unaligned { 1 } else { 4096 };
         let setting = Setting {
             slots: Some(slots),
@@ -155,7 +170,7 @@ proptest! {
             patience,
             policy: POLICIES[policy],
             lookahead,
-            ..Setting::default()
+            ..default
         };
         let mut rig = Rig::new(image, setting).unwrap();
         rig.disk.set_fault(fault);

@@ -9,6 +9,7 @@ use core::str::FromStr;
 use rill::answer::{Answer, StopError};
 use rill::experts::{DecayedLfu, LayerLru, Lru, Policy, Reuse};
 use rill::image::Sampling;
+use rill::model::kv::KvFormat;
 use rill::size::Size;
 
 /// Longest file, in bytes.
@@ -27,6 +28,8 @@ pub struct Config<'t> {
     pub context: Option<u32>,
     /// Most tokens of a batch.
     pub batch: Option<u32>,
+    /// How keys and values are kept; `None` for the default.
+    pub kv: Option<KvFormat>,
     /// Most tokens of an answer.
     pub max_tokens: Option<u64>,
     /// Cores to use.
@@ -119,6 +122,13 @@ static KEYS: &[Key] = &[
     Key {
         name: "batch",
         set: |config, text| put(&mut config.batch, number(text, COUNT, |&n| n > 0)?),
+    },
+    Key {
+        name: "kv",
+        set: |config, text| {
+            let format = KvFormat::ALL.into_iter().find(|format| format.name() == text);
+            put(&mut config.kv, format.ok_or(Problem::Value("f16 or int8"))?)
+        },
     },
     Key {
         name: "max-tokens",
@@ -255,13 +265,14 @@ mod tests {
     fn a_file_says_how_to_run() {
         let text = "# kiosk\r\nsystem = You are a guide. A = B.\r\n\r\n ram=200MiB\n\
                     temp = 0\nseed = 7\nstop = User:\nstop = Guide:\nno-lookahead = true\n\
-                    policy = lru\nmax-tokens = 64\n";
+                    policy = lru\nkv = int8\nmax-tokens = 64\n";
         let config = Config::parse(text).unwrap();
         assert_eq!(config.system, Some("You are a guide. A = B."));
         assert_eq!((config.ram, config.seed), (Some(200 << 20), 7));
         assert_eq!((config.max_tokens, config.context), (Some(64), None));
         assert!(config.no_lookahead);
         assert_eq!(config.policy.unwrap().name(), "lru");
+        assert_eq!(config.kv, Some(KvFormat::Int8));
         let sampling = config.sampling(Sampling::default());
         assert_eq!(sampling, Sampling { temperature: 0.0, ..Sampling::default() });
     }
@@ -288,6 +299,7 @@ mod tests {
             ("repeat-penalty = inf", 1, "above 0"),
             ("context = 0", 1, "above 0"),
             ("policy = random", 1, "layer-lru"),
+            ("kv = int4", 1, "f16 or int8"),
         ] {
             let error = Config::parse(text).err().unwrap_or_else(|| panic!("{text}"));
             assert_eq!(error.line, line, "{text}");

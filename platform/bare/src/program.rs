@@ -138,6 +138,7 @@ fn converse(console: &mut Console) -> Result<Infallible, Failure> {
         arena: budget.saturating_sub(overhead),
         context: config.context,
         batch: config.batch,
+        kv: config.kv.unwrap_or_default(),
     };
     let plan = Plan::new(&image, &request).map_err(|error| match error {
         PlanError::BelowLeast { least, .. } => Failure::Budget { budget, least: least + overhead },

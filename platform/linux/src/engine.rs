@@ -8,6 +8,7 @@ use clap::ValueEnum;
 use rill::experts::{DecayedLfu, LayerLru, Lru, Policy, Reuse};
 use rill::image::{Image, Sampling, Section, checksum};
 use rill::kernels::{self, Kernels};
+use rill::model::kv::KvFormat;
 use rill::plan::{Plan, PlanError, PlanRequest};
 use rill::report::{Report, Surroundings};
 use rill::seams::{Events, Parallel, Silent, World};
@@ -59,6 +60,19 @@ pub struct BudgetArgs {
     /// Most tokens of a prompt that go through the model together [default: chosen by the budget]
     #[arg(long, value_name = "TOKENS", hide_short_help = true)]
     batch: Option<u32>,
+    /// How keys and values of a conversation are kept; logits depend on it
+    #[arg(long, value_enum, default_value = "f16")]
+    kv: KvName,
+}
+
+/// A format of keys and values as an option.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum KvName {
+    /// In 16 bits a number
+    F16,
+    /// About half of that (LFM2-8B-A1B: 6.2 KiB a token, not 12.0), for a KL divergence of 1.1e-3
+    /// nats (kiosk model)
+    Int8,
 }
 
 /// A policy as an option.
@@ -181,7 +195,8 @@ impl BudgetArgs {
         };
         let overhead = memory::OVERHEAD + model.device.resident();
         let arena = total.saturating_sub(overhead);
-        let request = PlanRequest { arena, context: self.context, batch: self.batch };
+        let request =
+            PlanRequest { arena, context: self.context, batch: self.batch, kv: self.kv.format() };
         match Plan::new(&model.image, &request) {
             Ok(plan) => Ok(Budget { total, overhead, plan, named: self.ram.is_some() }),
             Err(PlanError::BelowLeast { least, .. }) => {
@@ -195,8 +210,9 @@ impl BudgetArgs {
 impl Budget {
     /// The least budget that works for this context, and the most of any use.
     pub fn bounds(&self, image: &Image) -> [u64; 2] {
-        let Plan { context, batch, .. } = self.plan;
-        let (least, most) = (Plan::least(image, context, 1), Plan::most(image, context, batch));
+        let Plan { context, batch, kv, .. } = self.plan;
+        let least = Plan::least(image, context, 1, kv);
+        let most = Plan::most(image, context, batch, kv);
         [least, most].map(|arena| arena + self.overhead)
     }
 
@@ -287,6 +303,15 @@ impl EngineArgs {
             let names = names.join(", ");
             Failure::Usage(format!("this CPU has no kernels `{name}`; it has {names}"))
         })
+    }
+}
+
+impl KvName {
+    const fn format(self) -> KvFormat {
+        match self {
+            Self::F16 => KvFormat::F16,
+            Self::Int8 => KvFormat::Int8,
+        }
     }
 }
 

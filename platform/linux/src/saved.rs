@@ -1,12 +1,14 @@
 //! Conversations in files: `/save` and `/load`.
 //!
-//! A file is the magic bytes, the image's identity, what [`Session::save`] writes, and the XXH3-64
-//! of all of it. It is checked whole before anything of it is used.
+//! A file is the magic bytes, the image's identity, the format of keys and values, what
+//! [`Session::save`] writes, and the XXH3-64 of all of it. It is checked whole before anything of
+//! it is used.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Write};
 use std::path::Path;
 
+use rill::model::kv::KvFormat;
 use rill::session::{SaveError, Session};
 use rill_linux::replace::replace;
 use xxhash_rust::xxh3::Xxh3;
@@ -14,19 +16,20 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::failure::Failure;
 
 const MAGIC: [u8; 8] = *b"RILLTALK";
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 const TAIL: u64 = 8;
 
 /// Writes the conversation of `session` to a file, whole or not at all. `image` tells images apart.
 pub fn save(session: &mut Session<'_>, image: u64, path: &Path) -> Result<(), Failure> {
     let mut lost = None;
+    let head = head(image, session.kv_format());
     let written = replace(path, |out| {
         let mut sum = Xxh3::new();
         let mut put = |bytes: &[u8]| {
             sum.update(bytes);
             out.write_all(bytes)
         };
-        head(image).iter().try_for_each(|part| put(part))?;
+        head.iter().try_for_each(|part| put(part))?;
         match session.save(&mut put) {
             Ok(()) => {}
             Err(SaveError::Place(error)) => return Err(error),
@@ -49,10 +52,10 @@ pub fn save(session: &mut Session<'_>, image: u64, path: &Path) -> Result<(), Fa
 pub fn load(session: &mut Session<'_>, image: u64, path: &Path) -> Result<(), Failure> {
     let wrong = |what| io::Error::new(io::ErrorKind::InvalidData, what);
     let file = || File::open(path).map(BufReader::new);
-    file().and_then(|file| check(file, image)).map_err(Failure::file(path))?;
+    let mut head = head(image, session.kv_format());
+    file().and_then(|file| check(file, head)).map_err(Failure::file(path))?;
     let mut file = file().map_err(Failure::file(path))?;
-    let mut skipped = head(image);
-    skipped.iter_mut().try_for_each(|part| file.read_exact(part)).map_err(Failure::file(path))?;
+    head.iter_mut().try_for_each(|part| file.read_exact(part)).map_err(Failure::file(path))?;
     match session.restore(|bytes| file.read_exact(bytes)) {
         Ok(()) => Ok(()),
         Err(SaveError::Session(error)) => Err(error.into()),
@@ -64,9 +67,8 @@ pub fn load(session: &mut Session<'_>, image: u64, path: &Path) -> Result<(), Fa
 const DAMAGED: &str = "the saved conversation is damaged";
 
 /// Reads the file once and says what is wrong with it.
-fn check(mut file: BufReader<File>, image: u64) -> io::Result<()> {
-    let wrong = |what| Err(io::Error::new(io::ErrorKind::InvalidData, what));
-    let expected = head(image);
+fn check(mut file: BufReader<File>, expected: Head) -> io::Result<()> {
+    let wrong = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidData, what));
     let mut found = expected;
     let whole = found.iter_mut().try_for_each(|part| file.read_exact(part));
     if whole.is_err() || found[..2] != expected[..2] {
@@ -74,6 +76,14 @@ fn check(mut file: BufReader<File>, image: u64) -> io::Result<()> {
     }
     if found[2] != expected[2] {
         return wrong("a conversation with another model");
+    }
+    match KvFormat::ALL.into_iter().find(|&kv| word(kv) == found[3]) {
+        Some(_) if found[3] == expected[3] => {}
+        Some(kv) => {
+            let kv = kv.name();
+            return wrong(&format!("a conversation with keys and values in {kv}; use --kv {kv}"));
+        }
+        None => return wrong(DAMAGED),
     }
     let mut sum = Xxh3::new();
     found.iter().for_each(|part| sum.update(part));
@@ -93,6 +103,16 @@ fn check(mut file: BufReader<File>, image: u64) -> io::Result<()> {
     Ok(())
 }
 
-fn head(image: u64) -> [[u8; 8]; 3] {
-    [MAGIC, VERSION.to_le_bytes(), image.to_le_bytes()]
+/// What a file begins with.
+type Head = [[u8; 8]; 4];
+
+fn head(image: u64, kv: KvFormat) -> Head {
+    [MAGIC, VERSION.to_le_bytes(), image.to_le_bytes(), word(kv)]
+}
+
+/// The name of a format, zeros after it.
+fn word(kv: KvFormat) -> [u8; 8] {
+    let (mut word, name) = ([0; 8], kv.name().as_bytes());
+    word[..name.len()].copy_from_slice(name);
+    word
 }

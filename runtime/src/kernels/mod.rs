@@ -84,22 +84,80 @@ pub type MatmulFn = fn(w: &[u8], x: Panel<'_>, y: &mut [f32]);
 /// One pass over the keys and values of the first `len` positions.
 ///
 /// For each query: positions come in blocks of 16, with `m = -inf`, `l = 0`, `acc = 0` at first.
-/// A block's scores are `s[i] = sum_d q[d] k[d, i]` (fma, d ascending from 0), `-inf` beyond
-/// `len`; `m' = max(m, max s)`; `c = exp(m - m')` and `p[i] = exp(s[i] - m')`, except that both
-/// are 0 for an argument of `-inf`; `l = fma(l, c, sum16(p))`, `acc[d] = acc[d] * c`, then
-/// `acc[d] = fma(p[i], v[i, d], acc[d])` for ascending `i < len`. Finally `out[d] = acc[d] / l`.
+/// A block's scores are `s[i] = sum_d q[d] k[d, i]` (fma, d ascending from 0), of int8 keys
+/// `s[i] = (sum_d q[d] k[d, i]) * key_scale[i]`; they are `-inf` beyond `len`. Then
+/// `m' = max(m, max s)`; `c = exp(m - m')` and `p[i] = exp(s[i] - m')`, except that both are 0 for
+/// an argument of `-inf`; `l = fma(l, c, sum16(p))`, `acc[d] = acc[d] * c`. The weights are
+/// `w[i] = p[i]`, of int8 values `w[i] = p[i] * value_scale[i]`; then
+/// `acc[d] = fma(w[i], v[i, d], acc[d])` for ascending `i < len`. Finally `out[d] = acc[d] / l`.
+///
+/// Elements and scales become f32 exactly; what lies beyond `len` in the last block is not used.
 #[derive(Debug, Clone, Copy)]
 pub struct Attend<'k> {
     /// `(queries, head_dim)` f32, already multiplied by 1 / sqrt(head_dim).
     pub queries: &'k [f32],
-    /// f16 bits, `(blocks of 16 positions, head_dim, 16)`: the keys of a block lie side by side.
-    pub keys: &'k [u16],
-    /// f16 bits, `(positions, head_dim)`.
-    pub values: &'k [u16],
+    /// Keys and values of the head.
+    pub kv: KeyValues<'k>,
     /// Width of a head.
     pub head_dim: usize,
     /// How many positions count; at least 1.
     pub len: usize,
+}
+
+/// Keys and values of one head, as their cache keeps them.
+#[derive(Debug, Clone, Copy)]
+pub enum KeyValues<'k> {
+    /// f16 bits, without scales.
+    F16(Head<'k, u16>),
+    /// Integers, with a scale for each key and each value.
+    Int8(Head<'k, i8>),
+}
+
+/// Keys and values of one head, elements `E`.
+#[derive(Debug, Clone, Copy)]
+pub struct Head<'k, E> {
+    /// `(blocks of 16 positions, head_dim, 16)`: the keys of a block lie side by side.
+    pub keys: &'k [E],
+    /// `(positions, head_dim)`.
+    pub values: &'k [E],
+    /// f16 bits, `(blocks of 16 positions, 16)`; empty for elements without scales.
+    pub key_scales: &'k [u16],
+    /// As `key_scales`.
+    pub value_scales: &'k [u16],
+}
+
+impl<'k, E> Head<'k, E> {
+    /// Of elements without scales.
+    pub const fn unscaled(keys: &'k [E], values: &'k [E]) -> Self {
+        Self { keys, values, key_scales: &[], value_scales: &[] }
+    }
+}
+
+/// An element of keys and values.
+pub(crate) trait Element: Copy {
+    /// Whether each key and each value has a scale.
+    const SCALED: bool;
+
+    /// Its value, exactly, without the scale.
+    fn to_f32(self) -> f32;
+}
+
+impl Element for u16 {
+    const SCALED: bool = false;
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        math::from_f16(self)
+    }
+}
+
+impl Element for i8 {
+    const SCALED: bool = true;
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        f32::from(self)
+    }
 }
 
 /// One token of the gated short convolution.
@@ -148,13 +206,15 @@ pub(crate) fn check_matmul(
     tile_rows
 }
 
-/// Checks the lengths of attention's operands and returns its number of queries.
-pub(crate) fn check_attend(a: &Attend<'_>, out: &[f32]) -> usize {
+/// Checks the lengths of attention's operands; `head` is what `a.kv` holds.
+pub(crate) fn check_attend<E: Element>(a: &Attend<'_>, head: &Head<'_, E>, out: &[f32]) {
+    let padded = a.len.next_multiple_of(KEY_BLOCK);
+    let scales = if E::SCALED { padded } else { 0 };
     assert!(a.len >= 1 && a.queries.len().is_multiple_of(a.head_dim));
-    assert!(a.keys.len() >= a.len.div_ceil(KEY_BLOCK) * KEY_BLOCK * a.head_dim, "too few keys");
-    assert!(a.values.len() >= a.len * a.head_dim, "too few values");
+    assert!(head.keys.len() >= padded * a.head_dim, "too few keys");
+    assert!(head.values.len() >= a.len * a.head_dim, "too few values");
+    assert!(head.key_scales.len() >= scales && head.value_scales.len() >= scales, "too few scales");
     assert_eq!(out.len(), a.queries.len());
-    a.queries.len() / a.head_dim
 }
 
 /// Checks the lengths of a convolution's operands and returns the hidden width.

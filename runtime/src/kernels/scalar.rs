@@ -2,7 +2,10 @@
 
 use super::math::{exp, fma, from_f16, round_even, sum16};
 use super::panel::{BLOCK_WORDS, Panel, put_block};
-use super::{Attend, Conv, KEY_BLOCK, Kernels, check_attend, check_conv, check_matmul};
+use super::{
+    Attend, Conv, Element, Head, KEY_BLOCK, Kernels, KeyValues, check_attend, check_conv,
+    check_matmul,
+};
 use crate::image::checksum;
 use crate::image::layout::{BLOCK, Format, TILE_ROWS};
 
@@ -143,7 +146,14 @@ fn add_scaled(y: &mut [f32], x: &[f32], scale: f32) {
 }
 
 fn attend(a: &Attend<'_>, out: &mut [f32]) {
-    check_attend(a, out);
+    match &a.kv {
+        KeyValues::F16(head) => attend_head(a, head, out),
+        KeyValues::Int8(head) => attend_head(a, head, out),
+    }
+}
+
+fn attend_head<E: Element>(a: &Attend<'_>, head: &Head<'_, E>, out: &mut [f32]) {
+    check_attend(a, head, out);
     let exp_or_zero = |x: f32| if x == f32::NEG_INFINITY { 0.0 } else { exp(x) };
     for (query, out) in a.queries.chunks_exact(a.head_dim).zip(out.chunks_exact_mut(a.head_dim)) {
         let mut largest = f32::NEG_INFINITY;
@@ -151,28 +161,41 @@ fn attend(a: &Attend<'_>, out: &mut [f32]) {
         out.fill(0.0);
         for from in (0..a.len).step_by(KEY_BLOCK) {
             let count = (a.len - from).min(KEY_BLOCK);
-            let keys = &a.keys[from * a.head_dim..][..KEY_BLOCK * a.head_dim];
+            let keys = &head.keys[from * a.head_dim..][..KEY_BLOCK * a.head_dim];
             let mut scores = [0.0; KEY_BLOCK];
             for (&q, keys) in query.iter().zip(keys.as_chunks::<KEY_BLOCK>().0) {
                 for (score, &key) in scores.iter_mut().zip(keys) {
-                    *score = fma(q, from_f16(key), *score);
+                    *score = fma(q, key.to_f32(), *score);
                 }
+            }
+            if E::SCALED {
+                scale(&mut scores, &head.key_scales[from..]);
             }
             scores[count..].fill(f32::NEG_INFINITY);
             let new = scores.iter().fold(largest, |m, &s| if s > m { s } else { m });
             let shrink = exp_or_zero(largest - new);
-            let weights = scores.map(|s| exp_or_zero(s - new));
+            let mut weights = scores.map(|s| exp_or_zero(s - new));
             largest = new;
             total = fma(total, shrink, sum16(weights));
             out.iter_mut().for_each(|o| *o *= shrink);
-            let values = a.values[from * a.head_dim..].chunks_exact(a.head_dim);
+            if E::SCALED {
+                scale(&mut weights, &head.value_scales[from..]);
+            }
+            let values = head.values[from * a.head_dim..].chunks_exact(a.head_dim);
             for (&weight, values) in weights[..count].iter().zip(values) {
                 for (o, &value) in out.iter_mut().zip(values) {
-                    *o = fma(weight, from_f16(value), *o);
+                    *o = fma(weight, value.to_f32(), *o);
                 }
             }
         }
         out.iter_mut().for_each(|o| *o /= total);
+    }
+}
+
+/// Multiplies each lane by its scale, f16 bits.
+fn scale(lanes: &mut [f32; KEY_BLOCK], scales: &[u16]) {
+    for (lane, &scale) in lanes.iter_mut().zip(scales) {
+        *lane *= from_f16(scale);
     }
 }
 

@@ -11,7 +11,8 @@ use proptest::sample::select;
 use super::detect::features;
 use super::panel::{self, BLOCK_WORDS};
 use super::{
-    Attend, Conv, CpuFeatures, KEY_BLOCK, Kernels, MAX_WIDTH, Panel, SCALAR, all, best, by_name,
+    Attend, Conv, CpuFeatures, Head, KEY_BLOCK, Kernels, KeyValues, MAX_WIDTH, Panel, SCALAR, all,
+    best, by_name,
 };
 use crate::image::layout::{self, BLOCK, Format, TILE_ROWS};
 
@@ -62,6 +63,14 @@ impl Noise {
         f16::from_f32(self.float()).to_bits()
     }
 
+    /// An integer, now and then at an end.
+    fn int8(&mut self) -> i8 {
+        if self.wild && self.one_in(4) {
+            return if self.one_in(2) { i8::MIN } else { i8::MAX };
+        }
+        self.next() as i8
+    }
+
     /// 32 integers in `lowest..=highest`, now and then all at the ends.
     fn quants(&mut self, lowest: i8, highest: i8) -> [i8; BLOCK] {
         let span = (i16::from(highest) - i16::from(lowest) + 1) as u64;
@@ -106,6 +115,65 @@ fn assert_same(kernels: &Kernels, got: &[f32], expected: &[f32]) {
     for (i, (g, e)) in got.iter().zip(expected).enumerate() {
         let same = g.to_bits() == e.to_bits() || (g.is_nan() && e.is_nan());
         assert!(same, "{}: element {i} is {g:e}, not {e:e}", kernels.name);
+    }
+}
+
+/// Keys and values of one head, of either kind of element.
+struct Cached {
+    halves: [Vec<u16>; 2],
+    bytes: [Vec<i8>; 2],
+    scales: [Vec<u16>; 2],
+}
+
+impl Cached {
+    fn new(noise: &mut Noise, head_dim: usize, len: usize) -> Self {
+        // What lies beyond `len` in the last block must not matter, a NaN included.
+        const NAN: u16 = 0x7e00;
+        Self {
+            halves: vectors(head_dim, len, NAN, || noise.half()),
+            bytes: vectors(head_dim, len, i8::MIN, || noise.int8()),
+            scales: vectors(1, len, NAN, || noise.half()).map(|mut scales| {
+                scales.resize(len.next_multiple_of(KEY_BLOCK), NAN);
+                scales
+            }),
+        }
+    }
+
+    fn kinds(&self) -> [KeyValues<'_>; 2] {
+        let ([keys, values], [key_scales, value_scales]) = (&self.bytes, &self.scales);
+        [
+            KeyValues::F16(Head::unscaled(&self.halves[0], &self.halves[1])),
+            KeyValues::Int8(Head { keys, values, key_scales, value_scales }),
+        ]
+    }
+}
+
+/// Keys and values of `len` positions as [`Head`] has them, padded by `rest`.
+fn vectors<E: Copy>(
+    head_dim: usize,
+    len: usize,
+    rest: E,
+    mut element: impl FnMut() -> E,
+) -> [Vec<E>; 2] {
+    let mut keys = vec![rest; len.next_multiple_of(KEY_BLOCK) * head_dim];
+    for position in 0..len {
+        let block = &mut keys[position / KEY_BLOCK * KEY_BLOCK * head_dim..];
+        for d in 0..head_dim {
+            block[d * KEY_BLOCK + position % KEY_BLOCK] = element();
+        }
+    }
+    [keys, (0..len * head_dim).map(|_| element()).collect()]
+}
+
+/// Fails unless every table gives the scalar table's bits.
+#[track_caller]
+fn assert_all_attend(a: &Attend<'_>) {
+    let mut expected = vec![0.0; a.queries.len()];
+    (SCALAR.attend)(a, &mut expected);
+    for kernels in all(features()) {
+        let mut out = vec![f32::NAN; a.queries.len()];
+        (kernels.attend)(a, &mut out);
+        assert_same(kernels, &out, &expected);
     }
 }
 
@@ -247,27 +315,34 @@ proptest! {
         mut noise in noise(),
         head_dim in select(&[2_usize, 6, 32, 64, 80, 128][..]),
         queries in 1..=9_usize,
-        len in 1..=129_usize,
+        len in prop_oneof![lengths(), 1..=129_usize],
     ) {
-        let q = noise.floats(queries * head_dim);
-        // What lies beyond `len` in the last block of keys must not matter, a NaN included.
-        let padded = len.next_multiple_of(KEY_BLOCK);
-        let mut keys = vec![0x7e00; padded * head_dim];
-        for position in 0..len {
-            let block = &mut keys[position / KEY_BLOCK * KEY_BLOCK * head_dim..];
-            for d in 0..head_dim {
-                block[d * KEY_BLOCK + position % KEY_BLOCK] = noise.half();
-            }
+        let queries = noise.floats(queries * head_dim);
+        for kv in Cached::new(&mut noise, head_dim, len).kinds() {
+            assert_all_attend(&Attend { queries: &queries, kv, head_dim, len });
         }
-        let values: Vec<u16> = (0..len * head_dim).map(|_| noise.half()).collect();
-        let a = Attend { queries: &q, keys: &keys, values: &values, head_dim, len };
-        let mut expected = vec![0.0; q.len()];
-        (SCALAR.attend)(&a, &mut expected);
-        for kernels in all(features()) {
-            let mut out = vec![f32::NAN; q.len()];
-            (kernels.attend)(&a, &mut out);
-            assert_same(kernels, &out, &expected);
+    }
+
+    #[test]
+    fn int8_is_f16_where_both_are_exact(
+        mut noise in noise(),
+        head_dim in select(&[2_usize, 6, 64][..]),
+        len in 1..=50_usize,
+    ) {
+        noise.wild = false;
+        let queries = noise.floats(head_dim);
+        let mut cached = Cached::new(&mut noise, head_dim, len);
+        let scale = f16::from_f32(1.0 / 64.0);
+        for (halves, bytes) in cached.halves.iter_mut().zip(&cached.bytes) {
+            *halves = bytes.iter().map(|&b| (f16::from_f32(f32::from(b)) * scale).to_bits()).collect();
         }
+        cached.scales.iter_mut().for_each(|scales| scales.fill(scale.to_bits()));
+        let [expected, out] = cached.kinds().map(|kv| {
+            let mut out = vec![0.0; head_dim];
+            (SCALAR.attend)(&Attend { queries: &queries, kv, head_dim, len }, &mut out);
+            out
+        });
+        assert_same(&SCALAR, &out, &expected);
     }
 
     #[test]
@@ -278,17 +353,9 @@ proptest! {
         least in any::<bool>(),
     ) {
         let head_dim = 6;
-        let q = vec![if least { -f32::MAX } else { f32::MAX }; queries * head_dim];
-        let mut keys = vec![0; len.next_multiple_of(KEY_BLOCK) * head_dim];
-        keys.iter_mut().for_each(|key| *key = noise.half());
-        let values: Vec<u16> = (0..len * head_dim).map(|_| noise.half()).collect();
-        let a = Attend { queries: &q, keys: &keys, values: &values, head_dim, len };
-        let mut expected = vec![0.0; q.len()];
-        (SCALAR.attend)(&a, &mut expected);
-        for kernels in all(features()) {
-            let mut out = vec![f32::NAN; q.len()];
-            (kernels.attend)(&a, &mut out);
-            assert_same(kernels, &out, &expected);
+        let queries = vec![if least { -f32::MAX } else { f32::MAX }; queries * head_dim];
+        for kv in Cached::new(&mut noise, head_dim, len).kinds() {
+            assert_all_attend(&Attend { queries: &queries, kv, head_dim, len });
         }
     }
 

@@ -2,9 +2,9 @@
 
 use core::ops::Range;
 
+use super::kv::KvCache;
 use super::product::{Activations, Cores, Grain, Write, project};
 use super::scratch::Scratch;
-use super::state::KvCache;
 use super::weights::AttentionWeights;
 use crate::image::Shape;
 use crate::kernels::Attend;
@@ -75,9 +75,9 @@ pub fn forward(
     for_each_chunk(cores.parallel, inner, group, |part, out| {
         let (t, head) = (tokens - wanted + part / kv_heads, part % kv_heads);
         let row = &qkv[t * (q_dim + 2 * kv_dim)..];
-        let (keys, values) = kv.head(w.index, head);
         let queries = &row[head * group..][..group];
-        let attend = Attend { queries, keys, values, head_dim, len: batch.start + t + 1 };
+        let kv = kv.head(w.index, head);
+        let attend = Attend { queries, kv, head_dim, len: batch.start + t + 1 };
         (cores.kernels.attend)(&attend, out);
     });
 

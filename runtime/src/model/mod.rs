@@ -1,12 +1,13 @@
 //! The model: a batch of tokens in, the residual stream of its last layer out.
 //!
 //! The path of a token, in reading order: [`weights`] (what is in RAM), [`product`] (matrix
-//! products over cores), [`conv`] and [`attention`] (what mixes tokens, over [`state`]),
+//! products over cores), [`conv`] and [`attention`] (what mixes tokens, over [`state`] and [`kv`]),
 //! [`router`] and [`moe`] (the experts), and [`Model::forward`] here, which strings them together.
 
 pub mod attention;
 pub mod checked;
 pub mod conv;
+pub mod kv;
 pub mod moe;
 pub mod product;
 pub mod router;
@@ -14,10 +15,11 @@ pub mod scratch;
 pub mod state;
 pub mod weights;
 
+use self::kv::KvCache;
 use self::moe::{MoeLayer, Next};
 use self::product::{Activations, Cores, Grain, Write, gate_up, project};
 use self::scratch::Scratch;
-use self::state::{ConvState, KvCache};
+use self::state::ConvState;
 use self::weights::{FfnWeights, LayerWeights, MixerWeights, Weights};
 use crate::experts::{Cache, Lookahead, PageError};
 use crate::image::Shape;

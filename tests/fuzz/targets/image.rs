@@ -12,6 +12,7 @@ use rill::image::{
     HEADER_BYTES, Header, Image, Manifest, PAGE_ALIGN, Resident, Section, checksum, page_checksum, page_shape,
 };
 use rill::kernels::best;
+use rill::model::kv::KvFormat;
 use rill::plan::{Plan, PlanRequest};
 use rill::seams::{ManualClock, RamDisk, Serial, Silent, World};
 use rill::session::{Options, Session};
@@ -97,7 +98,12 @@ fn run(image: &[u8], damage: &Damage, memory: &mut [u8]) -> Option<()> {
     let mut disk = RamDisk::new(image, 0);
     let image = Image::open(&mut disk, &mut vec![0; PAGE_ALIGN]).ok()?;
     let batch = Some(1 + u32::from(damage.batch % 8));
-    let request = PlanRequest { arena: memory.len() as u64, context: Some(16), batch };
+    let request = PlanRequest {
+        arena: memory.len() as u64,
+        context: Some(16),
+        batch,
+        kv: KvFormat::default(),
+    };
     let plan = Plan::new(&image, &request).ok()?;
     let clock = ManualClock::new(1);
     let mut world =

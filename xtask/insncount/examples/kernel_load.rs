@@ -11,7 +11,7 @@ use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_char, c_int};
 
 use rill::image::layout::{BLOCK, Format, TILE_ROWS};
-use rill::kernels::{self, Attend, CpuFeatures, Kernels, MAX_WIDTH, Panel};
+use rill::kernels::{self, Attend, CpuFeatures, Head, Kernels, KeyValues, MAX_WIDTH, Panel};
 
 #[cfg(not(target_os = "none"))]
 extern crate std;
@@ -63,8 +63,7 @@ fn call(kernels: &Kernels, operation: &[u8], tokens: usize, o: &mut Operands) ->
         b"attend" => {
             let attend = Attend {
                 queries: &o.x[..QUERIES * HEAD_DIM],
-                keys: &o.keys,
-                values: &o.values,
+                kv: KeyValues::F16(Head::unscaled(&o.keys, &o.values)),
                 head_dim: HEAD_DIM,
                 len: POSITIONS,
             };

@@ -2,6 +2,7 @@ use std::io::{Write, stdout};
 
 use rill::image::{Image, Manifest, Resident, Section};
 use rill::kernels;
+use rill::model::kv::KvFormat;
 use rill::size::Size;
 use rill_linux::cpu;
 use serde_json::{Map, Value, json};
@@ -27,9 +28,6 @@ const EXAMPLES: &str = "\
 Examples:
   rill inspect -m model.rill
   rill inspect --kernels";
-
-/// Bytes of a key or value element: f16.
-const KV_ELEMENT: u64 = 2;
 
 pub fn run(args: &Args) -> Result<(), Failure> {
     let model = args.model.open()?;
@@ -87,8 +85,8 @@ pub(super) fn parameters(manifest: &Manifest) -> u64 {
 /// What follows from an image's header and manifest.
 struct Facts {
     parameters: u64,
-    /// Bytes of the keys and values of one token.
-    kv_bytes: u64,
+    /// Bytes of the keys and values of one token, in each format.
+    kv_bytes: [u64; KvFormat::ALL.len()],
     /// Bytes of one bank: the experts of a layer.
     bank_bytes: u64,
     cycle_pages: u64,
@@ -98,10 +96,9 @@ impl Facts {
     fn of(image: &Image) -> Self {
         let manifest = &image.manifest;
         let shape = &manifest.shape;
-        let kv_dim = u64::from(shape.kv_heads) * u64::from(shape.head_dim);
         Self {
             parameters: parameters(manifest),
-            kv_bytes: manifest.attention_layers() as u64 * 2 * kv_dim * KV_ELEMENT,
+            kv_bytes: KvFormat::ALL.map(|format| format.token_bytes(manifest) as u64),
             bank_bytes: u64::from(shape.experts) * image.header.page_len,
             cycle_pages: manifest.banks() as u64 * u64::from(shape.top_k),
         }
@@ -129,7 +126,8 @@ impl Facts {
             format!("{} of {}, {} for keys", shape.heads, shape.head_dim, shape.kv_heads),
         )?;
         line("longest context", format!("{} tokens", shape.max_context))?;
-        line("keys and values", format!("{} a token", Size(self.kv_bytes)))?;
+        let [f16, int8] = self.kv_bytes.map(Size);
+        line("keys and values", format!("{f16} a token, {int8} in int8"))?;
         line("embedding", format!("{:?}", manifest.embedding))?;
         for section in Section::ALL {
             let span = image.header.span(section);
@@ -167,6 +165,7 @@ impl Facts {
                 (section.name().into(), value)
             })
             .collect();
+        let [kv_bytes, kv_bytes_int8] = self.kv_bytes;
         let (_, resident) = Resident::of(manifest, |_, _| {});
         json!({
             "manifest": manifest,
@@ -180,7 +179,8 @@ impl Facts {
             "bank_bytes": self.bank_bytes,
             "cycle_pages": self.cycle_pages,
             "cycle_bytes": self.cycle_pages * image.header.page_len,
-            "kv_bytes_per_token": self.kv_bytes,
+            "kv_bytes_per_token": kv_bytes,
+            "kv_bytes_per_token_int8": kv_bytes_int8,
         })
     }
 }

@@ -24,7 +24,7 @@ pub struct Args {
 const EXAMPLES: &str = "\
 Examples:
   rill plan -m model.rill --ram 900MiB
-  rill plan -m model.rill --ram 1GiB -c 8192 --json";
+  rill plan -m model.rill --ram 1GiB -c 8192 --kv int8 --json";
 
 pub fn run(args: &Args) -> Result<(), Failure> {
     let model = args.model.open()?;
@@ -42,7 +42,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 
 fn print(model: &Model, budget: &Budget, out: &mut impl Write) -> std::io::Result<()> {
     let plan = &budget.plan;
-    writeln!(out, "{} with a context of {} tokens", model.image.manifest.name, plan.context)?;
+    let (name, kv) = (&model.image.manifest.name, plan.kv.name());
+    writeln!(out, "{name} with a context of {} tokens, keys and values in {kv}", plan.context)?;
     let mut line =
         |name: &str, bytes: u64| writeln!(out, "{name:<20} {bytes:>14}  {:>10}", Size(bytes));
     for part in Use::ALL {
@@ -85,6 +86,7 @@ fn as_json(model: &Model, budget: &Budget) -> Value {
         "parts": parts,
         "context": plan.context,
         "batch": plan.batch,
+        "kv": plan.kv.name(),
         "slots": plan.slots,
         "pages": plan.pages,
         "page_bytes": plan.page_len,

@@ -2,11 +2,12 @@
 
 use core::arch::aarch64::*;
 
-use super::super::math::{EXP_MAX, EXP_MIN, EXP_POLY, LN2_HIGH, LN2_LOW, LOG2_E, fma, from_f16};
+use super::super::math::{EXP_MAX, EXP_MIN, EXP_POLY, LN2_HIGH, LN2_LOW, LOG2_E, fma};
 use super::super::{
-    Attend, BLOCK_WORDS, Conv, KEY_BLOCK, Panel, SCALAR, check_attend, check_conv, group_at,
+    Attend, BLOCK_WORDS, Conv, Element, Head, KEY_BLOCK, KeyValues, Panel, SCALAR, check_attend,
+    check_conv, group_at,
 };
-use super::{ROW_VECTORS, load, load2, store};
+use super::{ROW_VECTORS, load, load_half_at, load2, store};
 use crate::image::layout::{BLOCK, TILE_ROWS};
 
 /// See [`Kernels::matmul_f32`](super::super::Kernels::matmul_f32).
@@ -139,34 +140,94 @@ pub(super) fn add_scaled(y: &mut [f32], x: &[f32], scale: f32) {
 /// See [`Kernels::attend`](super::super::Kernels::attend).
 #[target_feature(enable = "neon")]
 pub(super) fn attend(a: &Attend<'_>, out: &mut [f32]) {
-    check_attend(a, out);
+    match &a.kv {
+        KeyValues::F16(head) => attend_head(a, head, out),
+        KeyValues::Int8(head) => attend_head(a, head, out),
+    }
+}
+
+/// How elements of keys and values become floats.
+trait Load: Element {
+    /// 16 elements.
+    ///
+    /// # Safety
+    /// The CPU has Advanced SIMD.
+    unsafe fn sixteen(from: &[Self; 16]) -> [float32x4_t; 4];
+
+    /// 8 elements at any address.
+    ///
+    /// # Safety
+    /// The CPU has Advanced SIMD; they can be read.
+    unsafe fn eight(at: *const Self) -> [float32x4_t; 2];
+}
+
+impl Load for u16 {
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn sixteen(from: &[Self; 16]) -> [float32x4_t; 4] {
+        halves16(from)
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn eight(at: *const Self) -> [float32x4_t; 2] {
+        // SAFETY: as the caller vouches.
+        halves8(unsafe { load(at) })
+    }
+}
+
+impl Load for i8 {
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn sixteen(from: &[Self; 16]) -> [float32x4_t; 4] {
+        // SAFETY: the reference covers 16 bytes.
+        let x = vreinterpretq_s8_u8(unsafe { load(from) });
+        let ([a, b], [c, d]) = (bytes8(vget_low_s8(x)), bytes8(vget_high_s8(x)));
+        [a, b, c, d]
+    }
+
+    #[inline]
+    #[target_feature(enable = "neon")]
+    unsafe fn eight(at: *const Self) -> [float32x4_t; 2] {
+        // SAFETY: as the caller vouches.
+        bytes8(vget_low_s8(vreinterpretq_s8_u8(unsafe { load_half_at(at, 0) })))
+    }
+}
+
+/// Attention of all queries: up to 4 share each load of keys and values.
+#[target_feature(enable = "neon")]
+fn attend_head<E: Load>(a: &Attend<'_>, head: &Head<'_, E>, out: &mut [f32]) {
+    check_attend(a, head, out);
     let fours = a.queries.chunks(4 * a.head_dim).zip(out.chunks_mut(4 * a.head_dim));
     for (queries, out) in fours {
         let a = Attend { queries, ..*a };
         match queries.len() / a.head_dim {
-            1 => attend_together::<1>(&a, out),
-            2 => attend_together::<2>(&a, out),
-            3 => attend_together::<3>(&a, out),
-            _ => attend_together::<4>(&a, out),
+            1 => attend_together::<E, 1>(&a, head, out),
+            2 => attend_together::<E, 2>(&a, head, out),
+            3 => attend_together::<E, 3>(&a, head, out),
+            _ => attend_together::<E, 4>(&a, head, out),
         }
     }
 }
 
 /// Attention of `N` queries, so that each key and value is converted once for all of them.
 #[target_feature(enable = "neon")]
-fn attend_together<const N: usize>(a: &Attend<'_>, out: &mut [f32]) {
+fn attend_together<E: Load, const N: usize>(a: &Attend<'_>, head: &Head<'_, E>, out: &mut [f32]) {
     let dim = a.head_dim;
     let mut largest = [f32::NEG_INFINITY; N];
     let mut total = [0.0_f32; N];
     out.fill(0.0);
     for from in (0..a.len).step_by(KEY_BLOCK) {
         let count = (a.len - from).min(KEY_BLOCK);
-        let keys = a.keys[from * dim..][..KEY_BLOCK * dim].as_chunks::<KEY_BLOCK>().0;
-        let mut scores = scores::<N>(a.queries, keys);
+        let keys = head.keys[from * dim..][..KEY_BLOCK * dim].as_chunks::<KEY_BLOCK>().0;
+        let mut scores = scores::<E, N>(a.queries, keys);
         let mut shrink = [0.0; N];
         for ((scores, shrink), (largest, total)) in
             scores.iter_mut().zip(&mut shrink).zip(largest.iter_mut().zip(&mut total))
         {
+            if E::SCALED {
+                scale(scores, &head.key_scales[from..]);
+            }
             hide_from(scores, count);
             let new = max16(*scores, *largest);
             *shrink = vgetq_lane_f32::<0>(exp_or_zero(vdupq_n_f32(*largest - new)));
@@ -174,9 +235,12 @@ fn attend_together<const N: usize>(a: &Attend<'_>, out: &mut [f32]) {
             *largest = new;
             let sum = vdup_n_f32(sum16(*scores));
             *total = vget_lane_f32::<0>(vfma_n_f32(sum, vdup_n_f32(*total), *shrink));
+            if E::SCALED {
+                scale(scores, &head.value_scales[from..]);
+            }
         }
-        let values = &a.values[from * dim..][..count * dim];
-        add_values::<N>(values, &scores, &shrink, out);
+        let values = &head.values[from * dim..][..count * dim];
+        add_values::<E, N>(values, &scores, &shrink, out);
     }
     for (out, total) in out.chunks_exact_mut(dim).zip(total) {
         let (fours, last) = out.as_chunks_mut::<4>();
@@ -187,9 +251,12 @@ fn attend_together<const N: usize>(a: &Attend<'_>, out: &mut [f32]) {
     }
 }
 
-/// The scores of a block of keys, `keys` `(head_dim, 16)`, for each of `N` queries.
+/// The products of `N` queries with a block of keys, `keys` `(head_dim, 16)`.
 #[target_feature(enable = "neon")]
-fn scores<const N: usize>(queries: &[f32], keys: &[[u16; KEY_BLOCK]]) -> [[float32x4_t; 4]; N] {
+fn scores<E: Load, const N: usize>(
+    queries: &[f32],
+    keys: &[[E; KEY_BLOCK]],
+) -> [[float32x4_t; 4]; N] {
     let dim = keys.len();
     let mut scores = [[vdupq_n_f32(0.0); 4]; N];
     let rows: [_; N] = core::array::from_fn(|n| queries[n * dim..][..dim].as_chunks::<4>().0);
@@ -197,7 +264,8 @@ fn scores<const N: usize>(queries: &[f32], keys: &[[u16; KEY_BLOCK]]) -> [[float
     for (d, keys) in fours.iter().enumerate() {
         let q = rows.map(|row| read(&row[d]));
         for (i, keys) in keys.iter().enumerate() {
-            let keys = halves16(keys);
+            // SAFETY: this function is compiled for Advanced SIMD.
+            let keys = unsafe { E::sixteen(keys) };
             for (scores, q) in scores.iter_mut().zip(q) {
                 for (score, key) in scores.iter_mut().zip(keys) {
                     *score = match i {
@@ -211,7 +279,8 @@ fn scores<const N: usize>(queries: &[f32], keys: &[[u16; KEY_BLOCK]]) -> [[float
         }
     }
     for (d, keys) in (4 * fours.len()..).zip(last) {
-        let keys = halves16(keys);
+        // SAFETY: as above.
+        let keys = unsafe { E::sixteen(keys) };
         for (n, scores) in scores.iter_mut().enumerate() {
             for (score, key) in scores.iter_mut().zip(keys) {
                 *score = vfmaq_n_f32(*score, key, queries[n * dim + d]);
@@ -224,8 +293,8 @@ fn scores<const N: usize>(queries: &[f32], keys: &[[u16; KEY_BLOCK]]) -> [[float
 /// `out = out * shrink + sum_i weights[i] values[i]` for each of `N` queries; `values` are
 /// `(positions, head_dim)` of at most 16 positions.
 #[target_feature(enable = "neon")]
-fn add_values<const N: usize>(
-    values: &[u16],
+fn add_values<E: Load, const N: usize>(
+    values: &[E],
     weights: &[[float32x4_t; 4]; N],
     shrink: &[f32; N],
     out: &mut [f32],
@@ -241,7 +310,7 @@ fn add_values<const N: usize>(
     for d in (0..dim / 8 * 8).step_by(8) {
         // SAFETY: each `values` row and each `out` row holds `dim` numbers, and d + 8 <= dim.
         unsafe {
-            let value = |i: usize| halves8(load(values.as_ptr().add(i * dim + d)));
+            let value = |i: usize| E::eight(values.as_ptr().add(i * dim + d));
             let at: [_; N] = core::array::from_fn(|n| out.as_mut_ptr().add(n * dim + d));
             let mut acc: [_; N] = core::array::from_fn(|n| {
                 load2::<0, _>(at[n]).map(|o| vmulq_n_f32(vreinterpretq_f32_u8(o), shrink[n]))
@@ -276,9 +345,19 @@ fn add_values<const N: usize>(
         for (d, o) in out.iter_mut().enumerate().skip(dim / 8 * 8) {
             *o *= shrink[n];
             for (&weight, row) in lanes[n].iter().zip(values.chunks_exact(dim)) {
-                *o = fma(weight, from_f16(row[d]), *o);
+                *o = fma(weight, row[d].to_f32(), *o);
             }
         }
+    }
+}
+
+/// Multiplies each lane by its scale, f16 bits.
+#[inline]
+#[target_feature(enable = "neon")]
+fn scale(lanes: &mut [float32x4_t; 4], scales: &[u16]) {
+    let (scales, _) = scales.as_chunks::<KEY_BLOCK>();
+    for (lane, scale) in lanes.iter_mut().zip(halves16(&scales[0])) {
+        *lane = vmulq_f32(*lane, scale);
     }
 }
 
@@ -388,6 +467,14 @@ fn halves16(x: &[u16; 16]) -> [float32x4_t; 4] {
 fn halves8(x: uint8x16_t) -> [float32x4_t; 2] {
     let x = vreinterpretq_f16_u8(x);
     [vcvt_f32_f16(vget_low_f16(x)), vcvt_high_f32_f16(x)]
+}
+
+/// 8 integers as f32.
+#[inline]
+#[target_feature(enable = "neon")]
+fn bytes8(x: int8x8_t) -> [float32x4_t; 2] {
+    let x = vmovl_s8(x);
+    [vcvtq_f32_s32(vmovl_s16(vget_low_s16(x))), vcvtq_f32_s32(vmovl_high_s16(x))]
 }
 
 /// 4 floats at any address.

@@ -10,7 +10,8 @@ use super::products::{PAIRED_WIDTH, PREFETCH_BYTES, format, prefetch};
 use crate::image::layout::{BLOCK, Format, TILE_ROWS};
 use crate::kernels::panel::{BLOCK_WORDS, Panel, group_at, put_block};
 use crate::kernels::{
-    Attend, Conv, KEY_BLOCK, Kernels, check_attend, check_conv, check_matmul, math,
+    Attend, Conv, Element, Head, KEY_BLOCK, Kernels, KeyValues, check_attend, check_conv,
+    check_matmul, math,
 };
 
 /// The table for AVX2, FMA and F16C.
@@ -120,9 +121,7 @@ with_features! {
         if let Some(from) = from.first_chunk() {
             return load(from);
         }
-        let mut padded = [0.0; 16];
-        padded[..from.len()].copy_from_slice(from);
-        load(&padded)
+        load(&padded(from))
     }
 
     pub fn store_some(a: V, to: &mut [f32]) {
@@ -148,9 +147,26 @@ with_features! {
         if let Some(from) = from.first_chunk() {
             return load_half(from);
         }
-        let mut padded = [0; 16];
-        padded[..from.len()].copy_from_slice(from);
-        load_half(&padded)
+        load_half(&padded(from))
+    }
+
+    pub fn load_int8(from: &[i8; 16]) -> V {
+        // SAFETY: all 16 bytes are readable.
+        unsafe {
+            [
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.as_ptr().cast()))),
+                _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(
+                    from[8..].as_ptr().cast()
+                ))),
+            ]
+        }
+    }
+
+    pub fn load_int8_some(from: &[i8]) -> V {
+        if let Some(from) = from.first_chunk() {
+            return load_int8(from);
+        }
+        load_int8(&padded(from))
     }
 
     pub fn load_scales(scales: &[u8; 32]) -> V {
@@ -225,4 +241,11 @@ with_features! {
             _mm256_add_epi32(_mm256_madd_epi16(sums[1], ones), offset),
         ])
     }
+}
+
+/// The elements, at most 16, and zeros after them.
+fn padded<T: Copy + Default>(from: &[T]) -> [T; 16] {
+    let mut padded = [T::default(); 16];
+    padded[..from.len()].copy_from_slice(from);
+    padded
 }

@@ -9,7 +9,8 @@ use super::products::{PAIRED_WIDTH, PREFETCH_BYTES, format, prefetch};
 use crate::image::layout::{BLOCK, Format, TILE_ROWS};
 use crate::kernels::panel::{BLOCK_WORDS, Panel, group_at, put_block};
 use crate::kernels::{
-    Attend, Conv, KEY_BLOCK, Kernels, check_attend, check_conv, check_matmul, math,
+    Attend, Conv, Element, Head, KEY_BLOCK, Kernels, KeyValues, check_attend, check_conv,
+    check_matmul, math,
 };
 
 /// The table for AVX-512 F, BW, DQ, VL and VNNI.
@@ -109,6 +110,20 @@ with_features! {
         let halves =
             unsafe { _mm256_maskz_loadu_epi16(lanes_below(from.len()), from.as_ptr().cast()) };
         _mm512_cvtph_ps(halves)
+    }
+
+    fn load_int8(from: &[i8; 16]) -> V {
+        // SAFETY: all 16 bytes are readable.
+        from_int8(unsafe { _mm_loadu_si128(from.as_ptr().cast()) })
+    }
+
+    fn load_int8_some(from: &[i8]) -> V {
+        // SAFETY: the mask has no lane beyond the slice.
+        from_int8(unsafe { _mm_maskz_loadu_epi8(lanes_below(from.len()), from.as_ptr()) })
+    }
+
+    fn from_int8(bytes: __m128i) -> V {
+        _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))
     }
 
     fn lanes_below(len: usize) -> __mmask16 {

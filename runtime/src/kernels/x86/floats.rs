@@ -11,8 +11,9 @@ pub struct Running<const Q: usize> {
 /// Defines the float functions of a table for `$features`, over these items of the place of use:
 ///
 /// - `V`, 16 floats;
-/// - `splat`, `load`, `store`, `load_some`, `store_some`, `load_half`, `load_half_some` (`_some`
-///   takes at most 16 elements; those missing are read as zero and not written);
+/// - `splat`, `load`, `store`, `load_some`, `store_some`, `load_half`, `load_half_some`,
+///   `load_int8`, `load_int8_some` (`_some` takes at most 16 elements; those missing are read as
+///   zero and not written);
 /// - `add`, `sub`, `mul`, `div`, `fma`, `max`, `min`, `abs`, lane by lane; `max` and `min` give
 ///   their second operand where one is a NaN;
 /// - `round`; `add_exponent(y, n)`, y 2^n for integers n; `zero_where_least(x, y)`, y but 0 where
@@ -139,40 +140,99 @@ macro_rules! float_kernels {
             }
         }
 
-        /// See [`Kernels::attend`]: up to 4 queries share each load of keys and values.
+        /// How elements of keys and values become floats.
+        trait Load: Element {
+            /// 16 elements.
+            ///
+            /// # Safety
+            /// The CPU has the table's features.
+            unsafe fn load(from: &[Self; 16]) -> V;
+
+            /// At most 16 elements; those missing are zero.
+            ///
+            /// # Safety
+            /// The CPU has the table's features.
+            unsafe fn load_some(from: &[Self]) -> V;
+        }
+
+        impl Load for u16 {
+            #[target_feature(enable = $features)]
+            #[inline]
+            unsafe fn load(from: &[Self; 16]) -> V {
+                load_half(from)
+            }
+
+            #[target_feature(enable = $features)]
+            #[inline]
+            unsafe fn load_some(from: &[Self]) -> V {
+                load_half_some(from)
+            }
+        }
+
+        impl Load for i8 {
+            #[target_feature(enable = $features)]
+            #[inline]
+            unsafe fn load(from: &[Self; 16]) -> V {
+                load_int8(from)
+            }
+
+            #[target_feature(enable = $features)]
+            #[inline]
+            unsafe fn load_some(from: &[Self]) -> V {
+                load_int8_some(from)
+            }
+        }
+
+        /// See [`Kernels::attend`].
         #[target_feature(enable = $features)]
         pub fn attend(a: &Attend<'_>, out: &mut [f32]) {
-            check_attend(a, out);
+            match &a.kv {
+                KeyValues::F16(head) => attend_head(a, head, out),
+                KeyValues::Int8(head) => attend_head(a, head, out),
+            }
+        }
+
+        /// Attention of all queries: up to 4 share each load of keys and values.
+        #[target_feature(enable = $features)]
+        #[inline]
+        fn attend_head<E: Load>(a: &Attend<'_>, head: &Head<'_, E>, out: &mut [f32]) {
+            check_attend(a, head, out);
             let fours = a.queries.chunks(4 * a.head_dim);
             for (queries, out) in fours.zip(out.chunks_mut(4 * a.head_dim)) {
                 match queries.len() / a.head_dim {
-                    1 => attend_together::<1>(a, queries, out),
-                    2 => attend_together::<2>(a, queries, out),
-                    3 => attend_together::<3>(a, queries, out),
-                    _ => attend_together::<4>(a, queries, out),
+                    1 => attend_together::<E, 1>(a, head, queries, out),
+                    2 => attend_together::<E, 2>(a, head, queries, out),
+                    3 => attend_together::<E, 3>(a, head, queries, out),
+                    _ => attend_together::<E, 4>(a, head, queries, out),
                 }
             }
         }
 
         /// Attention of `Q` queries.
         #[target_feature(enable = $features)]
-        fn attend_together<const Q: usize>(a: &Attend<'_>, queries: &[f32], out: &mut [f32]) {
+        fn attend_together<E: Load, const Q: usize>(
+            a: &Attend<'_>,
+            head: &Head<'_, E>,
+            queries: &[f32],
+            out: &mut [f32],
+        ) {
             let block_len = KEY_BLOCK * a.head_dim;
             let mut running = Running { largest: [f32::NEG_INFINITY; Q], total: [0.0; Q] };
             out.fill(0.0);
             let mut from = 0;
             while from + KEYS_AT_ONCE * KEY_BLOCK <= a.len {
-                let keys = &a.keys[from * a.head_dim..][..KEYS_AT_ONCE * block_len];
-                for scores in score::<Q, KEYS_AT_ONCE>(a.head_dim, queries, keys) {
-                    attend_block(a, from, KEY_BLOCK, scores, &mut running, out);
+                let keys = &head.keys[from * a.head_dim..][..KEYS_AT_ONCE * block_len];
+                for scores in score::<E, Q, KEYS_AT_ONCE>(a.head_dim, queries, keys) {
+                    let block = from..from + KEY_BLOCK;
+                    attend_block(a.head_dim, head, block, scores, &mut running, out);
                     from += KEY_BLOCK;
                 }
             }
             while from < a.len {
-                let keys = &a.keys[from * a.head_dim..][..block_len];
-                let [scores] = score::<Q, 1>(a.head_dim, queries, keys);
-                let count = (a.len - from).min(KEY_BLOCK);
-                attend_block(a, from, count, scores, &mut running, out);
+                let keys = &head.keys[from * a.head_dim..][..block_len];
+                let [scores] = score::<E, Q, 1>(a.head_dim, queries, keys);
+                let block = from..a.len.min(from + KEY_BLOCK);
+                attend_block(a.head_dim, head, block, scores, &mut running, out);
                 from += KEY_BLOCK;
             }
             for (out, total) in out.chunks_exact_mut(a.head_dim).zip(running.total) {
@@ -185,10 +245,10 @@ macro_rules! float_kernels {
         /// The products of `Q` queries with `B` blocks of keys.
         #[target_feature(enable = $features)]
         #[inline]
-        fn score<const Q: usize, const B: usize>(
+        fn score<E: Load, const Q: usize, const B: usize>(
             head_dim: usize,
             queries: &[f32],
-            keys: &[u16],
+            keys: &[E],
         ) -> [[V; Q]; B] {
             let mut scores = [[splat(0.0); Q]; B];
             let keys = keys.as_chunks::<KEY_BLOCK>().0;
@@ -196,7 +256,8 @@ macro_rules! float_kernels {
             for d in 0..head_dim {
                 let mut block = [splat(0.0); B];
                 for b in 0..B {
-                    block[b] = load_half(&keys[b * head_dim + d]);
+                    // SAFETY: this function was compiled for the same features.
+                    block[b] = unsafe { E::load(&keys[b * head_dim + d]) };
                 }
                 for q in 0..Q {
                     let query = splat(queries[q * head_dim + d]);
@@ -208,30 +269,34 @@ macro_rules! float_kernels {
             scores
         }
 
-        /// Takes the `count` positions at `from`, whose scores are known, into the running sums.
+        /// Takes the positions `block`, whose products are known, into the running sums.
         #[target_feature(enable = $features)]
         #[inline]
-        fn attend_block<const Q: usize>(
-            a: &Attend<'_>,
-            from: usize,
-            count: usize,
+        fn attend_block<E: Load, const Q: usize>(
+            head_dim: usize,
+            head: &Head<'_, E>,
+            block: Range<usize>,
             scores: [V; Q],
             running: &mut Running<Q>,
             out: &mut [f32],
         ) {
             let mut weights = [[0.0; KEY_BLOCK]; Q];
             let mut shrink = [1.0; Q];
+            let scales = |scales: &[u16]| load_half_some(&scales[block.start..][..KEY_BLOCK]);
             for q in 0..Q {
                 let mut scores = scores[q];
-                if count < KEY_BLOCK {
+                if E::SCALED {
+                    scores = mul(scores, scales(head.key_scales));
+                }
+                if block.len() < KEY_BLOCK {
                     let mut known = [0.0; KEY_BLOCK];
                     store(scores, &mut known);
-                    known[count..].fill(f32::NEG_INFINITY);
+                    known[block.len()..].fill(f32::NEG_INFINITY);
                     scores = load(&known);
                 }
                 let new = max16(max(scores, splat(running.largest[q])));
                 let above = sub(scores, splat(new));
-                let weight = zero_where_least(above, exp(above));
+                let mut weight = zero_where_least(above, exp(above));
                 let fall = running.largest[q] - new;
                 // Mostly an earlier score stays the largest, and exp(0) is exactly 1.
                 if fall != 0.0 {
@@ -242,18 +307,21 @@ macro_rules! float_kernels {
                 let total = fma(total, splat(shrink[q]), splat(sum16(weight)));
                 running.largest[q] = new;
                 running.total[q] = first(total);
+                if E::SCALED {
+                    weight = mul(weight, scales(head.value_scales));
+                }
                 store(weight, &mut weights[q]);
             }
-            let values = &a.values[from * a.head_dim..][..count * a.head_dim];
+            let values = &head.values[block.start * head_dim..block.end * head_dim];
             let mut d = 0;
-            while d + VALUES_AT_ONCE * 16 <= a.head_dim {
+            while d + VALUES_AT_ONCE * 16 <= head_dim {
                 let at = d..d + VALUES_AT_ONCE * 16;
-                add_values::<Q, VALUES_AT_ONCE>(a.head_dim, values, at, &weights, &shrink, out);
+                add_values::<E, Q, VALUES_AT_ONCE>(head_dim, values, at, &weights, &shrink, out);
                 d += VALUES_AT_ONCE * 16;
             }
-            while d < a.head_dim {
-                let at = d..(d + 16).min(a.head_dim);
-                add_values::<Q, 1>(a.head_dim, values, at, &weights, &shrink, out);
+            while d < head_dim {
+                let at = d..(d + 16).min(head_dim);
+                add_values::<E, Q, 1>(head_dim, values, at, &weights, &shrink, out);
                 d += 16;
             }
         }
@@ -262,9 +330,9 @@ macro_rules! float_kernels {
         /// the weighted values.
         #[target_feature(enable = $features)]
         #[inline]
-        fn add_values<const Q: usize, const N: usize>(
+        fn add_values<E: Load, const Q: usize, const N: usize>(
             head_dim: usize,
-            values: &[u16],
+            values: &[E],
             at: Range<usize>,
             weights: &[[f32; KEY_BLOCK]; Q],
             shrink: &[f32; Q],
@@ -282,7 +350,8 @@ macro_rules! float_kernels {
             for (i, row) in values.chunks_exact(head_dim).enumerate().take(KEY_BLOCK) {
                 let row = &row[at.start..][..len];
                 for n in 0..N {
-                    let value = load_half_some(&row[n * 16..]);
+                    // SAFETY: this function was compiled for the same features.
+                    let value = unsafe { E::load_some(&row[n * 16..]) };
                     for q in 0..Q {
                         sums[q][n] = fma(splat(weights[q][i]), value, sums[q][n]);
                     }
