@@ -14,7 +14,7 @@ use rill_board::{Disk, Emulator, Platform};
 use crate::board_test::Comparison;
 use crate::need::Need;
 use crate::run::Emulation;
-use crate::{board_test, doctor, fault_test, power_cut_test, workspace};
+use crate::{board_test, doctor, fault_test, log, power_cut_test, workspace};
 
 /// Check formatting, lints, documentation, tests, other CPUs and dependencies.
 ///
@@ -112,6 +112,7 @@ fn checks() -> Result<Vec<Check>> {
         Check::cargo("tests", &["test", "--workspace"]),
         Check::cargo("cargo run is rill", &["run", "--quiet", "--", "inspect"]),
         Check::cargo("fuzz targets", &["check", "--manifest-path", "tests/fuzz/Cargo.toml"]),
+        Check::cargo("log decoder", &log::package("test").each_ref().map(String::as_str)),
         Check::cargo("engine without an OS", &["build", "-p", "rill", "--target", BARE_ARM])
             .needing(&[Need::target(BARE_ARM)]),
     ];
@@ -130,10 +131,13 @@ fn checks() -> Result<Vec<Check>> {
         }
     }
     checks.extend(board_checks()?);
-    checks.push(
-        Check::cargo("dependencies", &["deny", "check", "bans", "licenses", "sources"])
-            .needing(&[Need::CARGO_DENY]),
-    );
+    let deny = ["check", "bans", "licenses", "sources"];
+    for (name, manifest) in
+        [("dependencies", "Cargo.toml"), ("dependencies of the log decoder", log::DECODER)]
+    {
+        let args = [&["deny", "--manifest-path", manifest][..], &deny].concat();
+        checks.push(Check::cargo(name, &args).needing(&[Need::CARGO_DENY]));
+    }
     Ok(checks)
 }
 

@@ -178,7 +178,14 @@ fn converse(console: &mut Console) -> Result<Infallible, Failure> {
             "note: this model does not say what chat format it was trained with; it may not chat\n",
         ),
     }
-    defmt::info!("loaded in {} us, {} of {} pages in RAM", load_time, plan.slots, plan.pages);
+    defmt::info!(
+        "loaded in {} us: {=str} kernels, {} cores, {} of {} pages in RAM",
+        load_time,
+        kernels.name,
+        cores.width(),
+        plan.slots,
+        plan.pages
+    );
     let mut chat = Chat {
         console,
         config: &mut config,
