@@ -6,12 +6,13 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use bytesize::ByteSize;
+use rill_board::{Board, Platform};
 use serde_json::Value;
 
 use crate::chat::{TURNS, Transcript, converse};
 use crate::image::Inputs;
 use crate::run::Emulation;
-use crate::{program, run, workspace};
+use crate::{log, program, run, workspace};
 
 /// Options of `rill chat` for both sides: sampling as the image advises, and an end.
 const SETTINGS: [(&str, Option<&str>); 2] = [("seed", Some("7")), ("max-tokens", Some("48"))];
@@ -39,6 +40,9 @@ pub struct Comparison {
 /// Talks with a board and compares what it says with what the program says on this machine.
 pub fn run(name: &str, emulation: &Emulation, comparison: &Comparison) -> Result<()> {
     let inputs = inputs(name, comparison)?;
+    let files = tempfile::tempdir_in(workspace::cache("run")?)?;
+    let frames = files.path().join("log");
+    let emulation = &Emulation { log: Some(frames.clone()), ..emulation.clone() };
     let machine = match &comparison.host {
         Some(host) => run::over_ssh(&inputs, host)?,
         None => run::machine(&inputs, emulation)?,
@@ -46,7 +50,6 @@ pub fn run(name: &str, emulation: &Emulation, comparison: &Comparison) -> Result
     let there = converse(machine, &TURNS)?;
     let mut host = self::inputs("host", comparison)?;
     // A name of its own: how often experts were used in earlier runs is kept beside the image.
-    let files = tempfile::tempdir_in(workspace::cache("run")?)?;
     let image = files.path().join("model.rill");
     symlink(host.model.canonicalize()?, &image)?;
     host.model = image;
@@ -71,8 +74,22 @@ pub fn run(name: &str, emulation: &Emulation, comparison: &Comparison) -> Result
         expected == "best" || expected == kernels || emulated,
         "{name} used the kernel table {kernels}; boards/{name}.toml says {expected}"
     );
+    if board.platform == Platform::Bare {
+        check_log(&board, &log::decode(&board, &frames)?, emulation, &there)?;
+    }
     let what = if comparison.counters { "answers, hits and bytes" } else { "answers" };
     println!("{name}: {what} of {} turns equal those of this machine ({kernels})", TURNS.len());
+    Ok(())
+}
+
+/// The log says of the start what the board's file and the answer to `/stats` say.
+fn check_log(board: &Board, log: &str, emulation: &Emulation, there: &Transcript) -> Result<()> {
+    log::find(log, "INFO", &board.title)?;
+    let cores = emulation.cores.or(board.cpu.cores).context("cpu.cores is missing")?;
+    let slots = there.slots().context("no experts in the answer to /stats")?;
+    let start = format!("{} kernels, {cores} cores, {slots} of ", board.cpu.kernels);
+    let line = log::find(log, "INFO", &start)?;
+    println!("{}: the log says: {}", board.name, line.trim());
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use object::{Object, ObjectSymbol, SymbolKind};
-use rill_board::Platform;
+use rill_board::{Board, Disk, Emulator, Instructions, Platform};
 
 use crate::chat::converse;
 use crate::image::Inputs;
@@ -15,6 +15,8 @@ use crate::run::Emulation;
 use crate::{kernel, program, run, workspace};
 
 /// Count the instructions that each token costs on a board, kernel by kernel.
+///
+/// Fails when the kernels cost more than the board's file stores, by more than 3 percent.
 ///
 /// Without a board: what each operation of each kernel table costs.
 #[derive(Debug, clap::Args)]
@@ -42,6 +44,8 @@ const TOLERANCE: f64 = 0.03;
 /// Instructions for one token: all, and those of each kernel.
 struct Counts {
     total: f64,
+    /// All, as the board's own counter says, where there is no operating system.
+    own: Option<f64>,
     kernels: BTreeMap<String, f64>,
 }
 
@@ -59,15 +63,23 @@ pub fn run(args: &Args) -> Result<()> {
         cargo.args(["run", "--quiet", "--release", "--package", "insncount"]);
         return workspace::run(cargo.args(["--bin", "kernel-costs"]));
     };
-    let counts = count(board)?;
-    println!("{:<44} instructions per token", board);
-    for (name, count) in &counts.kernels {
-        println!("{name:<44} {count:>14.0}");
+    let mut boards = vec![workspace::board(board)?];
+    if let Some(other) = &args.against {
+        boards.push(workspace::board(other)?);
     }
-    println!("{:<44} {:>14.0}", "all kernels", counts.in_kernels());
-    println!("{:<44} {:>14.0}", "everything", counts.total);
-    let Some(other) = &args.against else { return Ok(()) };
-    let ratio = counts.in_kernels() / count(other)?.in_kernels();
+    let mut all = Vec::new();
+    for board in &boards {
+        let counts = count(board)?;
+        show(board, &counts);
+        all.push(counts);
+    }
+    for (board, counts) in boards.iter().zip(&all) {
+        compare_counters(board, counts)?;
+        compare_with_stored(board, counts)?;
+    }
+    let ([board, other], [counts, others]) = (&*boards, &*all) else { return Ok(()) };
+    let (board, other) = (&board.name, &other.name);
+    let ratio = counts.in_kernels() / others.in_kernels();
     println!("{board} executes {ratio:.4} times the instructions of {other} in kernels");
     if (ratio - 1.0).abs() > TOLERANCE {
         bail!("the kernels of {board} and {other} are compiled to different instructions");
@@ -75,8 +87,64 @@ pub fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
+fn show(board: &Board, counts: &Counts) {
+    println!("{:<44} instructions per token", board.name);
+    for (name, count) in &counts.kernels {
+        println!("{name:<44} {count:>14.0}");
+    }
+    println!("{:<44} {:>14.0}", "all kernels", counts.in_kernels());
+    println!("{:<44} {:>14.0}", "everything", counts.total);
+    if let Some(own) = counts.own {
+        println!("{:<44} {own:>14.0}", "everything, by the core's own counter");
+    }
+    println!("to store in boards/{}.toml:", board.name);
+    println!("[instructions]\ntoken = {}", grouped(counts.in_kernels() as u64));
+}
+
+/// The core's own counter agrees with the plugin.
+fn compare_counters(board: &Board, counts: &Counts) -> Result<()> {
+    let Some(own) = counts.own else { return Ok(()) };
+    let ratio = own / counts.total;
+    ensure!(
+        (ratio - 1.0).abs() <= TOLERANCE,
+        "{}: the core counts {ratio:.4} times what the plugin counts",
+        board.name
+    );
+    Ok(())
+}
+
+/// Fails when the kernels cost more than the board's file says.
+fn compare_with_stored(board: &Board, counts: &Counts) -> Result<()> {
+    let Some(Instructions { token }) = board.instructions else { return Ok(()) };
+    let name = &board.name;
+    let ratio = counts.in_kernels() / token as f64;
+    println!("{name} executes {ratio:.4} times the instructions that boards/{name}.toml stores");
+    ensure!(
+        ratio <= 1.0 + TOLERANCE,
+        "the kernels of {name} became slower; if that has to be, store the new number"
+    );
+    if ratio < 1.0 - TOLERANCE {
+        println!("note: the kernels of {name} became faster: store the new number");
+    }
+    Ok(())
+}
+
+/// A number with its digits in groups of three.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push('_');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 /// Instructions for one token of the kiosk model, on one core.
-fn count(board: &str) -> Result<Counts> {
+fn count(board: &Board) -> Result<Counts> {
+    let board = &*board.name;
     let mut inputs = Inputs::new(board, None, None)?;
     ensure!(inputs.board.architecture() == "aarch64", "{board}: only 64-bit Arm is counted");
     let elf = match inputs.board.platform {
@@ -89,21 +157,30 @@ fn count(board: &str) -> Result<Counts> {
     for (i, symbol) in symbols.iter().enumerate() {
         argument += &format!(",k{i}={:x}:{:x}", symbol.start, symbol.end);
     }
-    let emulation = Emulation {
-        cores: Some(1),
-        arguments: vec!["-plugin".to_owned(), argument],
-        ..Emulation::default()
-    };
+    let mut arguments = vec!["-plugin".to_owned(), argument];
+    // The other cores of a machine that always has them wait by executing instructions.
+    let has_counter =
+        matches!(inputs.board.emulator, Some(Emulator::System { disk: Disk::Virtio, .. }));
+    if has_counter {
+        // QEMU's performance counters count nothing without.
+        arguments.extend(["-icount", "shift=0"].map(str::to_owned));
+    }
+    let emulation = Emulation { cores: Some(1), arguments, ..Emulation::default() };
     let mut runs = Vec::new();
+    let mut own = Vec::new();
     for tokens in TOKENS {
         inputs.set(&[("threads", 1), ("seed", 7), ("max-tokens", tokens)]);
         let said = converse(run::machine(&inputs, &emulation)?, &[TURN])?;
+        if has_counter {
+            own.push(executed(&said.stats)?);
+        }
         runs.push(said.errors);
     }
+    let difference =
+        |few: u64, many: u64| (many as f64 - few as f64) / (TOKENS[1] - TOKENS[0]) as f64;
     let per_token = |name: &str| -> Result<f64> {
         let [few, many] = [&runs[0], &runs[1]].map(|errors| counted(errors, name));
-        let (few, many) = (few?, many?);
-        Ok((many as f64 - few as f64) / (TOKENS[1] - TOKENS[0]) as f64)
+        Ok(difference(few?, many?))
     };
     let mut kernels = BTreeMap::new();
     for (i, symbol) in symbols.into_iter().enumerate() {
@@ -113,7 +190,18 @@ fn count(board: &str) -> Result<Counts> {
         }
     }
     ensure!(!kernels.is_empty(), "{board} executed no kernel");
-    Ok(Counts { total: per_token("total")?, kernels })
+    let own = if let [few, many] = own[..] { Some(difference(few, many)) } else { None };
+    Ok(Counts { total: per_token("total")?, own, kernels })
+}
+
+/// Instructions in the tokens of an answer, in what a board without an operating system says to
+/// `/stats`.
+fn executed(stats: &str) -> Result<u64> {
+    let line = stats.lines().find(|line| line.starts_with("executed "));
+    let words = line.and_then(|line| line.split_once(", ")?.1.split_once(' '));
+    words
+        .and_then(|(number, _)| number.parse().ok())
+        .with_context(|| format!("the core's own counter did not move: {stats}"))
 }
 
 /// A count in what the plugin printed.
@@ -171,5 +259,37 @@ mod tests {
         assert_eq!(counted(errors, "k1").unwrap(), 7);
         assert_eq!(counted(errors, "total").unwrap(), 100);
         assert!(counted(errors, "k2").is_err());
+    }
+
+    #[test]
+    fn the_cores_own_count_is_read() {
+        let line = "executed  123 instructions a token on the first core, 861 in 7 tokens";
+        assert_eq!(executed(&format!("load  1 s\n{line}\n")).unwrap(), 861);
+        assert!(executed("load  1 s\n").is_err());
+    }
+
+    #[test]
+    fn digits_are_grouped_as_in_board_files() {
+        assert_eq!([7, 1000, 2_387_978].map(grouped), ["7", "1_000", "2_387_978"]);
+    }
+
+    #[test]
+    fn a_count_above_the_stored_one_fails() {
+        let mut board = workspace::board("virt").unwrap();
+        board.instructions = Some(Instructions { token: 1000 });
+        for (count, passes) in [(1040.0, false), (1020.0, true), (900.0, true)] {
+            let kernels = BTreeMap::from([("matmul".to_owned(), count)]);
+            let counts = Counts { total: count, own: None, kernels };
+            assert_eq!(compare_with_stored(&board, &counts).is_ok(), passes);
+        }
+    }
+
+    #[test]
+    fn counters_that_disagree_fail() {
+        let board = workspace::board("virt").unwrap();
+        for (own, passes) in [(Some(1010.0), true), (Some(900.0), false), (None, true)] {
+            let counts = Counts { total: 1000.0, own, kernels: BTreeMap::new() };
+            assert_eq!(compare_counters(&board, &counts).is_ok(), passes);
+        }
     }
 }

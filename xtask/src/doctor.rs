@@ -54,6 +54,11 @@ fn tasks(boards: &[Board]) -> Result<Vec<Task>> {
         let name = &board.name;
         tasks.push(task(&format!("image --board {name}"), &image_needs(board)));
         tasks.push(task(&format!("run --board {name}"), &run_needs(board)?));
+        if board.platform == Platform::Bare {
+            // What decodes the log is built for this machine.
+            let needs = [run_needs(board)?, vec![Need::GCC]].concat();
+            tasks.push(task(&format!("run --log --board {name}"), &needs));
+        }
         if board.appliance.is_some() {
             let needs = [image_needs(board), appliance_needs().to_vec()].concat();
             tasks.push(task(&format!("image --appliance --board {name}"), &needs));

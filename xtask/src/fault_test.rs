@@ -1,6 +1,7 @@
 //! `cargo xtask test --board NAME --faults`: what a board without an operating system does when its
 //! card is missing, removed, damaged or slow.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ use crate::image::{self, Inputs, RAW};
 use crate::monitor::{Monitor, Socket};
 use crate::qemu::{Boot, CARD};
 use crate::run::Emulation;
-use crate::{qemu, run, workspace};
+use crate::{log, qemu, run, workspace};
 
 /// What is asked before and after each fault.
 const TURN: &str = "Tell me a story about a fox and a kite.";
@@ -31,6 +32,10 @@ const STUCK: u64 = 512;
 /// What a board says of a read that it gave up; it follows the page's name.
 const STALLED: &str = "the device did not answer in time";
 const DAMAGED: &str = "its checksum is wrong";
+const FAILED: &str = "a read failed for a moment";
+/// What is read again before it is given up, and how the log calls it; other errors are final.
+const RETRIED: [(&str, &str); 3] =
+    [(DAMAGED, "None"), (STALLED, "Some(Stalled)"), (FAILED, "Some(Transient)")];
 
 /// Does everything to a board's card that can be done to it here.
 pub fn run(name: &str) -> Result<()> {
@@ -44,9 +49,11 @@ pub fn run(name: &str) -> Result<()> {
     let host = Inputs { board: workspace::board("host")?, ram: 1 << 30, ..inputs.clone() };
     let expected = converse(run::machine(&host, &Emulation::default())?, &[TURN])?.answers;
 
-    let test = Test { board: &inputs.board, kernel, log: files.path().join("log"), expected };
+    let log = files.path().join("log");
+    let test = Test { board: &inputs.board, kernel, log, expected, retries: RefCell::default() };
     test.without_card()?;
-    test.with_card(card, &Pages::find(card, &inputs.model)?)
+    test.with_card(card, &Pages::find(card, &inputs.model)?)?;
+    test.check_log()
 }
 
 struct Test<'a> {
@@ -55,6 +62,8 @@ struct Test<'a> {
     log: PathBuf,
     /// The answer of a board that works.
     expected: String,
+    /// What the log has to say of the pages that the board lacked.
+    retries: RefCell<Vec<String>>,
 }
 
 impl Test<'_> {
@@ -114,7 +123,10 @@ impl Test<'_> {
         let said = talk.ask(TURN)?;
         let error = said.lines().find_map(|line| line.strip_prefix("error: "));
         let error = error.with_context(|| format!("no error: {said:?}"))?;
-        pages.check_named(error)?;
+        let page = pages.check_named(error)?;
+        if let Some((_, kind)) = RETRIED.iter().find(|(what, _)| error.contains(what)) {
+            self.retries.borrow_mut().push(format!("Retry {{ page: {page}, error: {kind} }}"));
+        }
         println!("{}: {error}", self.board.name);
         Ok(error.to_owned())
     }
@@ -127,6 +139,16 @@ impl Test<'_> {
         ensure!(error.contains(STALLED), "{error}");
         monitor.throttle(CARD, json!({}))?;
         self.works(talk).context("fast again")
+    }
+
+    /// The log has a warning for every page that the board tried to read again.
+    fn check_log(&self) -> Result<()> {
+        let log = log::decode(self.board, &self.log)?;
+        for retry in self.retries.borrow().iter() {
+            let line = log::find(&log, "WARN", retry)?;
+            println!("{}: the log says: {}", self.board.name, line.trim());
+        }
+        Ok(())
     }
 
     fn is_virtio(&self) -> bool {
@@ -197,14 +219,14 @@ impl Pages {
         Ok(())
     }
 
-    /// The error begins with the number of a page and says where it is.
-    fn check_named(&self, error: &str) -> Result<()> {
+    /// The error begins with the number of a page and says where it is; returns the number.
+    fn check_named(&self, error: &str) -> Result<u64> {
         let number = |before: &str| -> Option<u64> {
             let rest = error.split_once(before)?.1;
             rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
         };
         let (page, offset) = number("page ").zip(number("at offset ")).context("no page's name")?;
         ensure!(page < self.count && offset == self.offset + page * self.len, "wrong: {error}");
-        Ok(())
+        Ok(page)
     }
 }

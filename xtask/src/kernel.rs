@@ -26,9 +26,14 @@ pub fn build(board: &Board) -> Result<PathBuf> {
     cargo.env("RILL_BOARD_FILE", file);
     let built = executable(&mut cargo)?;
     // The next board's kernel takes its place.
-    let kept = workspace::cache("kernels")?.join(format!("{}.elf", board.name));
+    let kept = kept(board)?;
     fs::copy(&built, &kept).with_context(|| kept.display().to_string())?;
     Ok(kept)
+}
+
+/// Where the ELF file of a board's kernel is kept: the one that was last built.
+pub fn kept(board: &Board) -> Result<PathBuf> {
+    Ok(workspace::cache("kernels")?.join(format!("{}.elf", board.name)))
 }
 
 /// What lies in RAM from the load address on, as a boot loader copies it there.

@@ -8,6 +8,7 @@ mod doctor;
 mod fault_test;
 mod image;
 mod kernel;
+mod log;
 mod monitor;
 mod need;
 mod pack;

@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use bytesize::ByteSize;
 use rill_board::{Board, Emulator, Platform};
 
 use crate::chat::{Machine, Wire};
 use crate::image::{self, Inputs};
 use crate::need::{self, Need};
-use crate::{program, qemu, workspace};
+use crate::{log, program, qemu, workspace};
 
 /// Run a model on a board: emulated here, or on a real one over ssh.
 #[derive(Debug, clap::Args)]
@@ -30,6 +30,9 @@ pub struct Args {
     /// Boot the board's appliance in QEMU's virtual machine
     #[arg(long, conflicts_with_all = ["host", "cores"])]
     appliance: bool,
+    /// Show the log afterwards, on standard error, where there is no operating system
+    #[arg(long, conflicts_with_all = ["host", "appliance"])]
+    log: bool,
     /// Run there, on a real board with Linux, instead of here: what `ssh` takes as destination
     #[arg(long, value_name = "USER@BOARD")]
     host: Option<String>,
@@ -42,6 +45,9 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<()> {
     let mut inputs = Inputs::new(&args.board, args.model.as_deref(), args.ram)?;
     inputs.settings = settings(&args.options)?;
+    if args.log {
+        return run_and_show_log(&inputs, args.cores);
+    }
     let mut machine = match &args.host {
         Some(host) => over_ssh(&inputs, host)?,
         None => machine(
@@ -50,6 +56,19 @@ pub fn run(args: &Args) -> Result<()> {
         )?,
     };
     workspace::run(&mut machine.command)
+}
+
+/// Runs a kernel until it ends, then shows its log, also when it did not end well.
+fn run_and_show_log(inputs: &Inputs, cores: Option<u32>) -> Result<()> {
+    let board = &inputs.board;
+    ensure!(board.platform == Platform::Bare, "{}: `rill` on Linux keeps no log", board.name);
+    let files = tempfile::tempdir_in(workspace::cache("run")?)?;
+    let frames = files.path().join("log");
+    let emulation = Emulation { cores, log: Some(frames.clone()), ..Emulation::default() };
+    let mut machine = machine(inputs, &emulation)?;
+    let ended = workspace::run(&mut machine.command);
+    log::show(board, &frames)?;
+    ended
 }
 
 /// How a board is emulated.
@@ -61,6 +80,8 @@ pub struct Emulation {
     pub appliance: bool,
     /// More arguments of the emulator.
     pub arguments: Vec<String>,
+    /// File for the log of a board without an operating system, for whoever wants to decode it.
+    pub log: Option<PathBuf>,
 }
 
 /// The machine that runs a board here.
@@ -96,8 +117,8 @@ fn kernel(inputs: &Inputs, emulation: &Emulation) -> Result<Machine> {
     let files = tempfile::tempdir_in(workspace::cache("run")?)?;
     let made = image::make(inputs, files.path())?;
     let [kernel, disk] = &made[..] else { bail!("an image is a kernel and a disk") };
-    let log = &files.path().join("log");
-    let boot = qemu::Boot { kernel, disk: Some(disk), log, cores: emulation.cores };
+    let log = emulation.log.clone().unwrap_or_else(|| files.path().join("log"));
+    let boot = qemu::Boot { kernel, disk: Some(disk), log: &log, cores: emulation.cores };
     let mut command = qemu::machine(&inputs.board, &boot)?;
     command.args(&emulation.arguments);
     Ok(Machine { command, wire: Wire::Console, files: Some(files) })

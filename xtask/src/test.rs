@@ -14,7 +14,7 @@ use rill_board::{Disk, Emulator, Platform};
 use crate::board_test::Comparison;
 use crate::need::Need;
 use crate::run::Emulation;
-use crate::{board_test, doctor, fault_test, power_cut_test, workspace};
+use crate::{board_test, doctor, fault_test, log, power_cut_test, workspace};
 
 /// Check formatting, lints, documentation, tests, other CPUs and dependencies.
 ///
@@ -112,6 +112,7 @@ fn checks() -> Result<Vec<Check>> {
         Check::cargo("tests", &["test", "--workspace"]),
         Check::cargo("cargo run is rill", &["run", "--quiet", "--", "inspect"]),
         Check::cargo("fuzz targets", &["check", "--manifest-path", "tests/fuzz/Cargo.toml"]),
+        Check::cargo("log decoder", &log::package("test").each_ref().map(String::as_str)),
         Check::cargo("engine without an OS", &["build", "-p", "rill", "--target", BARE_ARM])
             .needing(&[Need::target(BARE_ARM)]),
     ];
@@ -130,10 +131,13 @@ fn checks() -> Result<Vec<Check>> {
         }
     }
     checks.extend(board_checks()?);
-    checks.push(
-        Check::cargo("dependencies", &["deny", "check", "bans", "licenses", "sources"])
-            .needing(&[Need::CARGO_DENY]),
-    );
+    let deny = ["check", "bans", "licenses", "sources"];
+    for (name, manifest) in
+        [("dependencies", "Cargo.toml"), ("dependencies of the log decoder", log::DECODER)]
+    {
+        let args = [&["deny", "--manifest-path", manifest][..], &deny].concat();
+        checks.push(Check::cargo(name, &args).needing(&[Need::CARGO_DENY]));
+    }
     Ok(checks)
 }
 
@@ -158,7 +162,10 @@ fn board_checks() -> Result<Vec<Check>> {
         if let Some(Emulator::System { disk: Disk::Virtio, .. }) = board.emulator {
             let args = [&chat[..], &["--cores", "1", "--counters"]].concat();
             add("chat with one core of", &args, needs.clone())?;
-            counted.push(board.name.clone());
+        }
+        // `COUNTED` is counted beside each board without an operating system.
+        if board.instructions.is_some() && board.name != COUNTED {
+            counted.push(board.clone());
         }
         if board.platform == Platform::Bare {
             add("faults of", &[&chat[..], &["--faults"]].concat(), needs.clone())?;
@@ -179,9 +186,14 @@ fn board_checks() -> Result<Vec<Check>> {
     let mut over_ssh = Check::xtask("chat over ssh", &here)?;
     over_ssh.command.env("PATH", path);
     checks.push(over_ssh);
-    for name in counted {
-        let args = ["count", "--board", &name, "--against", COUNTED];
-        let needs = [&cross_needs()[..], &[Need::QEMU_SYSTEM, Need::QEMU_PLUGINS]].concat();
+    for board in counted {
+        let name = &*board.name;
+        let mut args = vec!["count", "--board", name];
+        let mut needs = [&cross_needs()[..], &[Need::QEMU_PLUGINS]].concat();
+        if board.platform == Platform::Bare {
+            args.extend(["--against", COUNTED]);
+            needs.push(Need::QEMU_SYSTEM);
+        }
         checks.push(Check::xtask(format!("instructions of {name}"), &args)?.needing(&needs));
     }
     Ok(checks)

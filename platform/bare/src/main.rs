@@ -2,7 +2,7 @@
 //!
 //! QEMU-tested, hardware-unverified. In reading order: [`boot`] brings the first core to [`main`];
 //! [`cpu`], [`interrupts`] and [`cores`] are what the engine computes with; [`console`], [`mod@log`]
-//! and [`block`] are its devices; [`program`] is the conversation; [`power`] ends it.
+//! and [`block`] are its devices, [`pmu`] counts; [`program`] is the conversation; [`power`] ends it.
 
 #![no_std]
 #![no_main]
@@ -23,6 +23,7 @@ mod heap;
 mod interrupts;
 mod log;
 mod mmio;
+mod pmu;
 mod power;
 mod program;
 

@@ -1,5 +1,6 @@
 //! The conversation: finds the model, loads it, and answers what is typed, as `rill chat` does.
 
+use core::cell::{Cell, RefCell};
 use core::convert::Infallible;
 use core::fmt::{self, Write};
 
@@ -21,6 +22,7 @@ use crate::console::Console;
 use crate::cores::{self, Cores};
 use crate::cpu::{self, CLOCK};
 use crate::log::Log;
+use crate::pmu::Meter;
 use crate::power::{self, WATCHDOG};
 use crate::{block, board, boot};
 
@@ -179,7 +181,14 @@ fn converse(console: &mut Console) -> Result<Infallible, Failure> {
             "note: this model does not say what chat format it was trained with; it may not chat\n",
         ),
     }
-    defmt::info!("loaded in {} us, {} of {} pages in RAM", load_time, plan.slots, plan.pages);
+    defmt::info!(
+        "loaded in {} us: {=str} kernels, {} cores, {} of {} pages in RAM",
+        load_time,
+        kernels.name,
+        cores.width(),
+        plan.slots,
+        plan.pages
+    );
     let mut chat = Chat {
         console,
         config: &mut config,
@@ -189,6 +198,7 @@ fn converse(console: &mut Console) -> Result<Infallible, Failure> {
         disk: &mut disk,
         load_time,
         used,
+        meter: Meter::start(),
     };
     chat.begin().map_err(Failure::System)?;
     if let Some(prompt) = chat.config.prompt {
@@ -218,6 +228,8 @@ struct Chat<'c, 't, D> {
     disk: &'c mut Queue<D>,
     load_time: Micros,
     used: u64,
+    /// What the tokens of the last answer cost.
+    meter: Meter,
 }
 
 impl<D: Driver> Chat<'_, '_, D> {
@@ -255,6 +267,7 @@ impl<D: Driver> Chat<'_, '_, D> {
                 let report = self.report();
                 let _ = writeln!(self.console, "{report}");
                 self.report_stacks();
+                let _ = write!(self.console, "{}", self.meter);
             }
             "/reset" => {
                 if let Err(error) = self.begin() {
@@ -314,14 +327,22 @@ impl<D: Driver> Chat<'_, '_, D> {
         let mut world =
             World { storage: self.disk, parallel: self.cores, clock: &CLOCK, events: &mut Log };
         // Both the text and the wish to stop go through the console.
-        let console = core::cell::RefCell::new(&mut *self.console);
+        let console = RefCell::new(&mut *self.console);
+        let spoken = Cell::new(false);
+        self.meter.reset();
         generate(
             self.session,
             &mut world,
             &mut self.config.answer,
             self.config.max_tokens.unwrap_or(u64::MAX),
-            || console.borrow_mut().interrupted(),
-            |text| console.borrow_mut().print(text),
+            || {
+                self.meter.between(spoken.get());
+                console.borrow_mut().interrupted()
+            },
+            |text| {
+                spoken.set(true);
+                console.borrow_mut().print(text);
+            },
         )
     }
 

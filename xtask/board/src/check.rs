@@ -23,6 +23,14 @@ pub fn check(board: &Board) -> Result<(), (&'static str, String)> {
         let message = format!("{} is more than ram.size, {}", board.budget, board.ram.size);
         return Err(("budget", message));
     }
+    if let Some(instructions) = board.instructions {
+        if board.architecture() != "aarch64" {
+            return Err(("instructions", "only 64-bit Arm is counted".into()));
+        }
+        if instructions.token == 0 {
+            return Err(("instructions.token", "no token is computed by no instruction".into()));
+        }
+    }
     if let Some(size) = board.storage.image
         && !size.as_u64().is_power_of_two()
     {

@@ -38,6 +38,8 @@ pub struct Board {
     pub storage: Storage,
     /// What its images may take.
     pub sizes: Sizes,
+    /// What the kernels cost, where that is watched.
+    pub instructions: Option<Instructions>,
     /// Files of the vendor that it boots with; whoever makes an image names a folder with them.
     #[serde(default)]
     pub firmware: Vec<String>,
@@ -104,6 +106,14 @@ pub struct Sizes {
     pub engine: Option<ByteSize>,
     /// RAM outside the arena that holds data.
     pub ram: Option<ByteSize>,
+}
+
+/// Executed instructions, as `cargo xtask count` counts them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Instructions {
+    /// In kernels, for one token of an answer of the kiosk model, on one core.
+    pub token: u64,
 }
 
 /// How the board is run on another machine.
