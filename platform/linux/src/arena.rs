@@ -71,7 +71,9 @@ fn map(len: usize) -> io::Result<NonNull<c_void>> {
         if before < HUGE {
             rustix::mm::munmap(start.wrapping_byte_add(len), HUGE - before)?;
         }
-        // Fewer TLB misses; a kernel without huge pages refuses, and nothing is lost.
+        // Fewer TLB misses, and the device is given a few long runs of memory instead of one for
+        // every 4 KiB: fio reads 512 KiB at a time four to five times as fast on a virtual disk
+        // (`--iomem=mmaphuge`). A kernel without huge pages refuses, and nothing is lost.
         let _ = rustix::mm::madvise(start, len, Advice::LinuxHugepage);
     }
     NonNull::new(start).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
