@@ -8,6 +8,7 @@ use super::{
     PAIRS, Q4, Q8, ROW_VECTORS, Tile, Weights, entry, float, for_pairs, load_at, load_half_at,
     matmul, scales, spread,
 };
+use crate::image::checksum;
 
 /// The table of every aarch64 CPU.
 pub(in super::super) static NEON: Kernels = TABLE;
@@ -25,6 +26,8 @@ pub(super) const TABLE: Kernels = Kernels {
     add_scaled: entry!(float::add_scaled, y, x, scale),
     attend: entry!(float::attend, a, out),
     conv: entry!(float::conv, c),
+    // Compiled for Advanced SIMD already, which every aarch64 target has.
+    checksum,
 };
 
 /// Tokens go through a tile row in pairs while it stays in the first cache.
