@@ -63,8 +63,10 @@ pub struct Args {
 const LINUX_ARM: &str = "aarch64-unknown-linux-gnu";
 /// Target of boards without an operating system.
 const BARE_ARM: &str = "aarch64-unknown-none";
-/// Emulated CPUs: without and with dot products, and with 8-bit matrix products.
-const CPUS: [&str; 4] = ["cortex-a53", "cortex-a72", "cortex-a76", "max"];
+/// Emulated CPUs, without and with dot products and with 8-bit matrix products, each with the table
+/// that must be the best there: a feature that went undetected would leave its table untested.
+const CPUS: [(&str, &str); 4] =
+    [("cortex-a53", "neon"), ("cortex-a72", "neon"), ("cortex-a76", "dotprod"), ("max", "i8mm")];
 
 /// The board with Linux whose kernels those of boards without are compared with.
 const COUNTED: &str = "pi4";
@@ -116,7 +118,7 @@ fn checks() -> Result<Vec<Check>> {
         Check::cargo("engine without an OS", &["build", "-p", "rill", "--target", BARE_ARM])
             .needing(&[Need::target(BARE_ARM)]),
     ];
-    for cpu in CPUS {
+    for (cpu, table) in CPUS {
         let runner = format!("qemu-aarch64 -L /usr/aarch64-linux-gnu -cpu {cpu}");
         for (what, args) in [
             ("kernels", &["-p", "rill", "--lib", "kernels::"][..]),
@@ -126,7 +128,8 @@ fn checks() -> Result<Vec<Check>> {
             checks.push(
                 Check::cargo(format!("{what} on {cpu}"), &args)
                     .needing(&cross)
-                    .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", &runner),
+                    .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", &runner)
+                    .env("RILL_TEST_KERNELS", table),
             );
         }
     }
