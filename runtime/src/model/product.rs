@@ -16,8 +16,9 @@ pub const UNIT: usize = BLOCK;
 pub const UNIT_TILE_ROWS: usize = 2 * UNIT / TILE_ROWS;
 /// Most tile rows that are computed at once.
 pub const GROUP: usize = 4;
-/// Weights that are worth handing to another core.
-const PART_BYTES: usize = 64 << 10;
+/// Weights that are worth handing to another core: many times what a kernel fetches ahead, which
+/// at the end of a part is another core's.
+const PART_BYTES: usize = 128 << 10;
 
 /// How a batch of tokens is divided into panels of nearly equal width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
