@@ -16,7 +16,8 @@ use divan::counter::{BytesCount, ItemsCount};
 use rill::image::SUM_CHUNK;
 use rill::image::layout::{BLOCK, Format, MatrixShape, TILE_ROWS};
 use rill::kernels::{
-    Attend, BLOCK_WORDS, Conv, CpuFeatures, Head, KEY_BLOCK, Kernels, KeyValues, Panel, all,
+    Attend, BLOCK_WORDS, Conv, CpuFeatures, FinePanel, Head, KEY_BLOCK, Kernels, KeyValues, Panel,
+    all,
 };
 
 #[path = "../src/kernels/detect.rs"]
@@ -68,12 +69,20 @@ impl fmt::Display for Tokens {
 }
 
 /// One token, a few, and as many as the table takes.
-fn tokens() -> impl Iterator<Item = Tokens> {
-    tables().flat_map(|Table(kernels)| {
-        let mut widths = vec![1, 2, 4, kernels.width];
+fn tokens(widest: impl Fn(&Kernels) -> usize) -> impl Iterator<Item = Tokens> {
+    tables().flat_map(move |Table(kernels)| {
+        let mut widths = vec![1, 2, 4, widest(kernels)];
         widths.dedup();
         widths.into_iter().map(move |width| Tokens(kernels, width))
     })
+}
+
+fn plain() -> impl Iterator<Item = Tokens> {
+    tokens(|kernels| kernels.width)
+}
+
+fn fine() -> impl Iterator<Item = Tokens> {
+    tokens(|kernels| kernels.fine_width)
 }
 
 fn floats(len: usize) -> Vec<f32> {
@@ -209,10 +218,13 @@ mod peak {
 mod matmul {
     use super::*;
 
-    fn run(bencher: Bencher<'_, '_>, tokens: Tokens, shape: MatrixShape) {
-        let Tokens(kernels, width) = tokens;
-        let mut panel = vec![0; Panel::len(width, shape.cols)];
-        (kernels.quantise)(&floats(width * shape.cols), width, &mut panel);
+    /// Streams weights of this shape through `product(w, y)`.
+    fn run(
+        bencher: Bencher<'_, '_>,
+        width: usize,
+        shape: MatrixShape,
+        product: impl Fn(&[u8], &mut [f32]) + Sync,
+    ) {
         bencher
             .with_inputs(|| {
                 let y = vec![1.0_f32; shape.tile_rows() * width * TILE_ROWS];
@@ -220,33 +232,51 @@ mod matmul {
             })
             .counter(BytesCount::new(shape.bytes()))
             .counter(ItemsCount::new(shape.rows * shape.cols * width))
-            .bench_refs(|(w, y)| {
-                kernels.matmul(shape.format, w, Panel::new(&panel, width), y);
-            });
+            .bench_refs(|(w, y)| product(w, y));
+    }
+
+    fn run_plain(bencher: Bencher<'_, '_>, Tokens(kernels, width): Tokens, shape: MatrixShape) {
+        let mut panel = vec![0; Panel::len(width, shape.cols)];
+        (kernels.quantise)(&floats(width * shape.cols), width, &mut panel);
+        run(bencher, width, shape, |w, y| {
+            kernels.matmul(shape.format, w, Panel::new(&panel, width), y);
+        });
+    }
+
+    fn run_fine(bencher: Bencher<'_, '_>, Tokens(kernels, width): Tokens, shape: MatrixShape) {
+        let mut panel = vec![0; FinePanel::len(width, shape.cols)];
+        (kernels.quantise_fine)(&floats(width * shape.cols), width, &mut panel);
+        run(bencher, width, shape, |w, y| {
+            kernels.matmul_fine(shape.format, w, FinePanel::new(&panel, width), y);
+        });
     }
 
     /// An expert's gate and up: 2 x 1792 rows.
-    #[divan::bench(args = tokens(), threads = THREADS, max_time = 0.5)]
+    #[divan::bench(args = plain(), threads = THREADS, max_time = 0.5)]
     fn q4_gate_up(bencher: Bencher<'_, '_>, tokens: Tokens) {
-        run(bencher, tokens, MatrixShape { format: Format::Q4, rows: 3584, cols: HIDDEN });
+        run_plain(bencher, tokens, MatrixShape { format: Format::Q4, rows: 3584, cols: HIDDEN });
     }
 
     /// An expert's down.
-    #[divan::bench(args = tokens(), threads = THREADS, max_time = 0.5)]
+    #[divan::bench(args = plain(), threads = THREADS, max_time = 0.5)]
     fn q4_down(bencher: Bencher<'_, '_>, tokens: Tokens) {
-        run(bencher, tokens, MatrixShape { format: Format::Q4, rows: HIDDEN, cols: 1792 });
+        run_plain(bencher, tokens, MatrixShape { format: Format::Q4, rows: HIDDEN, cols: 1792 });
     }
 
-    /// The input projection of a convolution.
-    #[divan::bench(args = tokens(), threads = THREADS, max_time = 0.5)]
+    /// The input projection of a convolution, whose activations are fine.
+    #[divan::bench(args = fine(), threads = THREADS, max_time = 0.5)]
     fn q4_conv_in(bencher: Bencher<'_, '_>, tokens: Tokens) {
-        run(bencher, tokens, MatrixShape { format: Format::Q4, rows: 3 * HIDDEN, cols: HIDDEN });
+        run_fine(
+            bencher,
+            tokens,
+            MatrixShape { format: Format::Q4, rows: 3 * HIDDEN, cols: HIDDEN },
+        );
     }
 
     /// A part of the output head.
-    #[divan::bench(args = tokens(), threads = THREADS, max_time = 0.5)]
+    #[divan::bench(args = plain(), threads = THREADS, max_time = 0.5)]
     fn q8_head(bencher: Bencher<'_, '_>, tokens: Tokens) {
-        run(bencher, tokens, MatrixShape { format: Format::Q8, rows: HIDDEN, cols: HIDDEN });
+        run_plain(bencher, tokens, MatrixShape { format: Format::Q8, rows: HIDDEN, cols: HIDDEN });
     }
 }
 

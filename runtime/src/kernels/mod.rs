@@ -28,7 +28,9 @@ mod detect;
 #[cfg(test)]
 mod suite;
 
-pub use panel::{BLOCK_WORDS, MAX_WIDTH, Panel, group_at};
+pub use panel::{
+    BLOCK_WORDS, FINE_WORDS, FinePanel, MAX_WIDTH, Panel, Quantised, group_at, pair_at,
+};
 pub use scalar::SCALAR;
 pub use select::{CpuFeatures, all, best, by_name};
 
@@ -44,10 +46,18 @@ pub struct Kernels {
     pub name: &'static str,
     /// Most tokens that `matmul_*` takes at once, 1..=[`MAX_WIDTH`].
     pub width: usize,
+    /// Most tokens that `matmul_fine_*` takes at once, 1..=[`MAX_WIDTH`].
+    pub fine_width: usize,
     /// Product with Q4 weights; see [`Kernels::matmul`].
     pub matmul_q4: MatmulFn,
     /// Product with Q8 weights; see [`Kernels::matmul`].
     pub matmul_q8: MatmulFn,
+    /// Product of Q4 weights with what `quantise_fine` of this table made; see
+    /// [`Kernels::matmul_fine`].
+    pub matmul_fine_q4: FineMatmulFn,
+    /// Product of Q8 weights with what `quantise_fine` of this table made; see
+    /// [`Kernels::matmul_fine`].
+    pub matmul_fine_q8: FineMatmulFn,
     /// `y[r] = sum_k w[r, k] x[k]` in f32, for the router.
     ///
     /// Shapes: w `(tile rows, cols, 16)`, x `(cols,)`, y `(tile rows, 16)`. Four partial sums by
@@ -59,6 +69,9 @@ pub struct Kernels {
     /// For each block: the scale is `d = max |x| / 127`, the integers `round_even(x * (1 / d))`;
     /// all are 0 when `d` is below the smallest normal number. The values must be finite.
     pub quantise: fn(x: &[f32], width: usize, panel: &mut [i32]),
+    /// Quantises the rows of a fine panel, as `quantise` does, but with `d = max |x| / 32512`: each
+    /// integer is 255 times one in -127..=127 plus another. `panel` is [`FinePanel`]'s `len` words.
+    pub quantise_fine: fn(x: &[f32], width: usize, panel: &mut [i32]),
     /// `gate[i] = gate[i] / (1 + exp(-gate[i])) * up[i]`.
     pub swiglu: fn(gate: &mut [f32], up: &[f32]),
     /// `y[i] = (x[i] * (1 / sqrt(mean(x^2) + eps))) * weight[i]`; the mean is the 16-lane sum
@@ -80,6 +93,9 @@ pub struct Kernels {
 /// Shapes: `w` whole tile rows of `x.blocks()` blocks each; `x` a panel of `x.width()` tokens;
 /// `y` `(tile rows, width, 16)` f32, overwritten.
 pub type MatmulFn = fn(w: &[u8], x: Panel<'_>, y: &mut [f32]);
+
+/// As [`MatmulFn`], of fine activations.
+pub type FineMatmulFn = fn(w: &[u8], x: FinePanel<'_>, y: &mut [f32]);
 
 /// One pass over the keys and values of the first `len` positions.
 ///
@@ -188,13 +204,21 @@ impl Kernels {
             Format::Q8 => (self.matmul_q8)(w, x, y),
         }
     }
+
+    /// As [`Kernels::matmul`], of a fine panel no wider than [`Kernels::fine_width`].
+    pub fn matmul_fine(&self, format: Format, w: &[u8], x: FinePanel<'_>, y: &mut [f32]) {
+        match format {
+            Format::Q4 => (self.matmul_fine_q4)(w, x, y),
+            Format::Q8 => (self.matmul_fine_q8)(w, x, y),
+        }
+    }
 }
 
 /// Checks the lengths of a product's operands and returns its number of tile rows.
-pub(crate) fn check_matmul(
+pub(crate) fn check_matmul<const WORDS: usize>(
     format: Format,
     w: &[u8],
-    x: Panel<'_>,
+    x: Quantised<'_, WORDS>,
     y: &[f32],
     widest: usize,
 ) -> usize {

@@ -1,7 +1,9 @@
 //! The specification: every operation in plain Rust. Never tuned at the cost of clarity.
 
 use super::math::{exp, fma, from_f16, round_even, sum16};
-use super::panel::{BLOCK_WORDS, Panel, put_block};
+use super::panel::{
+    BLOCK_WORDS, FINE_WORDS, FinePanel, Panel, Quantised, put_block, put_fine_block,
+};
 use super::{
     Attend, Conv, Element, Head, KEY_BLOCK, Kernels, KeyValues, check_attend, check_conv,
     check_matmul,
@@ -9,14 +11,21 @@ use super::{
 use crate::image::checksum;
 use crate::image::layout::{BLOCK, Format, TILE_ROWS};
 
+/// Tokens go through a tile row together while it stays in the first cache.
+const WIDTH: usize = 4;
+
 /// The portable table.
 pub static SCALAR: Kernels = Kernels {
     name: "scalar",
-    width: 4,
+    width: WIDTH,
+    fine_width: WIDTH,
     matmul_q4,
     matmul_q8,
+    matmul_fine_q4,
+    matmul_fine_q8,
     matmul_f32,
     quantise,
+    quantise_fine,
     swiglu,
     rms_norm,
     add_scaled,
@@ -26,11 +35,32 @@ pub static SCALAR: Kernels = Kernels {
 };
 
 fn matmul_q4(w: &[u8], x: Panel<'_>, y: &mut [f32]) {
+    q4(w, x, y, |block, group, token| x.group(block, group, token).map(i32::from));
+}
+
+fn matmul_q8(w: &[u8], x: Panel<'_>, y: &mut [f32]) {
+    q8(w, x, y, |block, group, token| x.group(block, group, token).map(i32::from));
+}
+
+fn matmul_fine_q4(w: &[u8], x: FinePanel<'_>, y: &mut [f32]) {
+    q4(w, x, y, |block, group, token| x.group(block, group, token).map(i32::from));
+}
+
+fn matmul_fine_q8(w: &[u8], x: FinePanel<'_>, y: &mut [f32]) {
+    q8(w, x, y, |block, group, token| x.group(block, group, token).map(i32::from));
+}
+
+/// Q4 weights times activations, four of them by `group(block, group, token)`.
+fn q4<const WORDS: usize>(
+    w: &[u8],
+    x: Quantised<'_, WORDS>,
+    y: &mut [f32],
+    group: impl Fn(usize, usize, usize) -> [i32; 4],
+) {
     matmul(Format::Q4, w, x, y, |quants, block, token| {
         let mut sums = [x.scale_and_offset(block, token).1; TILE_ROWS];
         for (run, lanes) in quants.as_chunks::<64>().0.iter().enumerate() {
-            let low = x.group(block, 2 * run, token).map(i32::from);
-            let high = x.group(block, 2 * run + 1, token).map(i32::from);
+            let [low, high] = [0, 1].map(|half| group(block, 2 * run + half, token));
             for (sum, lane) in sums.iter_mut().zip(lanes.as_chunks::<4>().0) {
                 for i in 0..4 {
                     *sum += i32::from(lane[i] & 15) * low[i] + i32::from(lane[i] >> 4) * high[i];
@@ -41,11 +71,17 @@ fn matmul_q4(w: &[u8], x: Panel<'_>, y: &mut [f32]) {
     });
 }
 
-fn matmul_q8(w: &[u8], x: Panel<'_>, y: &mut [f32]) {
+/// Q8 weights times activations, four of them by `group(block, group, token)`.
+fn q8<const WORDS: usize>(
+    w: &[u8],
+    x: Quantised<'_, WORDS>,
+    y: &mut [f32],
+    group: impl Fn(usize, usize, usize) -> [i32; 4],
+) {
     matmul(Format::Q8, w, x, y, |quants, block, token| {
         let mut sums = [0; TILE_ROWS];
         for (run, lanes) in quants.as_chunks::<64>().0.iter().enumerate() {
-            let group = x.group(block, run, token).map(i32::from);
+            let group = group(block, run, token);
             for (sum, lane) in sums.iter_mut().zip(lanes.as_chunks::<4>().0) {
                 for i in 0..4 {
                     *sum += i32::from(lane[i] as i8) * group[i];
@@ -56,15 +92,15 @@ fn matmul_q8(w: &[u8], x: Panel<'_>, y: &mut [f32]) {
     });
 }
 
-/// The frame of both products; `dot(quants, block, token)` gives the 16 rows' integer sums.
-fn matmul(
+/// The frame of all products; `dot(quants, block, token)` gives the 16 rows' integer sums.
+fn matmul<const WORDS: usize>(
     format: Format,
     w: &[u8],
-    x: Panel<'_>,
+    x: Quantised<'_, WORDS>,
     y: &mut [f32],
     dot: impl Fn(&[u8], usize, usize) -> [i32; TILE_ROWS],
 ) {
-    check_matmul(format, w, x, y, SCALAR.width);
+    check_matmul(format, w, x, y, WIDTH);
     let tile_rows = w.chunks_exact(format.tile_row_bytes(x.blocks()));
     for (tile_row, y) in tile_rows.zip(y.chunks_exact_mut(x.width() * TILE_ROWS)) {
         y.fill(0.0);
@@ -100,21 +136,36 @@ fn matmul_f32(w: &[f32], x: &[f32], y: &mut [f32]) {
 }
 
 fn quantise(x: &[f32], width: usize, panel: &mut [i32]) {
+    quantise_to::<BLOCK_WORDS>(x, width, panel, 127.0, |words, token, scale, integers| {
+        put_block(words, width, token, scale, &integers.map(|q| q as i8));
+    });
+}
+
+fn quantise_fine(x: &[f32], width: usize, panel: &mut [i32]) {
+    quantise_to::<FINE_WORDS>(x, width, panel, 32512.0, |words, token, scale, integers| {
+        put_fine_block(words, width, token, scale, &integers.map(|q| q as i16));
+    });
+}
+
+/// Quantises to integers up to `most`; `put(words, token, scale, integers)` writes a block.
+fn quantise_to<const WORDS: usize>(
+    x: &[f32],
+    width: usize,
+    panel: &mut [i32],
+    most: f32,
+    put: impl Fn(&mut [i32], usize, f32, [f32; BLOCK]),
+) {
     assert!(width > 0 && x.len().is_multiple_of(width * BLOCK));
     let cols = x.len() / width;
-    assert_eq!(panel.len(), Panel::len(width, cols));
-    for (block, words) in panel.chunks_exact_mut(width * BLOCK_WORDS).enumerate() {
+    assert_eq!(panel.len(), Quantised::<WORDS>::len(width, cols));
+    for (block, words) in panel.chunks_exact_mut(width * WORDS).enumerate() {
         for token in 0..width {
-            let x = &x[token * cols + block * BLOCK..][..BLOCK];
+            let x = &x[token * cols + block * BLOCK..].as_chunks::<BLOCK>().0[0];
             let largest = x.iter().fold(0.0_f32, |m, x| if x.abs() > m { x.abs() } else { m });
-            let scale = largest / 127.0;
+            let scale = largest / most;
             let normal = scale >= f32::MIN_POSITIVE;
             let (scale, inverse) = if normal { (scale, 1.0 / scale) } else { (0.0, 0.0) };
-            let mut quants = [0; BLOCK];
-            for (q, x) in quants.iter_mut().zip(x) {
-                *q = round_even(x * inverse) as i8;
-            }
-            put_block(words, width, token, scale, &quants);
+            put(words, token, scale, x.map(|x| round_even(x * inverse)));
         }
     }
 }

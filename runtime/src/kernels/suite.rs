@@ -9,10 +9,10 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::detect::features;
-use super::panel::{self, BLOCK_WORDS};
+use super::panel::{self, BLOCK_WORDS, FINE_WORDS};
 use super::{
-    Attend, Conv, CpuFeatures, Head, KEY_BLOCK, Kernels, KeyValues, MAX_WIDTH, Panel, SCALAR, all,
-    best, by_name,
+    Attend, Conv, CpuFeatures, FinePanel, Head, KEY_BLOCK, Kernels, KeyValues, MAX_WIDTH, Panel,
+    SCALAR, all, best, by_name,
 };
 use crate::image::layout::{self, BLOCK, Format, TILE_ROWS};
 
@@ -95,6 +95,25 @@ impl Noise {
             }
         }
         w
+    }
+
+    /// Values to quantise: blocks of zeros, around the smallest scale that counts, all of them at
+    /// the ends of the range, or any.
+    fn activations(&mut self, len: usize) -> Vec<f32> {
+        let mut x = self.floats(len);
+        for block in x.chunks_exact_mut(BLOCK) {
+            match self.next() % 8 {
+                0 => block.fill(0.0),
+                1 => block.iter_mut().for_each(|x| *x *= 1e-36),
+                2 => block.fill(self.float()),
+                3 => {
+                    let end = self.float();
+                    block.iter_mut().for_each(|x| *x = if self.one_in(2) { end } else { -end });
+                }
+                _ => {}
+            }
+        }
+        x
     }
 
     /// A token's row of activations.
@@ -199,6 +218,7 @@ fn names_find_their_tables() {
     assert_eq!(best(CpuFeatures::NONE).name, "scalar");
     for kernels in all(features()) {
         assert!((1..=MAX_WIDTH).contains(&kernels.width));
+        assert!((1..=MAX_WIDTH).contains(&kernels.fine_width));
         assert_eq!(by_name(kernels.name, features()).map(|k| k.name), Some(kernels.name));
     }
     // Who emulates a CPU says what it must be able to do, or a table would be left out in silence.
@@ -258,21 +278,71 @@ proptest! {
 
     #[test]
     fn quantise(mut noise in noise(), width in 1..=MAX_WIDTH, blocks in 1..=5_usize) {
-        let mut x = noise.floats(width * blocks * BLOCK);
-        for block in x.chunks_exact_mut(BLOCK) {
-            match noise.next() % 8 {
-                0 => block.fill(0.0),
-                // Around the smallest scale that counts.
-                1 => block.iter_mut().for_each(|x| *x *= 1e-36),
-                _ => {}
-            }
-        }
+        let x = noise.activations(width * blocks * BLOCK);
         let mut expected = vec![0; Panel::len(width, blocks * BLOCK)];
         (SCALAR.quantise)(&x, width, &mut expected);
         for kernels in all(features()) {
             let mut words = vec![-1; expected.len()];
             (kernels.quantise)(&x, width, &mut words);
             assert_eq!(words, expected, "{}", kernels.name);
+        }
+    }
+
+    #[test]
+    fn quantise_fine(mut noise in noise(), width in 1..=MAX_WIDTH, blocks in 1..=5_usize) {
+        let x = noise.activations(width * blocks * BLOCK);
+        let mut expected = vec![0; FinePanel::len(width, blocks * BLOCK)];
+        (SCALAR.quantise_fine)(&x, width, &mut expected);
+        for kernels in all(features()) {
+            let mut words = vec![-1; expected.len()];
+            (kernels.quantise_fine)(&x, width, &mut words);
+            // The integers are arranged as the table likes them: its products show them.
+            let len = width * FINE_WORDS;
+            for (words, expected) in words.chunks_exact(len).zip(expected.chunks_exact(len)) {
+                assert_eq!(words[..2 * width], expected[..2 * width], "{}", kernels.name);
+            }
+        }
+        let panel = FinePanel::new(&expected, width);
+        for (token, row) in x.chunks_exact(blocks * BLOCK).enumerate() {
+            for (block, x) in row.chunks_exact(BLOCK).enumerate() {
+                let scale = f64::from(panel.scale_and_offset(block, token).0);
+                for (i, &x) in x.iter().enumerate() {
+                    let value = scale * f64::from(panel.group(block, i / 4, token)[i % 4]);
+                    // Half a step, and what rounding the scale and its inverse adds at the ends.
+                    let most = if scale > 0.0 { 0.51 * scale } else { 4e-34 };
+                    assert!((f64::from(x) - value).abs() <= most, "{x:e} became {value:e}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn matmul_fine(
+        mut noise in noise(),
+        format in select(&[Format::Q4, Format::Q8][..]),
+        tile_rows in 1..=5_usize,
+        blocks in 1..=9_usize,
+    ) {
+        let w = noise.weights(format, tile_rows, blocks);
+        let x = noise.activations(MAX_WIDTH * blocks * BLOCK);
+        let run = |kernels: &Kernels, x: &[f32], width: usize| {
+            let mut words = vec![-1; FinePanel::len(width, blocks * BLOCK)];
+            (kernels.quantise_fine)(x, width, &mut words);
+            let mut y = vec![f32::NAN; tile_rows * width * TILE_ROWS];
+            kernels.matmul_fine(format, &w, FinePanel::new(&words, width), &mut y);
+            y
+        };
+        let expected: Vec<_> =
+            x.chunks_exact(blocks * BLOCK).map(|x| run(&SCALAR, x, 1)).collect();
+        for kernels in all(features()) {
+            for width in 1..=kernels.fine_width {
+                let y = run(kernels, &x[..width * blocks * BLOCK], width);
+                for (i, tile) in y.chunks_exact(TILE_ROWS).enumerate() {
+                    let (tile_row, token) = (i / width, i % width);
+                    let expected = &expected[token][tile_row * TILE_ROWS..][..TILE_ROWS];
+                    assert_same(kernels, tile, expected);
+                }
+            }
         }
     }
 

@@ -45,7 +45,7 @@ pub fn forward(
         [shape.hidden, shape.heads, shape.kv_heads, shape.head_dim].map(|x| x as usize);
     let tokens = batch.len();
     let (q_dim, kv_dim) = (heads * head_dim, kv_heads * head_dim);
-    let width = cores.kernels.width;
+    let width = Grain::Fine.width(cores.kernels);
     let qkv = &mut scratch.wide[..tokens * (q_dim + 2 * kv_dim)];
     let normed = &scratch.normed[..tokens * hidden];
     let x = Activations::quantise(cores, normed, hidden, width, Grain::Fine, scratch.quants);

@@ -17,7 +17,7 @@ pub fn forward(
     state: &mut ConvState<'_>,
 ) {
     let hidden = w.out_proj.shape.rows;
-    let width = cores.kernels.width;
+    let width = Grain::Fine.width(cores.kernels);
     let bcx = &mut scratch.wide[..tokens * 3 * hidden];
     let normed = &scratch.normed[..tokens * hidden];
     let x = Activations::quantise(cores, normed, hidden, width, Grain::Fine, scratch.quants);

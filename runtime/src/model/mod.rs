@@ -134,8 +134,8 @@ impl<'a> Model<'a> {
                     let normed = &self.scratch.normed[..n * hidden];
                     let (quants, middle) = (&mut *self.scratch.quants, &mut *self.scratch.middle);
                     let grain = Grain::Fine;
-                    let width = self.kernels.width / grain.rows();
-                    let x = Activations::quantise(cores, normed, hidden, width * 2, grain, quants);
+                    let width = grain.width(self.kernels);
+                    let x = Activations::quantise(cores, normed, hidden, width, grain, quants);
                     let h = gate_up(cores, *w, x, grain, middle);
                     project(cores, *down, h, Write::Add, &mut self.scratch.x[..n * hidden]);
                 }

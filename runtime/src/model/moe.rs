@@ -6,7 +6,7 @@ use core::ops::Range;
 use super::checked::{Deal, multiply_and_sum};
 use super::product::{
     Activations, Cores, GROUP, Grain, Middle, Rows, Tiling, UNIT, UNIT_TILE_ROWS, Write,
-    activation_words, gate_up_units, project_tile_rows,
+    gate_up_units, project_tile_rows,
 };
 use super::router::{Choices, route};
 use super::scratch::Scratch;
@@ -297,7 +297,7 @@ impl Bank<'_> {
         let Some(&Ready { slot, .. }) = ready.first() else { return Ok(false) };
         let (shape, kernels, x, by_expert) = (self.shape, self.kernels, &self.x, self.by_expert);
         let [hidden, ff] = [shape.hidden, shape.expert_ff].map(|x| x as usize);
-        let words = activation_words(1, hidden);
+        let words = Grain::Plain.words(1, hidden);
         let gathered = Shared::new(self.gathered);
         let listed = &*demands;
         if ready.iter().any(|ready| listed[ready.at].tokens > 1) {
@@ -324,7 +324,7 @@ impl Bank<'_> {
                 let tiling = Tiling::new(demand.tokens, kernels.width);
                 Activations::new(&gathered[demand.from * words..], tiling, hidden, Grain::Plain)
             };
-            let at = demand.from * activation_words(1, ff);
+            let at = demand.from * Grain::Plain.words(1, ff);
             let middle = Middle { words: &middle, from: at, grain: Grain::Plain };
             // SAFETY: demands have disjoint ranges of `middle`, and each unit is dealt out once.
             unsafe { gate_up_units(kernels, pages.gate_up(slot), x, units, &middle) };
@@ -352,7 +352,7 @@ impl Bank<'_> {
         let ready = Ready::list(demands, cache, Part::Down);
         let Some(&Ready { slot, .. }) = ready.first() else { return Ok(false) };
         let ff = self.shape.expert_ff as usize;
-        let words = activation_words(1, ff);
+        let words = Grain::Plain.words(1, ff);
         let out = Shared::new(self.out);
         let w = cache.down(slot).shape;
         let bytes = w.format.tile_row_bytes(w.blocks());

@@ -6,8 +6,8 @@
 use core::ops::Range;
 
 use super::weights::Matrix;
-use crate::image::layout::{BLOCK, TILE_ROWS};
-use crate::kernels::{BLOCK_WORDS, Kernels, MAX_WIDTH, Panel, panel};
+use crate::image::layout::{BLOCK, Format, TILE_ROWS};
+use crate::kernels::{BLOCK_WORDS, FinePanel, Kernels, MAX_WIDTH, Panel, Quantised, panel};
 use crate::seams::{Parallel, Shared};
 
 /// Outputs of a SwiGLU that are computed together: they make one block of the next activations.
@@ -44,38 +44,46 @@ impl Tiling {
     }
 }
 
-/// Words of quantised activations for `tokens` tokens of `cols` columns.
-pub const fn activation_words(tokens: usize, cols: usize) -> usize {
-    Panel::len(tokens, cols)
-}
-
 /// How closely activations are quantised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grain {
-    /// Once: a row of 8-bit integers for each token.
+    /// To integers of 8 bits.
     Plain,
-    /// Twice: what rounding left is quantised again, with its own scales, as a second row; the
-    /// product is the sum of both. Weights are read once for both rows. For all dense layers, whose
-    /// outliers spoil a block and whose errors every later router sees.
+    /// To integers of 16 bits. For all dense layers, whose outliers spoil a block and whose errors
+    /// every later router sees.
     ///
     /// On the kiosk model (Q4_0 weights, mean KL to the same weights in float over the reference
-    /// cases) it takes the divergence from 4e-3 to 2.3e-4; experts add little to that.
+    /// cases) it takes the divergence from 4e-3 to 2.2e-4; experts add little to that.
     Fine,
 }
 
 impl Grain {
-    /// Rows of a panel for each token.
-    pub const fn rows(self) -> usize {
+    /// Words of quantised activations for `tokens` tokens of `cols` columns.
+    pub const fn words(self, tokens: usize, cols: usize) -> usize {
         match self {
-            Self::Plain => 1,
-            Self::Fine => 2,
+            Self::Plain => Panel::len(tokens, cols),
+            Self::Fine => FinePanel::len(tokens, cols),
+        }
+    }
+
+    /// Most tokens of a panel.
+    pub const fn width(self, kernels: &Kernels) -> usize {
+        match self {
+            Self::Plain => kernels.width,
+            Self::Fine => kernels.fine_width,
+        }
+    }
+
+    /// Quantises rows of equal length into a panel.
+    fn quantise(self, kernels: &Kernels, x: &[f32], width: usize, panel: &mut [i32]) {
+        match self {
+            Self::Plain => (kernels.quantise)(x, width, panel),
+            Self::Fine => (kernels.quantise_fine)(x, width, panel),
         }
     }
 }
 
 /// Quantised activations of a batch: panels, one after the other.
-///
-/// A fine panel of `n` tokens is `2 n` wide: the rows of all, then what rounding left of all.
 #[derive(Debug, Clone, Copy)]
 pub struct Activations<'x> {
     words: &'x [i32],
@@ -87,7 +95,7 @@ pub struct Activations<'x> {
 impl<'x> Activations<'x> {
     /// Takes the first words of `words` as panels of `cols` columns.
     pub fn new(words: &'x [i32], tiling: Tiling, cols: usize, grain: Grain) -> Self {
-        let words = &words[..grain.rows() * activation_words(tiling.tokens, cols)];
+        let words = &words[..grain.words(tiling.tokens, cols)];
         Self { words, tiling, blocks: cols / BLOCK, grain }
     }
 
@@ -100,18 +108,15 @@ impl<'x> Activations<'x> {
         grain: Grain,
         words: &'x mut [i32],
     ) -> Self {
-        let tiling = Tiling::new(x.len() / cols, width / grain.rows());
+        let tiling = Tiling::new(x.len() / cols, width);
         let shared = Shared::new(words);
         let body = |index| {
             let tokens: Range<usize> = tiling.tokens(index);
             let rows = &x[tokens.start * cols..tokens.end * cols];
-            let at = panel_words(&tokens, cols / BLOCK, grain);
+            let at = grain.words(tokens.start, cols);
             // SAFETY: panels do not overlap, and each index is run once.
-            let panel = unsafe { shared.part(at.start, at.len()) };
-            match grain {
-                Grain::Plain => (cores.kernels.quantise)(rows, tokens.len(), panel),
-                Grain::Fine => quantise_fine(cores.kernels, rows, tokens.len(), panel),
-            }
+            let panel = unsafe { shared.part(at, grain.words(tokens.len(), cols)) };
+            grain.quantise(cores.kernels, rows, tokens.len(), panel);
         };
         if tiling.panels() == 1 {
             // Not worth waking anybody.
@@ -128,7 +133,8 @@ impl<'x> Activations<'x> {
         let tiling = Tiling::new(tokens.len(), width);
         for index in 0..tiling.panels() {
             let range = tiling.tokens(index);
-            let panel = &mut words[panel_words(&range, rows.blocks, Grain::Plain)];
+            let [start, len] = [range.start, range.len()].map(|n| n * rows.blocks * BLOCK_WORDS);
+            let panel = &mut words[start..][..len];
             panel::gather(rows.words, rows.blocks, &tokens[range], panel);
         }
         Self::new(words, tiling, rows.blocks * BLOCK, Grain::Plain)
@@ -136,55 +142,29 @@ impl<'x> Activations<'x> {
 
     /// The one row of token `token`, of activations in panels of width 1.
     pub fn row(&self, token: usize) -> Self {
-        let words = &self.words[panel_words(&(token..token + 1), self.blocks, self.grain)];
-        Self { words, tiling: Tiling::new(1, 1), ..*self }
+        Self { words: self.words(&(token..token + 1)), tiling: Tiling::new(1, 1), ..*self }
     }
 
-    /// Panel `index`.
-    pub fn panel(&self, index: usize) -> Panel<'x> {
+    /// Panel `index` times whole tile rows of weights; `y` is (tile rows, tokens, 16).
+    fn matmul(&self, kernels: &Kernels, format: Format, w: &[u8], index: usize, y: &mut [f32]) {
         let tokens = self.tiling.tokens(index);
-        let words = &self.words[panel_words(&tokens, self.blocks, self.grain)];
-        Panel::new(words, tokens.len() * self.grain.rows())
+        let words = self.words(&tokens);
+        match self.grain {
+            Grain::Plain => kernels.matmul(format, w, Quantised::new(words, tokens.len()), y),
+            Grain::Fine => kernels.matmul_fine(format, w, Quantised::new(words, tokens.len()), y),
+        }
+    }
+
+    /// The words of the panel with these tokens.
+    fn words(&self, tokens: &Range<usize>) -> &'x [i32] {
+        let cols = self.blocks * BLOCK;
+        &self.words[self.grain.words(tokens.start, cols)..self.grain.words(tokens.end, cols)]
     }
 
     /// How the batch is divided.
     pub const fn tiling(&self) -> Tiling {
         self.tiling
     }
-}
-
-/// Where the words of the panel with these tokens are.
-const fn panel_words(tokens: &Range<usize>, blocks: usize, grain: Grain) -> Range<usize> {
-    let token = grain.rows() * blocks * BLOCK_WORDS;
-    tokens.start * token..tokens.end * token
-}
-
-/// Quantises `tokens` rows of equal length, and what that leaves of them, into a panel.
-fn quantise_fine(kernels: &Kernels, x: &[f32], tokens: usize, panel: &mut [i32]) {
-    let cols = x.len() / tokens;
-    let mut rows = [0.0; MAX_WIDTH * BLOCK];
-    let rows = &mut rows[..2 * tokens * BLOCK];
-    for (block, panel) in panel.chunks_exact_mut(2 * tokens * BLOCK_WORDS).enumerate() {
-        let (values, rest) = rows.as_chunks_mut::<BLOCK>().0.split_at_mut(tokens);
-        for (token, (values, rest)) in values.iter_mut().zip(rest).enumerate() {
-            values.copy_from_slice(&x[token * cols + block * BLOCK..][..BLOCK]);
-            *rest = left_by_rounding(values);
-        }
-        (kernels.quantise)(rows, 2 * tokens, panel);
-    }
-}
-
-/// What [`Kernels::quantise`] leaves of a block of values.
-fn left_by_rounding(values: &[f32; BLOCK]) -> [f32; BLOCK] {
-    // Adding and subtracting it rounds what is small beside it to integers, halves to even.
-    const ROUND: f32 = 12_582_912.0;
-    let largest = values.iter().fold(0.0_f32, |m, x| if x.abs() > m { x.abs() } else { m });
-    let scale = largest / 127.0;
-    if scale < f32::MIN_POSITIVE {
-        return *values;
-    }
-    let inverse = 1.0 / scale;
-    values.map(|x| x - ((x * inverse + ROUND) - ROUND) * scale)
 }
 
 /// Who computes, and how.
@@ -268,13 +248,12 @@ pub unsafe fn project_tile_rows(
         let weights = &w.bytes[first * row_bytes..last * row_bytes];
         for index in 0..x.tiling.panels() {
             let tokens = x.tiling.tokens(index);
-            let panel = x.panel(index);
-            let y = &mut y[..(last - first) * panel.width() * TILE_ROWS];
-            kernels.matmul(w.shape.format, weights, panel, y);
-            for (tile_row, y) in (first..last).zip(y.chunks_exact_mut(panel.width() * TILE_ROWS)) {
+            let y = &mut y[..(last - first) * tokens.len() * TILE_ROWS];
+            x.matmul(kernels, w.shape.format, weights, index, y);
+            for (tile_row, y) in (first..last).zip(y.chunks_exact_mut(tokens.len() * TILE_ROWS)) {
                 let column = tile_row * TILE_ROWS;
                 let len = TILE_ROWS.min(w.shape.rows - column);
-                for (token, y) in tokens.clone().zip(results(y, tokens.len())) {
+                for (token, y) in tokens.clone().zip(y.as_chunks::<TILE_ROWS>().0) {
                     let row = rows.index.map_or(token, |index| index[token] as usize);
                     // SAFETY: the caller promises these columns to this core alone.
                     let out = unsafe { rows.out.part(row * w.shape.rows + column, len) };
@@ -286,15 +265,6 @@ pub unsafe fn project_tile_rows(
             }
         }
     }
-}
-
-/// The results of a tile row for each of `tokens` tokens: of fine activations, both rows' sums.
-fn results(y: &mut [f32], tokens: usize) -> &[[f32; TILE_ROWS]] {
-    let (y, rest) = y.as_chunks_mut::<TILE_ROWS>().0.split_at_mut(tokens);
-    for (y, rest) in y.iter_mut().zip(rest) {
-        y.iter_mut().zip(rest).for_each(|(y, rest)| *y += *rest);
-    }
-    y
 }
 
 /// `h = quantised(silu(gate x) * (up x))`: panels of the same tokens as those of `x`, half as wide
@@ -340,7 +310,7 @@ pub unsafe fn gate_up_units(
 ) {
     const HALF: usize = MAX_WIDTH * UNIT;
     let unit_bytes = w.shape.format.tile_row_bytes(w.shape.blocks()) * UNIT_TILE_ROWS;
-    let blocks = w.shape.rows / 2 / UNIT;
+    let cols = w.shape.rows / 2;
     let mut y = [0.0; 2 * HALF];
     let [mut gate, mut up] = [[0.0; HALF]; 2];
     for unit in units {
@@ -348,27 +318,24 @@ pub unsafe fn gate_up_units(
         for index in 0..x.tiling.panels() {
             let tokens = x.tiling.tokens(index);
             let width = tokens.len();
-            let panel = x.panel(index);
-            let y = &mut y[..UNIT_TILE_ROWS * panel.width() * TILE_ROWS];
-            kernels.matmul(w.shape.format, weights, panel, y);
+            let y = &mut y[..UNIT_TILE_ROWS * width * TILE_ROWS];
+            x.matmul(kernels, w.shape.format, weights, index, y);
             // (gate, up, gate, up) x (width, 16) to two of (width, 32).
-            for (tile_row, y) in y.chunks_exact_mut(panel.width() * TILE_ROWS).enumerate() {
+            for (tile_row, y) in y.chunks_exact(width * TILE_ROWS).enumerate() {
                 let to = if tile_row % 2 == 0 { &mut gate } else { &mut up };
                 let half = tile_row / 2 * TILE_ROWS;
-                for (token, y) in results(y, width).iter().enumerate() {
+                for (token, y) in y.as_chunks::<TILE_ROWS>().0.iter().enumerate() {
                     to[token * UNIT + half..][..TILE_ROWS].copy_from_slice(y);
                 }
             }
             let gate = &mut gate[..width * UNIT];
             (kernels.swiglu)(gate, &up[..width * UNIT]);
-            let len = middle.grain.rows() * width * BLOCK_WORDS;
-            let panel = panel_words(&tokens, blocks, middle.grain).start;
+            // The panel of these tokens, and in it the block that is this unit.
+            let len = middle.grain.words(width, UNIT);
+            let panel = middle.from + middle.grain.words(tokens.start, cols);
             // SAFETY: the caller promises this unit's blocks to this core alone.
-            let block = unsafe { middle.words.part(middle.from + panel + unit * len, len) };
-            match middle.grain {
-                Grain::Plain => (kernels.quantise)(gate, width, block),
-                Grain::Fine => quantise_fine(kernels, gate, width, block),
-            }
+            let block = unsafe { middle.words.part(panel + unit * len, len) };
+            middle.grain.quantise(kernels, gate, width, block);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Working memory of one batch.
 
-use super::product::{Grain, activation_words};
+use super::product::Grain;
 use crate::arena::{Arena, ArenaFull};
 use crate::image::layout::{TILE_ROWS, align_up};
 use crate::image::{Manifest, page_shape, sum_chunks};
@@ -58,15 +58,15 @@ impl Lens {
         let [hidden, heads, kv_heads, head_dim, top_k] =
             [s.hidden, s.heads, s.kv_heads, s.head_dim, s.top_k].map(|x| x as usize);
         let inner = hidden.max(heads * head_dim);
-        let fine = Grain::Fine.rows();
-        let middle = (fine * activation_words(1, s.dense_ff as usize))
-            .max(activation_words(top_k, s.expert_ff as usize));
+        let middle = Grain::Fine
+            .words(1, s.dense_ff as usize)
+            .max(Grain::Plain.words(top_k, s.expert_ff as usize));
         Self {
             hidden,
             wide: (3 * hidden).max((heads + 2 * kv_heads) * head_dim).max(top_k * hidden),
             inner,
-            quants: fine * activation_words(1, inner),
-            gathered: activation_words(top_k, hidden),
+            quants: Grain::Fine.words(1, inner),
+            gathered: Grain::Plain.words(top_k, hidden),
             middle,
             rotation: head_dim,
             scores: align_up(s.experts as usize, TILE_ROWS),

@@ -11,7 +11,9 @@ use core::cell::UnsafeCell;
 use core::ffi::{CStr, c_char, c_int};
 
 use rill::image::layout::{BLOCK, Format, TILE_ROWS};
-use rill::kernels::{self, Attend, CpuFeatures, Head, Kernels, KeyValues, MAX_WIDTH, Panel};
+use rill::kernels::{
+    self, Attend, CpuFeatures, FinePanel, Head, Kernels, KeyValues, MAX_WIDTH, Panel,
+};
 
 #[cfg(not(target_os = "none"))]
 extern crate std;
@@ -29,6 +31,7 @@ struct Operands {
     q4: [u8; TILE_ROW_COUNT * Format::Q4.tile_row_bytes(COLS / BLOCK)],
     q8: [u8; TILE_ROW_COUNT * Format::Q8.tile_row_bytes(COLS / BLOCK)],
     panel: [i32; Panel::len(MAX_WIDTH, COLS)],
+    fine: [i32; FinePanel::len(MAX_WIDTH, COLS)],
     y: [f32; TILE_ROW_COUNT * MAX_WIDTH * TILE_ROWS],
     router: [f32; TILE_ROW_COUNT * COLS * TILE_ROWS],
     x: [f32; MAX_WIDTH * COLS],
@@ -48,15 +51,18 @@ static OPERANDS: Shared = Shared(UnsafeCell::new(unsafe { core::mem::zeroed() })
 
 /// Calls `operation` of `kernels` once, for `tokens` tokens; false when there is none of that name.
 fn call(kernels: &Kernels, operation: &[u8], tokens: usize, o: &mut Operands) -> bool {
-    let words = Panel::len(tokens, COLS);
+    let panel = &mut o.panel[..Panel::len(tokens, COLS)];
+    let fine = &mut o.fine[..FinePanel::len(tokens, COLS)];
+    let rows = &o.x[..tokens * COLS];
     let y = &mut o.y[..TILE_ROW_COUNT * tokens * TILE_ROWS];
     match operation {
-        b"q4" => kernels.matmul(Format::Q4, &o.q4, Panel::new(&o.panel[..words], tokens), y),
-        b"q8" => kernels.matmul(Format::Q8, &o.q8, Panel::new(&o.panel[..words], tokens), y),
+        b"q4" => kernels.matmul(Format::Q4, &o.q4, Panel::new(panel, tokens), y),
+        b"q8" => kernels.matmul(Format::Q8, &o.q8, Panel::new(panel, tokens), y),
+        b"q4_fine" => kernels.matmul_fine(Format::Q4, &o.q4, FinePanel::new(fine, tokens), y),
+        b"q8_fine" => kernels.matmul_fine(Format::Q8, &o.q8, FinePanel::new(fine, tokens), y),
         b"f32" => (kernels.matmul_f32)(&o.router, &o.z, &mut o.y[..TILE_ROW_COUNT * TILE_ROWS]),
-        b"quantise" => {
-            (kernels.quantise)(&o.x[..tokens * COLS], tokens, &mut o.panel[..words]);
-        }
+        b"quantise" => (kernels.quantise)(rows, tokens, panel),
+        b"quantise_fine" => (kernels.quantise_fine)(rows, tokens, fine),
         b"swiglu" => (kernels.swiglu)(&mut o.z, &o.weight),
         b"rms_norm" => (kernels.rms_norm)(&o.x[..COLS], &o.weight, 1e-5, &mut o.z),
         b"add_scaled" => (kernels.add_scaled)(&mut o.z, &o.weight, 0.5),

@@ -16,16 +16,17 @@ const MATMUL_WORK: u64 = 2 * 16 * 2048;
 const ATTEND_WORK: u64 = 2 * 4 * 256 * 64;
 const ELEMENTS: u64 = 2048;
 
-/// A table, a CPU model that runs it and the table's width.
-const TABLES: [(&str, &str, u64); 3] =
-    [("neon", "cortex-a72", 8), ("dotprod", "cortex-a76", 12), ("i8mm", "max", 12)];
+/// A table, a CPU model that runs it and the table's widths: of plain and of fine activations.
+const TABLES: [(&str, &str, [u64; 2]); 3] =
+    [("neon", "cortex-a72", [8, 8]), ("dotprod", "cortex-a76", [12, 8]), ("i8mm", "max", [12, 8])];
 
-/// Operations that depend on the width, and those that do not.
-const PRODUCTS: [&str; 2] = ["q4", "q8"];
-const OTHERS: [(&str, u64); 6] = [
+/// Operations that depend on the width, of plain and of fine activations, and those that do not.
+const PRODUCTS: [[&str; 2]; 2] = [["q4", "q8"], ["q4_fine", "q8_fine"]];
+const OTHERS: [(&str, u64); 7] = [
     ("f32", MATMUL_WORK),
     ("attend", ATTEND_WORK),
     ("quantise", ELEMENTS),
+    ("quantise_fine", ELEMENTS),
     ("swiglu", ELEMENTS),
     ("rms_norm", ELEMENTS),
     ("add_scaled", ELEMENTS),
@@ -37,17 +38,19 @@ fn main() -> Result<(), Box<dyn Error>> {
     let profile = bin.parent().ok_or("this program has no folder")?;
     let plugin = profile.join("libinsncount.so");
     let load = build_load(&target, profile)?;
-    println!("table     operation    tokens  instructions per multiply-add or element");
-    for (table, cpu, width) in TABLES {
+    println!("table     operation     tokens  instructions per multiply-add or element");
+    for (table, cpu, widths) in TABLES {
         let show = |operation: &str, tokens: u64, work: u64| -> Result<(), Box<dyn Error>> {
             let count = |calls: u64| total(&plugin, cpu, &load, table, operation, tokens, calls);
             let cost = (count(2)? - count(1)?) as f64 / (work * tokens) as f64;
-            println!("{table:<9} {operation:<12} {tokens:>6}  {cost:.4}");
+            println!("{table:<9} {operation:<13} {tokens:>6}  {cost:.4}");
             Ok(())
         };
-        for operation in PRODUCTS {
-            for tokens in [1, 2, 4, width] {
-                show(operation, tokens, MATMUL_WORK)?;
+        for (operations, width) in PRODUCTS.iter().zip(widths) {
+            for operation in operations {
+                for tokens in [1, 2, 4, width] {
+                    show(operation, tokens, MATMUL_WORK)?;
+                }
             }
         }
         for (operation, work) in OTHERS {

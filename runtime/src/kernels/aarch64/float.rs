@@ -4,10 +4,10 @@ use core::arch::aarch64::*;
 
 use super::super::math::{EXP_MAX, EXP_MIN, EXP_POLY, LN2_HIGH, LN2_LOW, LOG2_E, fma};
 use super::super::{
-    Attend, BLOCK_WORDS, Conv, Element, Head, KEY_BLOCK, KeyValues, Panel, SCALAR, check_attend,
-    check_conv, group_at,
+    Attend, BLOCK_WORDS, Conv, Element, FINE_WORDS, Head, KEY_BLOCK, KeyValues, Quantised, SCALAR,
+    check_attend, check_conv, group_at,
 };
-use super::{ROW_VECTORS, load, load_half_at, load2, store};
+use super::{DIGIT, ROW_VECTORS, load, load_half_at, load2, store};
 use crate::image::layout::{BLOCK, TILE_ROWS};
 
 /// See [`Kernels::matmul_f32`](super::super::Kernels::matmul_f32).
@@ -47,38 +47,88 @@ pub(super) fn matmul_f32(w: &[f32], x: &[f32], y: &mut [f32]) {
 /// See [`Kernels::quantise`](super::super::Kernels::quantise).
 #[target_feature(enable = "neon")]
 pub(super) fn quantise(x: &[f32], width: usize, panel: &mut [i32]) {
+    for_each_block::<BLOCK_WORDS>(x, width, panel, |x, words, token| {
+        let (scale, values) = integers(x, 127.0);
+        let mut sum = vdupq_n_s32(0);
+        for (pair, two) in values.as_chunks::<2>().0.iter().enumerate() {
+            let two = two.map(|v| vcvtnq_s32_f32(v));
+            sum = vaddq_s32(sum, vaddq_s32(two[0], two[1]));
+            put_eight(words, group_at(width, 2 * pair, token), two);
+        }
+        words[token] = scale.to_bits() as i32;
+        words[width + token] = -8 * vaddvq_s32(sum);
+    });
+}
+
+/// See [`Kernels::quantise_fine`](super::super::Kernels::quantise_fine).
+#[target_feature(enable = "neon")]
+pub(super) fn quantise_fine(x: &[f32], width: usize, panel: &mut [i32]) {
+    for_each_block::<FINE_WORDS>(x, width, panel, |x, words, token| {
+        let (scale, values) = integers(x, 32512.0);
+        let mut sum = vdupq_n_s32(0);
+        for (pair, two) in values.as_chunks::<2>().0.iter().enumerate() {
+            let two = two.map(|v| vrndnq_f32(v));
+            let integers = two.map(|v| vcvtnq_s32_f32(v));
+            // An odd base: the quotient is never near the middle of two integers.
+            let high = two.map(|v| vcvtnq_s32_f32(vmulq_n_f32(v, 1.0 / DIGIT as f32)));
+            let low = [0, 1].map(|i| vmlsq_n_s32(integers[i], high[i], DIGIT));
+            sum = vaddq_s32(sum, vaddq_s32(integers[0], integers[1]));
+            let at = 2 * (width * (1 + 2 * pair) + token);
+            put_eight(words, at, high);
+            put_eight(words, at + 2 * width, low);
+        }
+        words[token] = scale.to_bits() as i32;
+        words[width + token] = -8 * vaddvq_s32(sum);
+    });
+}
+
+/// Calls `body(x, words, token)` for each block of each row of `x` and its place in a panel.
+#[inline(always)]
+fn for_each_block<const WORDS: usize>(
+    x: &[f32],
+    width: usize,
+    panel: &mut [i32],
+    body: impl Fn(&[f32; BLOCK], &mut [i32], usize),
+) {
     assert!(width > 0 && x.len().is_multiple_of(width * BLOCK));
     let cols = x.len() / width;
-    assert_eq!(panel.len(), Panel::len(width, cols));
+    assert_eq!(panel.len(), Quantised::<WORDS>::len(width, cols));
     for (token, row) in x.chunks_exact(cols.max(1)).enumerate() {
-        let blocks = panel.chunks_exact_mut(width * BLOCK_WORDS);
+        let blocks = panel.chunks_exact_mut(width * WORDS);
         for (x, words) in row.as_chunks::<BLOCK>().0.iter().zip(blocks) {
-            let mut values = [vdupq_n_f32(0.0); BLOCK / 4];
-            for (two, x) in values.as_chunks_mut::<2>().0.iter_mut().zip(x.as_chunks().0) {
-                *two = read8(x);
-            }
-            let mut largest = values.map(|v| vabsq_f32(v));
-            for half in [4, 2, 1] {
-                for i in 0..half {
-                    largest[i] = vmaxq_f32(largest[i], largest[i + half]);
-                }
-            }
-            let scale = vmaxvq_f32(largest[0]) / 127.0;
-            let normal = scale >= f32::MIN_POSITIVE;
-            let (scale, inverse) = if normal { (scale, 1.0 / scale) } else { (0.0, 0.0) };
-            let halves = values.map(|v| vqmovn_s32(vcvtnq_s32_f32(vmulq_n_f32(v, inverse))));
-            let mut sum = 0;
-            for (pair, half) in halves.as_chunks::<2>().0.iter().enumerate() {
-                let eight = vqmovn_s16(vcombine_s16(half[0], half[1]));
-                sum += i32::from(vaddlv_s8(eight));
-                let eight = vreinterpret_s32_s8(eight);
-                words[group_at(width, 2 * pair, token)] = vget_lane_s32::<0>(eight);
-                words[group_at(width, 2 * pair + 1, token)] = vget_lane_s32::<1>(eight);
-            }
-            words[token] = scale.to_bits() as i32;
-            words[width + token] = -8 * sum;
+            body(x, words, token);
         }
     }
+}
+
+/// The scale of a block, and what its integers up to `most` are rounded from.
+#[inline]
+#[target_feature(enable = "neon")]
+fn integers(x: &[f32; BLOCK], most: f32) -> (f32, [float32x4_t; BLOCK / 4]) {
+    let mut values = [vdupq_n_f32(0.0); BLOCK / 4];
+    for (two, x) in values.as_chunks_mut::<2>().0.iter_mut().zip(x.as_chunks().0) {
+        *two = read8(x);
+    }
+    let mut largest = values.map(|v| vabsq_f32(v));
+    for half in [4, 2, 1] {
+        for i in 0..half {
+            largest[i] = vmaxq_f32(largest[i], largest[i + half]);
+        }
+    }
+    let scale = vmaxvq_f32(largest[0]) / most;
+    let normal = scale >= f32::MIN_POSITIVE;
+    let (scale, inverse) = if normal { (scale, 1.0 / scale) } else { (0.0, 0.0) };
+    (scale, values.map(|v| vmulq_n_f32(v, inverse)))
+}
+
+/// Writes eight integers of 8 bits as two words, from word `at` on.
+#[inline]
+#[target_feature(enable = "neon")]
+fn put_eight(words: &mut [i32], at: usize, two: [int32x4_t; 2]) {
+    let [low, high] = two.map(|v| vqmovn_s32(v));
+    let eight = vreinterpret_s32_s8(vqmovn_s16(vcombine_s16(low, high)));
+    words[at] = vget_lane_s32::<0>(eight);
+    words[at + 1] = vget_lane_s32::<1>(eight);
 }
 
 /// See [`Kernels::swiglu`](super::super::Kernels::swiglu).

@@ -3,38 +3,46 @@
 use core::arch::aarch64::*;
 use core::arch::asm;
 
-use super::super::{Kernels, Panel};
+use super::super::{BLOCK_WORDS, FINE_WORDS, Kernels, Quantised};
 use super::{
-    Q4, Q8, ROW_VECTORS, Tile, Weights, dotprod, entry, for_pairs, load_at, matmul, neon, scales,
+    Q4, Q8, ROW_VECTORS, Tile, Weights, combine, dotprod, entry, for_pairs, load_at, matmul, neon,
+    scales,
 };
 
 /// For CPUs with `smmla` and `sdot`.
 pub(in super::super) static I8MM: Kernels = Kernels {
     name: "i8mm",
     width: WIDTH,
-    matmul_q4: entry!(tokens::<Q4>, w, x, y),
-    matmul_q8: entry!(tokens::<Q8>, w, x, y),
+    fine_width: FINE_WIDTH,
+    matmul_q4: entry!(tokens::<Q4, 1, BLOCK_WORDS>, w, x, y),
+    matmul_q8: entry!(tokens::<Q8, 1, BLOCK_WORDS>, w, x, y),
+    matmul_fine_q4: entry!(tokens::<Q4, 2, FINE_WORDS>, w, x, y),
+    matmul_fine_q8: entry!(tokens::<Q8, 2, FINE_WORDS>, w, x, y),
     ..neon::TABLE
 };
 
 /// The most tokens whose sums and results fit the registers, one vector of rows at a time.
 const WIDTH: usize = 12;
+/// The same of fine activations, which have two sums each.
+const FINE_WIDTH: usize = 8;
 
 #[target_feature(enable = "i8mm,dotprod")]
-fn tokens<W: Weights>(w: &[u8], x: Panel<'_>, y: &mut [f32]) {
-    matmul::<W>(w, x, y, WIDTH, |tile| {
+fn tokens<W: Weights, const D: usize, const WORDS: usize>(
+    w: &[u8],
+    x: Quantised<'_, WORDS>,
+    y: &mut [f32],
+) {
+    matmul::<W, WORDS>(w, x, y, if D == 1 { WIDTH } else { FINE_WIDTH }, |tile| {
         let mut token = 0;
         while token < tile.width {
             // SAFETY: as many tokens as are left, or fewer.
             token += unsafe {
                 match tile.width - token {
-                    12.. => pairs::<W, 6>(tile, token),
-                    8.. => pairs::<W, 4>(tile, token),
-                    // For few tokens `smmla` does not repay its zips.
-                    4.. => dotprod::several::<W, 2, 4>(tile, token),
-                    2.. => dotprod::several::<W, 4, 2>(tile, token),
-                    _ if tile.width == 1 => dotprod::single::<W, true>(tile, token),
-                    _ => dotprod::single::<W, false>(tile, token),
+                    12.. if D == 1 => pairs::<W, 6, D>(tile, token),
+                    8.. => pairs::<W, 4, D>(tile, token),
+                    4.. if D == 2 => pairs::<W, 2, D>(tile, token),
+                    // For few products `smmla` does not repay its zips.
+                    left => dotprod::few::<W, D>(tile, token, left),
                 }
             };
         }
@@ -76,15 +84,17 @@ fn of_two_tokens(v: uint8x16_t, second: bool) -> int64x2_t {
     if second { vdupq_laneq_s64::<1>(v) } else { vdupq_laneq_s64::<0>(v) }
 }
 
-/// 16 rows times tokens `token..token + 2 P`, 4 rows at a time, `P` even; returns `2 P`.
+/// 16 rows times tokens `token..token + 2 P` of `D` digits, 4 rows at a time, `P` even; returns
+/// `2 P`.
 ///
 /// # Safety
 /// The tile has these tokens.
 #[inline]
 #[target_feature(enable = "i8mm,dotprod")]
-unsafe fn pairs<W: Weights, const P: usize>(tile: Tile, token: usize) -> usize {
+unsafe fn pairs<W: Weights, const P: usize, const D: usize>(tile: Tile, token: usize) -> usize {
     let offsets_at = 4 * tile.width;
-    // From a block's scales to its first activations, and from one pair's last to the next's.
+    // From a block's scales to its first activations, and from the last to the next digit's or
+    // pair's.
     let (first_at, step) = (8 * tile.width + 4 * token, 8 * (tile.width - 2 * P));
     for rows in 0..ROW_VECTORS {
         // Of two rows and two tokens: row 0 of both tokens, row 1 of both.
@@ -92,8 +102,8 @@ unsafe fn pairs<W: Weights, const P: usize>(tile: Tile, token: usize) -> usize {
         for (weights, words) in tile.blocks::<W>(token) {
             // SAFETY: every address lies within the blocks.
             unsafe {
-                let mut sums = [[vdupq_n_s32(0); 2]; P];
-                for (quad, sums) in sums.chunks_mut(2).enumerate() {
+                let mut sums = [[[vdupq_n_s32(0); 2]; P]; D];
+                for (quad, sums) in sums[D - 1].chunks_mut(2).enumerate() {
                     let offsets = load_at(words.add(4 * quad), offsets_at);
                     for (p, sums) in sums.iter_mut().enumerate() {
                         let offset = of_two_tokens(offsets, p == 1);
@@ -106,20 +116,24 @@ unsafe fn pairs<W: Weights, const P: usize>(tile: Tile, token: usize) -> usize {
                         .map(|four| vreinterpretq_s32_s8(four));
                     let w = [vzip1q_s32(low, high), vzip2q_s32(low, high)]
                         .map(|eight| vreinterpretq_s8_s32(eight));
-                    for sums in sums.as_chunks_mut::<2>().0 {
-                        add_four_tokens(sums, w, &mut a);
+                    for sums in &mut sums {
+                        for sums in sums.as_chunks_mut::<2>().0 {
+                            add_four_tokens(sums, w, &mut a);
+                        }
+                        a = a.wrapping_byte_add(step);
                     }
-                    a = a.wrapping_byte_add(step);
                 });
                 let [w_scale] = scales::<W, 1>(weights, rows);
                 let w_scales = [vzip1q_f32(w_scale, w_scale), vzip2q_f32(w_scale, w_scale)];
-                for (quad, (acc, sums)) in acc.chunks_mut(2).zip(sums.chunks(2)).enumerate() {
+                for (quad, acc) in acc.chunks_mut(2).enumerate() {
                     let a_scales = load_at(words, 16 * quad);
-                    for (p, (acc, sums)) in acc.iter_mut().zip(sums).enumerate() {
+                    for (p, acc) in acc.iter_mut().enumerate() {
                         let a_scale = vreinterpretq_f32_s64(of_two_tokens(a_scales, p == 1));
                         for r in 0..2 {
                             let both = vmulq_f32(w_scales[r], a_scale);
-                            acc[r] = vfmaq_f32(acc[r], vcvtq_f32_s32(sums[r]), both);
+                            let digits = core::array::from_fn(|d| sums[d][2 * quad + p][r]);
+                            let sum = vcvtq_f32_s32(combine::<D>(digits));
+                            acc[r] = vfmaq_f32(acc[r], sum, both);
                         }
                     }
                 }

@@ -1,5 +1,8 @@
 //! Tables for aarch64: `neon` for every CPU, `dotprod` (`sdot`) and `i8mm` (`smmla`) for later ones.
 //!
+//! Fine activations are two digits of 8 bits each, base 255, and their products as many sums of 8-bit
+//! products: see [`DIGIT`].
+//!
 //! A bare-metal target may forbid unaligned access (`+strict-align`), where the compiler splits
 //! every vector load that it cannot prove aligned into bytes. So weights are read through aligned
 //! vector types, as the image aligns them, and all else through single load and store
@@ -17,13 +20,18 @@ pub(super) use dotprod::DOTPROD;
 pub(super) use i8mm::I8MM;
 pub(super) use neon::NEON;
 
-use super::{BLOCK_WORDS, Panel, check_matmul};
+use super::{Quantised, check_matmul};
 use crate::image::layout::{Format, TILE_ROWS};
 
 /// Vectors of 4 rows in a tile.
 const ROW_VECTORS: usize = TILE_ROWS / 4;
 /// Pairs of column groups in a block, 8 columns each: as [`for_pairs`] counts them.
 const PAIRS: usize = 4;
+
+/// A fine activation is `DIGIT * high + low`, both in -127..=127. The words of a fine block after
+/// scales and offsets are, for each pair of column groups, those of a [`Panel`](super::Panel) for
+/// the high digits and then those for the low digits.
+const DIGIT: i32 = 255;
 
 const _: () = {
     let vector = size_of::<int8x16_t>();
@@ -124,6 +132,8 @@ struct Tile {
     words: *const i32,
     blocks: usize,
     width: usize,
+    /// Words of one token's block.
+    token_words: usize,
     /// `(width, 16)`.
     y: *mut f32,
 }
@@ -136,7 +146,7 @@ impl Tile {
         token: usize,
     ) -> impl Iterator<Item = (*const u8, *const i32)> + use<W> {
         let (mut weights, mut words) = (self.weights, self.words.wrapping_add(token));
-        let (row_step, panel_step) = (W::FORMAT.block_bytes(), self.width * BLOCK_WORDS);
+        let (row_step, panel_step) = (W::FORMAT.block_bytes(), self.width * self.token_words);
         (0..self.blocks).map(move |_| {
             let block = (weights, words);
             weights = weights.wrapping_add(row_step);
@@ -159,9 +169,9 @@ impl Tile {
 
 /// Checks a product's operands and calls `product` for each of its tile rows.
 #[inline(always)]
-fn matmul<W: Weights>(
+fn matmul<W: Weights, const WORDS: usize>(
     w: &[u8],
-    x: Panel<'_>,
+    x: Quantised<'_, WORDS>,
     y: &mut [f32],
     widest: usize,
     mut product: impl FnMut(Tile),
@@ -175,6 +185,7 @@ fn matmul<W: Weights>(
             words: x.words().as_ptr(),
             blocks: x.blocks(),
             width: x.width(),
+            token_words: WORDS,
             y: y.as_mut_ptr(),
         });
     }
@@ -193,6 +204,17 @@ unsafe fn scales<W: Weights, const N: usize>(block: *const u8, rows: usize) -> [
         // SAFETY: as above.
         vcvt_f32_f16(vreinterpret_f16_u16(unsafe { at.add(n).read() }))
     })
+}
+
+/// The sum of a product from the sums of its digits, the highest first.
+#[inline]
+#[target_feature(enable = "neon")]
+fn combine<const D: usize>(digits: [int32x4_t; D]) -> int32x4_t {
+    let mut sum = digits[0];
+    for &digit in &digits[1..] {
+        sum = vmlaq_n_s32(digit, sum, DIGIT);
+    }
+    sum
 }
 
 /// The four lanes of `v`, each in all lanes.

@@ -3,10 +3,10 @@
 
 use core::arch::aarch64::*;
 
-use super::super::{Kernels, Panel};
+use super::super::{BLOCK_WORDS, FINE_WORDS, Kernels, Quantised};
 use super::{
-    PAIRS, Q4, Q8, ROW_VECTORS, Tile, Weights, entry, float, for_pairs, load_at, load_half_at,
-    matmul, scales, spread,
+    PAIRS, Q4, Q8, ROW_VECTORS, Tile, Weights, combine, entry, float, for_pairs, load_at,
+    load_half_at, matmul, scales, spread,
 };
 use crate::image::checksum;
 
@@ -17,10 +17,14 @@ pub(in super::super) static NEON: Kernels = TABLE;
 pub(super) const TABLE: Kernels = Kernels {
     name: "neon",
     width: WIDTH,
-    matmul_q4: entry!(tokens::<Q4>, w, x, y),
-    matmul_q8: entry!(tokens::<Q8>, w, x, y),
+    fine_width: WIDTH,
+    matmul_q4: entry!(tokens::<Q4, BLOCK_WORDS>, w, x, y),
+    matmul_q8: entry!(tokens::<Q8, BLOCK_WORDS>, w, x, y),
+    matmul_fine_q4: entry!(tokens::<Q4, FINE_WORDS>, w, x, y),
+    matmul_fine_q8: entry!(tokens::<Q8, FINE_WORDS>, w, x, y),
     matmul_f32: entry!(float::matmul_f32, w, x, y),
     quantise: entry!(float::quantise, x, width, panel),
+    quantise_fine: entry!(float::quantise_fine, x, width, panel),
     swiglu: entry!(float::swiglu, gate, up),
     rms_norm: entry!(float::rms_norm, x, weight, eps, y),
     add_scaled: entry!(float::add_scaled, y, x, scale),
@@ -103,41 +107,54 @@ impl Sums for Q8 {
 }
 
 #[target_feature(enable = "neon")]
-fn tokens<W: Sums>(w: &[u8], x: Panel<'_>, y: &mut [f32]) {
-    matmul::<W>(w, x, y, WIDTH, |tile| {
-        for token in (0..tile.width - 1).step_by(2) {
-            // SAFETY: both tokens are within the panel.
-            unsafe { product::<W, 2>(tile, token) };
-        }
-        if tile.width % 2 == 1 {
-            // SAFETY: the last token.
-            unsafe { product::<W, 1>(tile, tile.width - 1) };
+fn tokens<W: Sums, const WORDS: usize>(w: &[u8], x: Quantised<'_, WORDS>, y: &mut [f32]) {
+    matmul::<W, WORDS>(w, x, y, WIDTH, |tile| {
+        let mut token = 0;
+        while token < tile.width {
+            // SAFETY: as many tokens as are left, or fewer.
+            token += unsafe {
+                if WORDS == FINE_WORDS {
+                    product::<W, 1, 2>(tile, token)
+                } else if tile.width - token >= 2 {
+                    product::<W, 2, 1>(tile, token)
+                } else {
+                    product::<W, 1, 1>(tile, token)
+                }
+            };
         }
     });
 }
 
-/// 16 rows times tokens `token..token + T`, where `T` is 1 or 2.
+/// 16 rows times tokens `token..token + T`, of `D` digits each; together one or two. Returns `T`.
 ///
 /// # Safety
 /// The tile has these tokens.
 #[inline]
 #[target_feature(enable = "neon")]
-unsafe fn product<W: Sums, const T: usize>(tile: Tile, token: usize) {
+unsafe fn product<W: Sums, const T: usize, const D: usize>(tile: Tile, token: usize) -> usize {
     // Bytes from a block's scales to its offsets and to the activations of each pair of groups.
     let offsets_at = 4 * tile.width;
-    let pair_at: [usize; PAIRS] = core::array::from_fn(|p| 8 * (p + 1) * tile.width + 4 * token);
+    let pair_at: [usize; PAIRS] =
+        core::array::from_fn(|p| 8 * (D * p + 1) * tile.width + 4 * token);
     let mut acc = [[vdupq_n_f32(0.0); ROW_VECTORS]; T];
     for (weights, words) in tile.blocks::<W>(token) {
         // SAFETY: every address lies within the blocks.
         unsafe {
-            let mut sums = [W::ZERO; T];
+            let mut sums = [[W::ZERO; D]; T];
             for_pairs!(PAIR, {
                 let at = pair_at[PAIR];
-                let a = if T == 2 { load_at(words, at) } else { load_half_at(words, at) };
+                let a = if D == 2 {
+                    let [high, low] = [at, at + 8 * tile.width].map(|at| load_half_at(words, at));
+                    vcombine_u8(vget_low_u8(high), vget_low_u8(low))
+                } else if T == 2 {
+                    load_at(words, at)
+                } else {
+                    load_half_at(words, at)
+                };
                 let a = spread(vreinterpretq_s32_u8(a)).map(|a| vreinterpretq_s8_s32(a));
                 for rows in 0..ROW_VECTORS {
                     let w = W::eight_columns(weights, PAIR, rows);
-                    for (sums, a) in sums.iter_mut().zip(a.as_chunks::<2>().0) {
+                    for (sums, a) in sums.as_flattened_mut().iter_mut().zip(a.as_chunks::<2>().0) {
                         W::add(sums, rows, w, *a);
                     }
                 }
@@ -147,7 +164,11 @@ unsafe fn product<W: Sums, const T: usize>(tile: Tile, token: usize) {
                 let a_scale = f32::from_bits(*words.add(t) as u32);
                 let offset = vdupq_n_s32(*words.byte_add(offsets_at).add(t));
                 for (rows, acc) in acc.iter_mut().enumerate() {
-                    let sum = vcvtq_f32_s32(W::finish(&sums[t], rows, offset));
+                    let digits = core::array::from_fn(|d| {
+                        let offset = if d == D - 1 { offset } else { vdupq_n_s32(0) };
+                        W::finish(&sums[t][d], rows, offset)
+                    });
+                    let sum = vcvtq_f32_s32(combine::<D>(digits));
                     *acc = vfmaq_f32(*acc, sum, vmulq_n_f32(w_scales[rows], a_scale));
                 }
             }
@@ -159,4 +180,5 @@ unsafe fn product<W: Sums, const T: usize>(tile: Tile, token: usize) {
             unsafe { tile.put(token + t, rows, acc) };
         }
     }
+    T
 }

@@ -5,10 +5,13 @@ use core::ops::Range;
 
 use super::avx2_wide;
 use super::checksum::checksum;
-use super::floats::Running;
-use super::products::{PAIRED_WIDTH, PREFETCH_BYTES, format, prefetch};
-use crate::image::layout::{BLOCK, Format, TILE_ROWS};
-use crate::kernels::panel::{BLOCK_WORDS, Panel, group_at, put_block};
+use super::floats::{Running, for_each_block};
+use super::products::{PREFETCH_BYTES, format, paired, prefetch};
+use crate::image::layout::{BLOCK, TILE_ROWS};
+use crate::kernels::panel::{
+    BLOCK_WORDS, FINE_WORDS, FinePanel, Panel, Quantised, group_at, pair_at, put_block,
+    put_fine_block,
+};
 use crate::kernels::{
     Attend, Conv, Element, Head, KEY_BLOCK, Kernels, KeyValues, check_attend, check_conv,
     check_matmul, math,
@@ -18,10 +21,14 @@ use crate::kernels::{
 pub static AVX2: Kernels = Kernels {
     name: "avx2",
     width: WIDTH,
+    fine_width: WIDTH,
     matmul_q4: entry!(matmul_q4, w, x, y),
     matmul_q8: entry!(matmul_q8, w, x, y),
+    matmul_fine_q4: entry!(matmul_fine_q4, w, x, y),
+    matmul_fine_q8: entry!(matmul_fine_q8, w, x, y),
     matmul_f32: entry!(matmul_f32, w, x, y),
     quantise: entry!(quantise, x, width, panel),
+    quantise_fine: entry!(quantise_fine, x, width, panel),
     swiglu: entry!(swiglu, gate, up),
     rms_norm: entry!(rms_norm, x, weight, eps, y),
     add_scaled: entry!(add_scaled, y, x, scale),
@@ -31,7 +38,7 @@ pub static AVX2: Kernels = Kernels {
 };
 
 float_kernels!("avx2,fma,f16c");
-product_kernels!("avx2,fma,f16c", 1 2 3 4 5 6, but q4 1 2 then avx2_wide::matmul_q4);
+product_kernels!("avx2,fma,f16c", 1 2 3 4 5 6, but q4 1 2 then matmul_q4, matmul_fine_q4);
 
 /// Lanes 0..8 and 8..16.
 pub type V = [__m256; 2];
@@ -83,11 +90,19 @@ with_features! {
     }
 
     pub fn to_i8(x: V) -> [i8; 16] {
-        // Packing works within halves of 128 bits: the permutation puts them back in order.
-        let words = _mm256_packs_epi32(_mm256_cvtps_epi32(x[0]), _mm256_cvtps_epi32(x[1]));
-        let words = _mm256_permute4x64_epi64::<0b11_01_10_00>(words);
+        let words = to_words(x);
         let (low, high) = (_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
         bytemuck::cast(_mm_packs_epi16(low, high))
+    }
+
+    pub fn to_i16(x: V) -> [i16; 16] {
+        bytemuck::cast(to_words(x))
+    }
+
+    pub fn to_words(x: V) -> __m256i {
+        // Packing works within halves of 128 bits: the permutation puts them back in order.
+        let words = _mm256_packs_epi32(_mm256_cvtps_epi32(x[0]), _mm256_cvtps_epi32(x[1]));
+        _mm256_permute4x64_epi64::<0b11_01_10_00>(words)
     }
 
     pub fn sum16(a: V) -> f32 {
@@ -201,6 +216,45 @@ with_features! {
         } else {
             [[low_nibbles(low), low_nibbles(high)], [high_nibbles(low), high_nibbles(high)]]
         }
+    }
+
+    /// Four pairs of columns, as [`FinePanel`] has them, rows 0..8 and 8..16 of each.
+    pub fn unpack_fine<const Q8: bool>(quants: &[u8]) -> [[__m256i; 2]; 4] {
+        let (parts, _) = quants.as_chunks::<32>();
+        let mut pairs = [[_mm256_setzero_si256(); 2]; 4];
+        for half in 0..2 {
+            let low = load_bytes(&parts[half]);
+            if Q8 {
+                let high = load_bytes(&parts[2 + half]);
+                pairs[0][half] = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(low));
+                pairs[1][half] = _mm256_srai_epi16::<8>(low);
+                pairs[2][half] = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(high));
+                pairs[3][half] = _mm256_srai_epi16::<8>(high);
+            } else {
+                let nibble = _mm256_set1_epi16(15);
+                pairs[0][half] = _mm256_and_si256(low, nibble);
+                pairs[1][half] = _mm256_and_si256(_mm256_srli_epi16::<8>(low), nibble);
+                pairs[2][half] = _mm256_and_si256(_mm256_srli_epi16::<4>(low), nibble);
+                pairs[3][half] = _mm256_srli_epi16::<12>(low);
+            }
+        }
+        pairs
+    }
+
+    pub fn start_fine<const Q8: bool>(offset: i32) -> [__m256i; 2] {
+        [_mm256_set1_epi32(if Q8 { 0 } else { offset }); 2]
+    }
+
+    fn step_fine(sums: [__m256i; 2], weights: [__m256i; 2], pair: i32) -> [__m256i; 2] {
+        let pair = _mm256_set1_epi32(pair);
+        [
+            _mm256_add_epi32(sums[0], _mm256_madd_epi16(weights[0], pair)),
+            _mm256_add_epi32(sums[1], _mm256_madd_epi16(weights[1], pair)),
+        ]
+    }
+
+    pub fn finish_fine(sums: [__m256i; 2]) -> V {
+        to_floats(sums)
     }
 
     fn start<const Q8: bool>(_offset: i32) -> [__m256i; 2] {

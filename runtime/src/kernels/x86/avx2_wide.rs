@@ -1,41 +1,49 @@
-//! The Q4 product of AVX2 for three tokens and more, with its registers assigned by hand.
+//! The Q4 products of AVX2 for three tokens and more, with their registers assigned by hand.
 //!
 //! Six tokens of 16 rows are twelve sums, two vectors of weights, one of activations and one
 //! product: exactly the sixteen registers. A compiler that orders these steps itself moves sums to
 //! memory and back: four tokens took it 1.4 times as long (`cargo bench -p rill -- q4_gate_up`).
+//!
+//! Plain activations: `vpmaddubsw` gives 16-bit sums of column pairs, each at most 2 x 15 x 127,
+//! and a block's eight groups stay below 2^15. Fine ones: `vpmaddwd` gives 32-bit sums.
 
 use core::arch::asm;
 
 use super::products::{PREFETCH_BYTES, prefetch};
 use crate::image::layout::{Format, TILE_ROWS};
-use crate::kernels::panel::{BLOCK_WORDS, Panel};
+use crate::kernels::panel::{BLOCK_WORDS, FINE_WORDS, FinePanel, Panel};
 
 /// What the instructions need beside a block, aligned for their vectors.
 #[repr(C, align(32))]
 struct Constants {
-    nibble: [u8; 32],
+    nibble_of_byte: [u8; 32],
+    nibble_of_word: [u16; 16],
     ones: [i16; 16],
 }
 
-static CONSTANTS: Constants = Constants { nibble: [15; 32], ones: [1; 16] };
+static CONSTANTS: Constants =
+    Constants { nibble_of_byte: [15; 32], nibble_of_word: [15; 16], ones: [1; 16] };
 
-/// Loads the weights of pair `$pair` of groups into ymm12 (rows 0..8) and ymm13 (8..16); `$shift`
-/// is what makes the nibbles of the wanted group the low ones.
+/// Loads weights of quarter `$quarter` of a block into ymm12 (rows 0..8) and ymm13 (8..16); `$shift`
+/// makes the wanted nibbles the low ones, the constant at `$mask` clears the others.
 macro_rules! weights {
-    ($pair:literal, $($shift:literal)?) => {
+    ($quarter:literal, $($shift:literal)?, $($mask:literal)?) => {
         concat!(
-            "vmovdqu ymm12, [{quants} + 64 * ", $pair, "]\n",
-            "vmovdqu ymm13, [{quants} + 64 * ", $pair, " + 32]\n",
+            "vmovdqu ymm12, [{quants} + 64 * ", $quarter, "]\n",
+            "vmovdqu ymm13, [{quants} + 64 * ", $quarter, " + 32]\n",
             $("vpsrlw ymm12, ymm12, ", $shift, "\nvpsrlw ymm13, ymm13, ", $shift, "\n",)?
-            "vpand ymm12, ymm12, [{constants}]\n",
-            "vpand ymm13, ymm13, [{constants}]\n",
+            $(
+                "vpand ymm12, ymm12, [{constants} + ", $mask, "]\n",
+                "vpand ymm13, ymm13, [{constants} + ", $mask, "]\n",
+            )?
         )
     };
 }
 
-/// Broadcasts half `$half` of pair `$pair` of token `$token` (see [`Panel`]) to ymm14.
+/// Broadcasts a word of activations of a token to ymm14: `plain $group` or `fine $pair`, see
+/// [`Panel`] and [`FinePanel`].
 macro_rules! activations {
-    ($pair:literal, $half:literal, $token:literal) => {
+    (plain $pair:literal $half:literal, $token:literal) => {
         concat!(
             "vpbroadcastd ymm14, [{words} + 8 * ({width} + ",
             $pair,
@@ -46,40 +54,53 @@ macro_rules! activations {
             "]\n",
         )
     };
-}
-
-/// The first products of a block: the 16-bit sums of column pairs of each token, in its two
-/// registers.
-macro_rules! begin {
-    ($($token:literal $low:literal $high:literal)*) => {
+    (fine $quarter:literal $pair:literal, $token:literal) => {
         concat!(
-            weights!(0,),
-            $(
-                activations!(0, 0, $token),
-                "vpmaddubsw ymm", $low, ", ymm12, ymm14\n",
-                "vpmaddubsw ymm", $high, ", ymm13, ymm14\n",
-            )*
+            "vpbroadcastd ymm14, [{words} + 4 * ((2 + 4 * ",
+            $quarter,
+            " + ",
+            $pair,
+            ") * {width} + ",
+            $token,
+            ")]\n",
         )
     };
 }
 
-/// Adds the products of another group. A pair is at most 2 x 15 x 127, and a block's eight groups
-/// stay below 2^15.
+/// The first products of a block become the sums of each token, in its two registers.
+macro_rules! begin {
+    ($kind:ident $at:literal $of:literal, $multiply:literal; $($token:literal $low:literal $high:literal)*) => {
+        concat!($(
+            activations!($kind $at $of, $token),
+            $multiply, " ymm", $low, ", ymm12, ymm14\n",
+            $multiply, " ymm", $high, ", ymm13, ymm14\n",
+        )*)
+    };
+}
+
+/// Adds more products.
 macro_rules! add {
     (
-        $pair:literal, $half:literal, $($shift:literal)?;
+        $kind:ident $at:literal $of:literal, $multiply:literal $add:literal;
         $($token:literal $low:literal $high:literal)*
     ) => {
-        concat!(
-            weights!($pair, $($shift)?),
-            $(
-                activations!($pair, $half, $token),
-                "vpmaddubsw ymm15, ymm12, ymm14\n",
-                "vpaddw ymm", $low, ", ymm", $low, ", ymm15\n",
-                "vpmaddubsw ymm14, ymm13, ymm14\n",
-                "vpaddw ymm", $high, ", ymm", $high, ", ymm14\n",
-            )*
-        )
+        concat!($(
+            activations!($kind $at $of, $token),
+            $multiply, " ymm15, ymm12, ymm14\n",
+            $add, " ymm", $low, ", ymm", $low, ", ymm15\n",
+            $multiply, " ymm14, ymm13, ymm14\n",
+            $add, " ymm", $high, ", ymm", $high, ", ymm14\n",
+        )*)
+    };
+}
+
+/// Makes each token's 16-bit sums 32-bit ones.
+macro_rules! widen {
+    ($($token:literal $low:literal $high:literal)*) => {
+        concat!($(
+            "vpmaddwd ymm", $low, ", ymm", $low, ", [{constants} + 64]\n",
+            "vpmaddwd ymm", $high, ", ymm", $high, ", [{constants} + 64]\n",
+        )*)
     };
 }
 
@@ -91,8 +112,6 @@ macro_rules! finish {
             "vcvtph2ps ymm13, [{quants} + 272]\n",
             $(
                 "vpbroadcastd ymm15, [{words} + 4 * {width} + 4 * ", $token, "]\n",
-                "vpmaddwd ymm", $low, ", ymm", $low, ", [{constants} + 32]\n",
-                "vpmaddwd ymm", $high, ", ymm", $high, ", [{constants} + 32]\n",
                 "vpaddd ymm", $low, ", ymm", $low, ", ymm15\n",
                 "vpaddd ymm", $high, ", ymm", $high, ", ymm15\n",
                 "vbroadcastss ymm14, [{words} + 4 * ", $token, "]\n",
@@ -109,22 +128,71 @@ macro_rules! finish {
     };
 }
 
-/// One block of a tile row for as many tokens as there are lines of a token and its two registers.
+/// The sums of a plain block.
+macro_rules! plain_sums {
+    ($($tokens:literal)*) => {
+        concat!(
+            weights!(0, , 0),
+            begin!(plain 0 0, "vpmaddubsw"; $($tokens)*),
+            weights!(0, 4, 0),
+            add!(plain 0 1, "vpmaddubsw" "vpaddw"; $($tokens)*),
+            plain_sums!(@quarter 1; $($tokens)*),
+            plain_sums!(@quarter 2; $($tokens)*),
+            plain_sums!(@quarter 3; $($tokens)*),
+            widen!($($tokens)*),
+        )
+    };
+    (@quarter $quarter:literal; $($tokens:literal)*) => {
+        concat!(
+            weights!($quarter, , 0),
+            add!(plain $quarter 0, "vpmaddubsw" "vpaddw"; $($tokens)*),
+            weights!($quarter, 4, 0),
+            add!(plain $quarter 1, "vpmaddubsw" "vpaddw"; $($tokens)*),
+        )
+    };
+}
+
+/// The sums of a fine block.
+macro_rules! fine_sums {
+    ($($tokens:literal)*) => {
+        concat!(
+            weights!(0, , 32),
+            begin!(fine 0 0, "vpmaddwd"; $($tokens)*),
+            fine_sums!(@rest 0; $($tokens)*),
+            fine_sums!(@quarter 1; $($tokens)*),
+            fine_sums!(@quarter 2; $($tokens)*),
+            fine_sums!(@quarter 3; $($tokens)*),
+        )
+    };
+    (@quarter $quarter:literal; $($tokens:literal)*) => {
+        concat!(
+            weights!($quarter, , 32),
+            add!(fine $quarter 0, "vpmaddwd" "vpaddd"; $($tokens)*),
+            fine_sums!(@rest $quarter; $($tokens)*),
+        )
+    };
+    (@rest $quarter:literal; $($tokens:literal)*) => {
+        concat!(
+            weights!($quarter, 8, 32),
+            add!(fine $quarter 1, "vpmaddwd" "vpaddd"; $($tokens)*),
+            weights!($quarter, 4, 32),
+            add!(fine $quarter 2, "vpmaddwd" "vpaddd"; $($tokens)*),
+            weights!($quarter, 12, ),
+            add!(fine $quarter 3, "vpmaddwd" "vpaddd"; $($tokens)*),
+        )
+    };
+}
+
+/// One block of a tile row for as many tokens as there are lines of a token and its two registers,
+/// whose sums `$sums` makes.
 macro_rules! block {
-    ($quants:expr, $words:expr, $y:expr, $width:literal, $($tokens:literal)*) => {
+    ($sums:ident, $quants:expr, $words:expr, $y:expr, $width:literal, $($tokens:literal)*) => {
         // SAFETY: it reads the block's weights and scales, the panel's words of the block and the
         // constants, adds to `$width` x 16 results and touches nothing else but the registers
         // named here; the caller has the features and gives slices of these lengths.
         unsafe {
             asm!(
-                begin!($($tokens)*),
-                add!(0, 1, 4; $($tokens)*),
-                add!(1, 0, ; $($tokens)*),
-                add!(1, 1, 4; $($tokens)*),
-                add!(2, 0, ; $($tokens)*),
-                add!(2, 1, 4; $($tokens)*),
-                add!(3, 0, ; $($tokens)*),
-                add!(3, 1, 4; $($tokens)*),
+                $sums!($($tokens)*),
                 finish!($($tokens)*),
                 quants = in(reg) $quants.as_ptr(),
                 words = in(reg) $words.as_ptr(),
@@ -141,24 +209,34 @@ macro_rules! block {
     };
 }
 
-/// See [`Kernels::matmul`](crate::kernels::Kernels::matmul): 3 to 6 tokens; the caller has checked
-/// the lengths.
-#[target_feature(enable = "avx2,fma,f16c")]
-pub fn matmul_q4(w: &[u8], x: Panel<'_>, y: &mut [f32]) {
-    let row_bytes = Format::Q4.tile_row_bytes(x.blocks());
-    let tile_rows = w.chunks_exact(row_bytes);
-    for (w, y) in tile_rows.zip(y.chunks_exact_mut(x.width() * TILE_ROWS)) {
-        y.fill(0.0);
-        let words = x.words().chunks_exact(x.width() * BLOCK_WORDS);
-        for (w, words) in w.chunks_exact(Format::Q4.block_bytes()).zip(words) {
-            prefetch(w, PREFETCH_BYTES, w.len());
-            match x.width() {
-                3 => block!(w, words, y, 3, 0 0 1  1 2 3  2 4 5),
-                4 => block!(w, words, y, 4, 0 0 1  1 2 3  2 4 5  3 6 7),
-                5 => block!(w, words, y, 5, 0 0 1  1 2 3  2 4 5  3 6 7  4 8 9),
-                6 => block!(w, words, y, 6, 0 0 1  1 2 3  2 4 5  3 6 7  4 8 9  5 10 11),
-                width => unreachable!("width {width} was checked"),
+/// Defines a product for 3 to 6 tokens whose sums `$sums` makes.
+macro_rules! product {
+    ($name:ident, $panel:ident, $words:ident, $sums:ident) => {
+        /// See [`Kernels::matmul`](crate::kernels::Kernels::matmul): 3 to 6 tokens; the caller has
+        /// checked the lengths.
+        #[target_feature(enable = "avx2,fma,f16c")]
+        pub fn $name(w: &[u8], x: $panel<'_>, y: &mut [f32]) {
+            let tile_rows = w.chunks_exact(Format::Q4.tile_row_bytes(x.blocks()));
+            for (w, y) in tile_rows.zip(y.chunks_exact_mut(x.width() * TILE_ROWS)) {
+                y.fill(0.0);
+                let words = x.words().chunks_exact(x.width() * $words);
+                for (w, words) in w.chunks_exact(Format::Q4.block_bytes()).zip(words) {
+                    prefetch(w, PREFETCH_BYTES, w.len());
+                    match x.width() {
+                        3 => block!($sums, w, words, y, 3, 0 0 1  1 2 3  2 4 5),
+                        4 => block!($sums, w, words, y, 4, 0 0 1  1 2 3  2 4 5  3 6 7),
+                        5 => block!($sums, w, words, y, 5, 0 0 1  1 2 3  2 4 5  3 6 7  4 8 9),
+                        6 => block!(
+                            $sums, w, words, y, 6,
+                            0 0 1  1 2 3  2 4 5  3 6 7  4 8 9  5 10 11
+                        ),
+                        width => unreachable!("width {width} was checked"),
+                    }
+                }
             }
         }
-    }
+    };
 }
+
+product!(matmul_q4, Panel, BLOCK_WORDS, plain_sums);
+product!(matmul_fine_q4, FinePanel, FINE_WORDS, fine_sums);

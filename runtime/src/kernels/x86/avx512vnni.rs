@@ -4,10 +4,13 @@ use core::arch::x86_64::*;
 use core::ops::Range;
 
 use super::checksum::checksum;
-use super::floats::Running;
-use super::products::{PAIRED_WIDTH, PREFETCH_BYTES, format, prefetch};
-use crate::image::layout::{BLOCK, Format, TILE_ROWS};
-use crate::kernels::panel::{BLOCK_WORDS, Panel, group_at, put_block};
+use super::floats::{Running, for_each_block};
+use super::products::{PREFETCH_BYTES, format, paired, prefetch};
+use crate::image::layout::{BLOCK, TILE_ROWS};
+use crate::kernels::panel::{
+    BLOCK_WORDS, FINE_WORDS, FinePanel, Panel, Quantised, group_at, pair_at, put_block,
+    put_fine_block,
+};
 use crate::kernels::{
     Attend, Conv, Element, Head, KEY_BLOCK, Kernels, KeyValues, check_attend, check_conv,
     check_matmul, math,
@@ -17,10 +20,14 @@ use crate::kernels::{
 pub static AVX512_VNNI: Kernels = Kernels {
     name: "avx512vnni",
     width: WIDTH,
+    fine_width: WIDTH,
     matmul_q4: entry!(matmul_q4, w, x, y),
     matmul_q8: entry!(matmul_q8, w, x, y),
+    matmul_fine_q4: entry!(matmul_fine_q4, w, x, y),
+    matmul_fine_q8: entry!(matmul_fine_q8, w, x, y),
     matmul_f32: entry!(matmul_f32, w, x, y),
     quantise: entry!(quantise, x, width, panel),
+    quantise_fine: entry!(quantise_fine, x, width, panel),
     swiglu: entry!(swiglu, gate, up),
     rms_norm: entry!(rms_norm, x, weight, eps, y),
     add_scaled: entry!(add_scaled, y, x, scale),
@@ -67,6 +74,10 @@ with_features! {
 
     fn to_i8(x: V) -> [i8; 16] {
         bytemuck::cast(_mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x)))
+    }
+
+    fn to_i16(x: V) -> [i16; 16] {
+        bytemuck::cast(_mm512_cvtsepi32_epi16(_mm512_cvtps_epi32(x)))
     }
 
     fn sum16(a: V) -> f32 {
@@ -164,6 +175,41 @@ with_features! {
     }
 
     fn finish<const Q8: bool>(sums: __m512i, _offset: i32) -> V {
+        _mm512_cvtepi32_ps(sums)
+    }
+
+    /// Four pairs of columns, as [`FinePanel`] has them.
+    fn unpack_fine<const Q8: bool>(quants: &[u8]) -> [__m512i; 4] {
+        let (runs, _) = quants.as_chunks::<64>();
+        let low = load_bytes(&runs[0]);
+        if Q8 {
+            let high = load_bytes(&runs[1]);
+            [
+                _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(low)),
+                _mm512_srai_epi16::<8>(low),
+                _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(high)),
+                _mm512_srai_epi16::<8>(high),
+            ]
+        } else {
+            let nibble = _mm512_set1_epi16(15);
+            [
+                _mm512_and_si512(low, nibble),
+                _mm512_and_si512(_mm512_srli_epi16::<8>(low), nibble),
+                _mm512_and_si512(_mm512_srli_epi16::<4>(low), nibble),
+                _mm512_srli_epi16::<12>(low),
+            ]
+        }
+    }
+
+    fn start_fine<const Q8: bool>(offset: i32) -> __m512i {
+        _mm512_set1_epi32(if Q8 { 0 } else { offset })
+    }
+
+    fn step_fine(sums: __m512i, weights: __m512i, pair: i32) -> __m512i {
+        _mm512_dpwssd_epi32(sums, weights, _mm512_set1_epi32(pair))
+    }
+
+    fn finish_fine(sums: __m512i) -> V {
         _mm512_cvtepi32_ps(sums)
     }
 }

@@ -3,19 +3,25 @@
 use core::arch::x86_64::*;
 
 use super::avx2::{
-    AVX2, V, fma, load_scales, mul, splat, store, to_floats, unpack as unpack_signed,
+    AVX2, V, finish_fine, fma, load_scales, mul, splat, start_fine, store, to_floats,
+    unpack as unpack_signed, unpack_fine,
 };
-use super::products::{PAIRED_WIDTH, PREFETCH_BYTES, format, prefetch};
-use crate::image::layout::{Format, TILE_ROWS};
-use crate::kernels::panel::{BLOCK_WORDS, Panel, group_at};
+use super::products::{PREFETCH_BYTES, format, paired, prefetch};
+use crate::image::layout::TILE_ROWS;
+use crate::kernels::panel::{
+    BLOCK_WORDS, FINE_WORDS, FinePanel, Panel, Quantised, group_at, pair_at,
+};
 use crate::kernels::{Kernels, check_matmul};
 
 /// The table for AVX2, FMA, F16C and AVX-VNNI.
 pub static AVX_VNNI: Kernels = Kernels {
     name: "avxvnni",
     width: WIDTH,
+    fine_width: WIDTH,
     matmul_q4: entry!(matmul_q4, w, x, y),
     matmul_q8: entry!(matmul_q8, w, x, y),
+    matmul_fine_q4: entry!(matmul_fine_q4, w, x, y),
+    matmul_fine_q8: entry!(matmul_fine_q8, w, x, y),
     ..AVX2
 };
 
@@ -50,5 +56,13 @@ with_features! {
 
     fn finish<const Q8: bool>(sums: [__m256i; 2], _offset: i32) -> V {
         to_floats(sums)
+    }
+
+    fn step_fine(sums: [__m256i; 2], weights: [__m256i; 2], pair: i32) -> [__m256i; 2] {
+        let pair = _mm256_set1_epi32(pair);
+        [
+            _mm256_dpwssd_avx_epi32(sums[0], weights[0], pair),
+            _mm256_dpwssd_avx_epi32(sums[1], weights[1], pair),
+        ]
     }
 }

@@ -1,11 +1,33 @@
 //! The functions on floats, for any vector of 16.
 
+use crate::image::layout::BLOCK;
+use crate::kernels::Quantised;
+
 /// What attention knows of `Q` queries after some positions.
 pub struct Running<const Q: usize> {
     /// The largest score.
     pub largest: [f32; Q],
     /// The sum of the weights.
     pub total: [f32; Q],
+}
+
+/// Calls `body(x, words, token)` for each block of each row of `x` and its place in a panel.
+#[inline(always)]
+pub fn for_each_block<const WORDS: usize>(
+    x: &[f32],
+    width: usize,
+    panel: &mut [i32],
+    body: impl Fn(&[f32; BLOCK], &mut [i32], usize),
+) {
+    assert!(width > 0 && x.len().is_multiple_of(width * BLOCK));
+    let cols = x.len() / width;
+    assert_eq!(panel.len(), Quantised::<WORDS>::len(width, cols));
+    for (token, row) in x.chunks_exact(cols.max(1)).enumerate() {
+        let blocks = panel.chunks_exact_mut(width * WORDS);
+        for (x, words) in row.as_chunks::<BLOCK>().0.iter().zip(blocks) {
+            body(x, words, token);
+        }
+    }
 }
 
 /// Defines the float functions of a table for `$features`, over these items of the place of use:
@@ -17,7 +39,7 @@ pub struct Running<const Q: usize> {
 /// - `add`, `sub`, `mul`, `div`, `fma`, `max`, `min`, `abs`, lane by lane; `max` and `min` give
 ///   their second operand where one is a NaN;
 /// - `round`; `add_exponent(y, n)`, y 2^n for integers n; `zero_where_least(x, y)`, y but 0 where
-///   x is -inf; `to_i8`;
+///   x is -inf; `to_i8` and `to_i16`, of integers in range;
 /// - `first`, `sum16`, `max16`;
 /// - `KEYS_AT_ONCE`, blocks of keys scored together, and `VALUES_AT_ONCE`, vectors of an output
 ///   accumulated together: as many as its registers hold for 4 queries.
@@ -62,24 +84,33 @@ macro_rules! float_kernels {
         /// See [`Kernels::quantise`].
         #[target_feature(enable = $features)]
         pub fn quantise(x: &[f32], width: usize, panel: &mut [i32]) {
-            assert!(width > 0 && x.len().is_multiple_of(width * BLOCK));
-            let cols = x.len() / width;
-            assert_eq!(panel.len(), Panel::len(width, cols));
-            for (token, row) in x.chunks_exact(cols.max(1)).enumerate() {
-                let blocks = panel.chunks_exact_mut(width * BLOCK_WORDS);
-                for (x, words) in row.as_chunks::<BLOCK>().0.iter().zip(blocks) {
-                    let (halves, _) = x.as_chunks::<16>();
-                    let (low, high) = (load(&halves[0]), load(&halves[1]));
-                    let scale = max16(max(abs(low), abs(high))) / 127.0;
-                    let normal = scale >= f32::MIN_POSITIVE;
-                    let (scale, inverse) = if normal { (scale, 1.0 / scale) } else { (0.0, 0.0) };
-                    let mut quants = [0; BLOCK];
-                    let (halves, _) = quants.as_chunks_mut::<16>();
-                    halves[0] = to_i8(mul(low, splat(inverse)));
-                    halves[1] = to_i8(mul(high, splat(inverse)));
-                    put_block(words, width, token, scale, &quants);
-                }
-            }
+            for_each_block::<BLOCK_WORDS>(x, width, panel, |x, words, token| {
+                let (scale, [low, high]) = integers(x, 127.0);
+                let quants = bytemuck::cast([to_i8(low), to_i8(high)]);
+                put_block(words, width, token, scale, &quants);
+            });
+        }
+
+        /// See [`Kernels::quantise_fine`].
+        #[target_feature(enable = $features)]
+        pub fn quantise_fine(x: &[f32], width: usize, panel: &mut [i32]) {
+            for_each_block::<FINE_WORDS>(x, width, panel, |x, words, token| {
+                let (scale, [low, high]) = integers(x, 32512.0);
+                let quants = bytemuck::cast([to_i16(low), to_i16(high)]);
+                put_fine_block(words, width, token, scale, &quants);
+            });
+        }
+
+        /// The scale of a block, and its integers up to `most`.
+        #[target_feature(enable = $features)]
+        #[inline]
+        fn integers(x: &[f32; BLOCK], most: f32) -> (f32, [V; 2]) {
+            let (halves, _) = x.as_chunks::<16>();
+            let (low, high) = (load(&halves[0]), load(&halves[1]));
+            let scale = max16(max(abs(low), abs(high))) / most;
+            let normal = scale >= f32::MIN_POSITIVE;
+            let (scale, inverse) = if normal { (scale, 1.0 / scale) } else { (0.0, 0.0) };
+            (scale, [mul(low, splat(inverse)), mul(high, splat(inverse))])
         }
 
         /// See [`Kernels::swiglu`].

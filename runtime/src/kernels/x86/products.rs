@@ -3,6 +3,7 @@
 use core::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 
 use crate::image::layout::Format;
+use crate::kernels::BLOCK_WORDS;
 
 /// How far ahead of the sums the weights are fetched, into the second cache: the distance that
 /// reads fastest. The CPU's own prefetcher stops at each 4 KiB page, and the first cache has fewer
@@ -27,81 +28,82 @@ pub fn prefetch(block: &[u8], ahead: usize, bytes: usize) {
     }
 }
 
-/// Defines `matmul_q4` and `matmul_q8` of a table for `$features` and widths `$widths`, over these
-/// items of the place of use:
+/// Whether two tile rows at once are faster for `width` tokens of `words` words a block.
+pub const fn paired(width: usize, words: usize) -> bool {
+    width * words <= PAIRED_WIDTH * BLOCK_WORDS
+}
+
+/// Defines `matmul_q4` and `matmul_q8` of a table for `$features` and widths `$widths`, and the
+/// same of fine activations, over these items of the place of use:
 ///
 /// - the vectors of `float_kernels`;
 /// - `unpack`, a quarter of a block's weights as the integers of two groups of 4 columns;
 /// - `start`, the integer sums of 16 rows, which may begin with a token's offset; `step`, which
 ///   adds the product with a group; `finish`, which converts them to floats, and may add the
-///   offset.
+///   offset;
+/// - `unpack_fine`, a quarter of a block's weights as signed or stored 16-bit integers, four pairs
+///   as a [`FinePanel`] has them; `start_fine`, `step_fine`, `finish_fine`, as above.
 ///
 /// `Q8` tells the formats apart: these functions are chosen at compile time.
 ///
-/// After `but`, a table may name a function with the arguments of `matmul_q4` that takes the
-/// widths after its own `q4`.
+/// After `but`, a table may name functions with the arguments of `matmul_q4` and `matmul_fine_q4`
+/// that take the widths after its own `q4`.
 macro_rules! product_kernels {
     ($features:literal, $($width:literal)*) => {
-        product_kernels!($features, $($width)*, but q4 $($width)* then |_, x: Panel<'_>, _| {
-            unreachable!("width {} was checked", x.width())
-        });
+        product_kernels!($features, $($width)*, but q4 $($width)* then unreachable, unreachable);
     };
     (
-        $features:literal, $($width:literal)*, but q4 $($q4_width:literal)* then $wider:expr
+        $features:literal, $($width:literal)*,
+        but q4 $($q4_width:literal)* then $wider:ident, $wider_fine:ident
     ) => {
         /// Most tokens at once.
         pub const WIDTH: usize = [$($width),*].len();
 
-        /// See [`Kernels::matmul`].
-        #[target_feature(enable = $features)]
-        pub fn matmul_q4(w: &[u8], x: Panel<'_>, y: &mut [f32]) {
-            check_matmul(Format::Q4, w, x, y, WIDTH);
-            match x.width() {
-                $($q4_width => tile_rows::<$q4_width, false>(w, x, y),)*
-                _ => $wider(w, x, y),
-            }
-        }
+        product_kernels!(
+            matmul_q4, Panel, BLOCK_WORDS, false, $features, $($q4_width)*, $wider
+        );
+        product_kernels!(matmul_q8, Panel, BLOCK_WORDS, true, $features, $($width)*, unreachable);
+        product_kernels!(
+            matmul_fine_q4, FinePanel, FINE_WORDS, false, $features, $($q4_width)*, $wider_fine
+        );
+        product_kernels!(
+            matmul_fine_q8, FinePanel, FINE_WORDS, true, $features, $($width)*, unreachable
+        );
 
-        /// See [`Kernels::matmul`].
+        /// All tile rows, two at once where that is faster.
         #[target_feature(enable = $features)]
-        pub fn matmul_q8(w: &[u8], x: Panel<'_>, y: &mut [f32]) {
-            check_matmul(Format::Q8, w, x, y, WIDTH);
-            match x.width() {
-                $($width => tile_rows::<$width, true>(w, x, y),)*
-                width => unreachable!("width {width} was checked"),
-            }
-        }
-
-        /// All tile rows, two at once up to [`PAIRED_WIDTH`].
-        #[target_feature(enable = $features)]
-        fn tile_rows<const W: usize, const Q8: bool>(w: &[u8], x: Panel<'_>, y: &mut [f32]) {
+        fn tile_rows<const W: usize, const Q8: bool, const WORDS: usize>(
+            w: &[u8],
+            x: Quantised<'_, WORDS>,
+            y: &mut [f32],
+        ) {
             let row_bytes = format::<Q8>().tile_row_bytes(x.blocks());
-            let pairs = if W <= PAIRED_WIDTH { w.len() / (2 * row_bytes) } else { 0 };
+            let pairs = if paired(W, WORDS) { w.len() / (2 * row_bytes) } else { 0 };
             let row_len = W * TILE_ROWS;
             let (paired_w, single_w) = w.split_at(pairs * 2 * row_bytes);
             let (paired_y, single_y) = y.split_at_mut(pairs * 2 * row_len);
             let paired_w = paired_w.chunks_exact(2 * row_bytes);
             for (w, y) in paired_w.zip(paired_y.chunks_exact_mut(2 * row_len)) {
-                rows_together::<2, W, Q8>(w, x, y);
+                rows_together::<2, W, Q8, WORDS>(w, x, y);
             }
             let single_w = single_w.chunks_exact(row_bytes);
             for (w, y) in single_w.zip(single_y.chunks_exact_mut(row_len)) {
-                rows_together::<1, W, Q8>(w, x, y);
+                rows_together::<1, W, Q8, WORDS>(w, x, y);
             }
         }
 
         /// `R` tile rows.
         #[target_feature(enable = $features)]
         #[inline]
-        fn rows_together<const R: usize, const W: usize, const Q8: bool>(
+        fn rows_together<const R: usize, const W: usize, const Q8: bool, const WORDS: usize>(
             w: &[u8],
-            x: Panel<'_>,
+            x: Quantised<'_, WORDS>,
             y: &mut [f32],
         ) {
             let format = format::<Q8>();
             let row_bytes = format.tile_row_bytes(x.blocks());
             let mut accumulators = [[splat(0.0); W]; R];
-            for (block, words) in x.words().chunks_exact(W * BLOCK_WORDS).enumerate() {
+            for (block, words) in x.words().chunks_exact(W * WORDS).enumerate() {
                 for r in 0..R {
                     let tile_row = &w[r * row_bytes..][..row_bytes];
                     let quants = &tile_row[format.quants_at(block)..][..format.quant_bytes()];
@@ -110,25 +112,16 @@ macro_rules! product_kernels {
                     let ends = format.quants_at(block) + PREFETCH_BYTES >= row_bytes;
                     let beside = if ends { (R - 1) * row_bytes } else { 0 };
                     prefetch(quants, PREFETCH_BYTES + beside, format.block_bytes());
-                    let mut sums = [start::<Q8>(words[W]); W];
-                    for t in 1..W {
-                        sums[t] = start::<Q8>(words[W + t]);
-                    }
-                    let pairs = quants.chunks_exact(format.quant_bytes() / 4);
-                    for (pair, quants) in pairs.enumerate() {
-                        let [low, high] = unpack::<Q8>(quants);
-                        for t in 0..W {
-                            let groups = [0, 1].map(|g| words[group_at(W, 2 * pair + g, t)]);
-                            sums[t] = step::<Q8>(sums[t], low, groups[0]);
-                            sums[t] = step::<Q8>(sums[t], high, groups[1]);
-                        }
-                    }
+                    let sums = if WORDS == FINE_WORDS {
+                        fine_sums::<W, Q8>(quants, words)
+                    } else {
+                        plain_sums::<W, Q8>(quants, words)
+                    };
                     let scales = &tile_row[format.scales_at(block)..].as_chunks::<32>().0[0];
                     let scales = load_scales(scales);
                     for t in 0..W {
                         let scale = mul(scales, splat(f32::from_bits(words[t] as u32)));
-                        let sum = finish::<Q8>(sums[t], words[W + t]);
-                        accumulators[r][t] = fma(sum, scale, accumulators[r][t]);
+                        accumulators[r][t] = fma(sums[t], scale, accumulators[r][t]);
                     }
                 }
             }
@@ -137,5 +130,74 @@ macro_rules! product_kernels {
                 store(*accumulator, y);
             }
         }
+
+        /// The sums of a block for each of `W` tokens.
+        #[target_feature(enable = $features)]
+        #[inline]
+        fn plain_sums<const W: usize, const Q8: bool>(quants: &[u8], words: &[i32]) -> [V; W] {
+            let mut sums = [start::<Q8>(words[W]); W];
+            for t in 1..W {
+                sums[t] = start::<Q8>(words[W + t]);
+            }
+            let quarters = quants.chunks_exact(format::<Q8>().quant_bytes() / 4);
+            for (quarter, quants) in quarters.enumerate() {
+                let [low, high] = unpack::<Q8>(quants);
+                for t in 0..W {
+                    let groups = [0, 1].map(|g| words[group_at(W, 2 * quarter + g, t)]);
+                    sums[t] = step::<Q8>(sums[t], low, groups[0]);
+                    sums[t] = step::<Q8>(sums[t], high, groups[1]);
+                }
+            }
+            let mut floats = [splat(0.0); W];
+            for t in 0..W {
+                floats[t] = finish::<Q8>(sums[t], words[W + t]);
+            }
+            floats
+        }
+
+        /// As `plain_sums`, of a fine block.
+        #[target_feature(enable = $features)]
+        #[inline]
+        fn fine_sums<const W: usize, const Q8: bool>(quants: &[u8], words: &[i32]) -> [V; W] {
+            let mut sums = [start_fine::<Q8>(words[W]); W];
+            for t in 1..W {
+                sums[t] = start_fine::<Q8>(words[W + t]);
+            }
+            let quarters = quants.chunks_exact(format::<Q8>().quant_bytes() / 4);
+            for (quarter, quants) in quarters.enumerate() {
+                let weights = unpack_fine::<Q8>(quants);
+                for t in 0..W {
+                    for pair in 0..4 {
+                        let two = words[pair_at(W, 4 * quarter + pair, t)];
+                        sums[t] = step_fine(sums[t], weights[pair], two);
+                    }
+                }
+            }
+            let mut floats = [splat(0.0); W];
+            for t in 0..W {
+                floats[t] = finish_fine(sums[t]);
+            }
+            floats
+        }
+    };
+    (
+        $name:ident, $panel:ident, $words:ident, $q8:literal, $features:literal,
+        $($width:literal)*, $wider:ident
+    ) => {
+        /// See [`Kernels::matmul`].
+        #[target_feature(enable = $features)]
+        pub fn $name(w: &[u8], x: $panel<'_>, y: &mut [f32]) {
+            check_matmul(format::<$q8>(), w, x, y, WIDTH);
+            match x.width() {
+                $($width => tile_rows::<$width, $q8, $words>(w, x, y),)*
+                _ => product_kernels!(@wider $wider, w, x, y),
+            }
+        }
+    };
+    (@wider unreachable, $w:ident, $x:ident, $y:ident) => {
+        unreachable!("width {} was checked", $x.width())
+    };
+    (@wider $wider:ident, $w:ident, $x:ident, $y:ident) => {
+        avx2_wide::$wider($w, $x, $y)
     };
 }
