@@ -3,15 +3,20 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::need::{self, Need};
 use crate::workspace;
 
+/// The suite whose Linux is booted.
+pub const SUITE: &str = "bookworm";
+
 const MIRROR: &str = "http://deb.debian.org/debian";
 const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// What apt fetches and decompresses files with.
+const HELPER: &str = "/usr/lib/apt/apt-helper";
 
 /// Where packages come from: apt with a configuration, lists and downloads of its own.
 pub struct Debian {
@@ -67,7 +72,7 @@ impl Debian {
         let depends: Vec<_> =
             text.lines().filter_map(|line| line.trim().strip_prefix("Depends: ")).collect();
         Ok(match depends[..] {
-            [one] if one.starts_with(package.trim_end_matches(&self.architecture)) => one,
+            [one] if is_versioned(one, package) => one,
             _ => package,
         }
         .to_owned())
@@ -95,6 +100,24 @@ impl Debian {
     }
 }
 
+/// The kernel of unpacked packages and its version.
+pub fn kernel(packages: &Path) -> Result<(PathBuf, String)> {
+    let boot = packages.join("boot");
+    let mut kernels = Vec::new();
+    for entry in fs::read_dir(&boot).context("the packages have no kernel")? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if let Some(version) = name.strip_prefix("vmlinuz-") {
+            kernels.push((path.clone(), version.to_owned()));
+        }
+    }
+    match kernels.pop() {
+        Some(kernel) if kernels.is_empty() => Ok(kernel),
+        Some(_) => bail!("the packages have several kernels; leave one"),
+        None => bail!("the packages have no kernel"),
+    }
+}
+
 /// The packages in a folder, by name.
 pub fn debs(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
@@ -108,6 +131,38 @@ pub fn debs(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
+/// Whether a name is another one with a version put into it, as `linux-image-6.1.0-9-arm64` is
+/// `linux-image-arm64`.
+fn is_versioned(name: &str, other: &str) -> bool {
+    other.match_indices('-').any(|(at, _)| {
+        let (start, end) = other.split_at(at + 1);
+        let version = name.strip_prefix(start).and_then(|rest| rest.strip_suffix(end));
+        version.is_some_and(|version| version.starts_with(|c: char| c.is_ascii_digit()))
+    })
+}
+
+/// Fetches a source archive of Debian's pool, which must have this SHA-256, and unpacks it.
+pub fn unpack_source(path: &str, sha256: &str, to: &Path) -> Result<()> {
+    need::require(&[Need::APT])?;
+    let archive = to.join("source.tar.xz");
+    let mut fetch = Command::new(HELPER);
+    fetch.args(["-o", "APT::Sandbox::User=", "download-file"]);
+    fetch.arg(format!("{MIRROR}/pool/{path}")).arg(&archive).arg(format!("SHA256:{sha256}"));
+    workspace::output(&mut fetch)?;
+    let mut xz = Command::new(HELPER)
+        .arg("cat-file")
+        .arg(&archive)
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {HELPER}"))?;
+    let plain = xz.stdout.take().context("output is piped")?;
+    let unpacked = tar::Archive::new(plain).unpack(to);
+    ensure!(xz.wait()?.success(), "{}: apt cannot decompress it", archive.display());
+    unpacked.with_context(|| archive.display().to_string())?;
+    fs::remove_file(archive)?;
+    Ok(())
+}
+
 /// Unpacks packages together.
 pub fn unpack(packages: &[PathBuf], to: &Path) -> Result<()> {
     need::require(&[Need::DPKG])?;
@@ -115,4 +170,17 @@ pub fn unpack(packages: &[PathBuf], to: &Path) -> Result<()> {
         workspace::output(Command::new("dpkg-deb").arg("-x").arg(package).arg(to))?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_a_version_in_it_is_known() {
+        assert!(is_versioned("linux-image-6.1.0-9-arm64", "linux-image-arm64"));
+        assert!(is_versioned("linux-image-6.1.0-9-cloud-amd64", "linux-image-cloud-amd64"));
+        assert!(!is_versioned("linux-image-6.1.0-9-cloud-amd64", "linux-image-rt-amd64"));
+        assert!(!is_versioned("qemu-system-data", "qemu-system-arm"));
+    }
 }

@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use rill_board::{Board, Emulator, Platform};
 
 use crate::need::Need;
-use crate::{program, run, workspace};
+use crate::{bochs, program, run, workspace};
 
 /// Say what is missing for each task and board, and the command that installs it.
 #[derive(Debug, clap::Args)]
@@ -49,6 +49,7 @@ fn tasks(boards: &[Board]) -> Result<Vec<Task>> {
             "count",
             &[Need::target("aarch64-unknown-linux-gnu"), Need::CROSS_GCC, Need::QEMU_PLUGINS],
         ),
+        task("emulate-x86", &bochs::needs()),
     ];
     for board in boards {
         let name = &board.name;

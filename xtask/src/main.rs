@@ -1,12 +1,14 @@
 //! `cargo xtask`: tests, packing and board images.
 
 mod board_test;
+mod bochs;
 mod chat;
 mod count;
 mod debian;
 mod doctor;
 mod fault_test;
 mod image;
+mod initramfs;
 mod kernel;
 mod log;
 mod monitor;
@@ -33,6 +35,7 @@ enum Task {
     Run(run::Args),
     Doctor(doctor::Args),
     Count(count::Args),
+    EmulateX86(bochs::Args),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Task::Run(args) => run::run(&args),
         Task::Doctor(args) => doctor::run(&args),
         Task::Count(args) => count::run(&args),
+        Task::EmulateX86(args) => bochs::run(&args),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

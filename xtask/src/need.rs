@@ -31,6 +31,8 @@ impl Need {
     pub const GCC: Self = Self::program("gcc", "apt-get install gcc libc6-dev");
     /// Compiles what the tests compare with.
     pub const GXX: Self = Self::program("g++", "apt-get install g++");
+    /// Builds what comes as a source.
+    pub const MAKE: Self = Self::program("make", "apt-get install make");
     /// Links programs for 64-bit Arm Linux.
     pub const CROSS_GCC: Self =
         Self::program("aarch64-linux-gnu-gcc", "apt-get install gcc-aarch64-linux-gnu");

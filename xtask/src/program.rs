@@ -18,12 +18,16 @@ pub fn target(board: &Board) -> String {
 
 /// What building for a board takes.
 pub fn needs(board: &Board) -> Vec<Need> {
-    let linker = match board.architecture() {
+    vec![Need::target(target(board)), linker(board.architecture())]
+}
+
+/// What links programs for Linux on this architecture.
+pub fn linker(architecture: &str) -> Need {
+    match architecture {
         "aarch64" => Need::CROSS_GCC,
         arch if arch == ARCH => Need::GCC,
         _ => Need::CROSS_GCC_X86,
-    };
-    vec![Need::target(target(board)), linker]
+    }
 }
 
 /// Builds a program of `platform/linux`: static, with symbols, with no model inside and with no path of this machine

@@ -14,7 +14,7 @@ use rill_board::{Disk, Emulator, Platform};
 use crate::board_test::Comparison;
 use crate::need::Need;
 use crate::run::Emulation;
-use crate::{board_test, doctor, fault_test, log, power_cut_test, workspace};
+use crate::{board_test, bochs, doctor, fault_test, log, power_cut_test, program, workspace};
 
 /// Check formatting, lints, documentation, tests, other CPUs and dependencies.
 ///
@@ -61,12 +61,16 @@ pub struct Args {
 
 /// Target of boards with Linux.
 const LINUX_ARM: &str = "aarch64-unknown-linux-gnu";
+/// Target of PCs with Linux.
+const LINUX_X86: &str = "x86_64-unknown-linux-gnu";
 /// Target of boards without an operating system.
 const BARE_ARM: &str = "aarch64-unknown-none";
 /// Emulated CPUs, without and with dot products and with 8-bit matrix products, each with the table
 /// that must be the best there: a feature that went undetected would leave its table untested.
 const CPUS: [(&str, &str); 4] =
     [("cortex-a53", "neon"), ("cortex-a72", "neon"), ("cortex-a76", "dotprod"), ("max", "i8mm")];
+/// The same for x86-64: most machines that run the checks have neither.
+const X86_CPUS: [(&str, &str); 2] = [("corei7_icelake_u", "avx512vnni"), ("arrow_lake", "avxvnni")];
 
 /// The board with Linux whose kernels those of boards without are compared with.
 const COUNTED: &str = "pi4";
@@ -133,6 +137,9 @@ fn checks() -> Result<Vec<Check>> {
             );
         }
     }
+    for (cpu, table) in X86_CPUS {
+        checks.push(emulated_x86(cpu, table)?);
+    }
     checks.extend(board_checks()?);
     let deny = ["check", "bans", "licenses", "sources"];
     for (name, manifest) in
@@ -142,6 +149,22 @@ fn checks() -> Result<Vec<Check>> {
         checks.push(Check::cargo(name, &args).needing(&[Need::CARGO_DENY]));
     }
     Ok(checks)
+}
+
+/// The kernels on an emulated x86-64 CPU, whose best table must be this one.
+fn emulated_x86(cpu: &str, table: &str) -> Result<Check> {
+    let xtask = std::env::current_exe()?.display().to_string();
+    let variable = format!("RILL_TEST_KERNELS={table}");
+    let runner = [&xtask, "emulate-x86", "--env", &variable, cpu];
+    let runner = format!("target.{LINUX_X86}.runner = {runner:?}");
+    let linker = program::linker("x86_64");
+    let args = ["test", "--config", &runner, "--target", LINUX_X86, "-p", "rill", "--lib"];
+    let args = [&args[..], &["kernels::", "--", "--test-threads=1"]].concat();
+    Ok(Check::cargo(format!("kernels on {cpu}"), &args)
+        .needing(&[&[Need::target(LINUX_X86), linker.clone()][..], &bochs::needs()].concat())
+        .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_LINKER", &linker.what())
+        // All that there is when it runs: no libraries, and little room for symbols.
+        .env("RUSTFLAGS", "-Ctarget-feature=+crt-static -Cstrip=symbols"))
 }
 
 /// Makes an image for every board, and talks with all that can be emulated.

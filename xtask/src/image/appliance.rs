@@ -1,20 +1,19 @@
 //! Appliances: disks that boot Debian's Linux with nothing but Rill on it.
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use bytesize::ByteSize;
-use cpio::newc;
 use rill_board::{Appliance, Board, Loader};
 
 use super::disk::{self, Content, Partition, RAW};
 use super::modules::Modules;
 use super::sizes::Sizes;
 use super::{Inputs, put, sd};
-use crate::debian::{self, Debian};
+use crate::debian::{self, Debian, SUITE, kernel};
+use crate::initramfs::Archive;
 use crate::need::{self, Need};
 use crate::{program, workspace};
 
@@ -26,14 +25,12 @@ const STATE: ByteSize = ByteSize::mib(32);
 const LEAST: ByteSize = ByteSize::mib(256);
 /// MBR type of a Linux file system.
 const LINUX: u8 = 0x83;
-/// Where packages come from when no folder is named.
-const SUITE: &str = "bookworm";
+/// Parts of Debian that packages come from when no folder is named.
 const COMPONENTS: &str = "main non-free-firmware";
 /// Modules of every appliance: its state's file system, and disks of virtual machines.
 const MODULES: [&str; 4] = ["crc32c_generic", "ext4", "virtio_mmio", "virtio_blk"];
 /// State of the file system is the same for all, so that equal inputs give equal bytes.
 const UUID: &str = "52494c4c-0000-4000-8000-000000000001";
-const LEVEL: i32 = 15;
 
 const CONFIG_TXT: &str = include_str!("linux/config.txt");
 
@@ -111,24 +108,6 @@ fn unpack(folder: &Path, to: &Path) -> Result<PathBuf> {
     Ok(to)
 }
 
-/// The kernel of unpacked packages and its version.
-fn kernel(packages: &Path) -> Result<(PathBuf, String)> {
-    let boot = packages.join("boot");
-    let mut kernels = Vec::new();
-    for entry in fs::read_dir(&boot).context("the packages have no kernel")? {
-        let path = entry?.path();
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if let Some(version) = name.strip_prefix("vmlinuz-") {
-            kernels.push((path.clone(), version.to_owned()));
-        }
-    }
-    match kernels.pop() {
-        Some(kernel) if kernels.is_empty() => Ok(kernel),
-        Some(_) => bail!("the packages have several kernels; leave one"),
-        None => bail!("the packages have no kernel"),
-    }
-}
-
 /// Writes the initramfs: the program, what starts it, and modules.
 fn initrd(
     inputs: &Inputs,
@@ -167,30 +146,7 @@ fn initrd(
     for (name, bytes) in &modules {
         archive.add(&format!("modules/{name}"), 0o100_644, bytes)?;
     }
-    let bytes = newc::trailer(archive.bytes)?;
-    let mut out = zstd::Encoder::new(fs::File::create(to)?, LEVEL)?;
-    out.write_all(&bytes)?;
-    out.finish()?;
-    Ok(())
-}
-
-/// A cpio archive in the making.
-#[derive(Default)]
-struct Archive {
-    bytes: Vec<u8>,
-    files: u32,
-}
-
-impl Archive {
-    fn add(&mut self, name: &str, mode: u32, content: &[u8]) -> Result<()> {
-        self.files += 1;
-        let len = u32::try_from(content.len()).with_context(|| format!("{name} is too large"))?;
-        let entry = newc::Builder::new(name).ino(self.files).mode(mode).nlink(1);
-        let mut writer = entry.write(&mut self.bytes, len);
-        writer.write_all(content)?;
-        writer.finish()?;
-        Ok(())
-    }
+    archive.write(fs::File::create(to)?)
 }
 
 /// What the board's firmware reads.
