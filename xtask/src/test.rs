@@ -108,7 +108,6 @@ impl Check {
 }
 
 fn checks() -> Result<Vec<Check>> {
-    let cross = cross_needs();
     let mut checks = vec![
         Check::cargo("format", &["fmt", "--all", "--check"]).needing(&[Need::RUSTFMT]),
         Check::cargo("lints", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])
@@ -123,19 +122,12 @@ fn checks() -> Result<Vec<Check>> {
             .needing(&[Need::target(BARE_ARM)]),
     ];
     for (cpu, table) in CPUS {
-        let runner = format!("qemu-aarch64 -L /usr/aarch64-linux-gnu -cpu {cpu}");
-        for (what, args) in [
-            ("kernels", &["-p", "rill", "--lib", "kernels::"][..]),
-            ("parity", &["-p", "rill-tests", "--test", "parity"]),
-        ] {
-            let args = [&["test", "--target", LINUX_ARM][..], args].concat();
-            checks.push(
-                Check::cargo(format!("{what} on {cpu}"), &args)
-                    .needing(&cross)
-                    .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", &runner)
-                    .env("RILL_TEST_KERNELS", table),
-            );
-        }
+        let kernels = emulated("kernels", cpu, &["-p", "rill", "--lib", "kernels::"]);
+        checks.push(kernels.env("RILL_TEST_KERNELS", table));
+    }
+    // Once for each table.
+    for cpus in CPUS.chunk_by(|one, next| one.1 == next.1) {
+        checks.push(emulated("parity", cpus[0].0, &["-p", "rill-tests", "--test", "parity"]));
     }
     for (cpu, table) in X86_CPUS {
         checks.push(emulated_x86(cpu, table)?);
@@ -149,6 +141,15 @@ fn checks() -> Result<Vec<Check>> {
         checks.push(Check::cargo(name, &args).needing(&[Need::CARGO_DENY]));
     }
     Ok(checks)
+}
+
+/// Tests on an emulated aarch64 CPU.
+fn emulated(what: &str, cpu: &str, tests: &[&str]) -> Check {
+    let runner = format!("qemu-aarch64 -L /usr/aarch64-linux-gnu -cpu {cpu}");
+    let args = [&["test", "--target", LINUX_ARM][..], tests].concat();
+    Check::cargo(format!("{what} on {cpu}"), &args)
+        .needing(&cross_needs())
+        .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", &runner)
 }
 
 /// The kernels on an emulated x86-64 CPU, whose best table must be this one.

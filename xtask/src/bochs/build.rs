@@ -38,7 +38,7 @@ const OPTIONS: [&str; 16] = [
     "--disable-logging",
     "--disable-show-ips",
 ];
-/// Half the time to build of -O2, which is hardly faster afterwards.
+/// Half the time to build of -O2; what runs afterwards takes half a minute.
 const FLAGS: &str = "-O1";
 
 /// What building takes.
