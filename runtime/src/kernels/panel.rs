@@ -146,6 +146,25 @@ pub fn put_fine_block(
     }
 }
 
+/// Calls `body(x, words, token)` for each block of each row of `x` and its place in a panel.
+#[inline(always)]
+pub fn for_each_block<const WORDS: usize>(
+    x: &[f32],
+    width: usize,
+    panel: &mut [i32],
+    body: impl Fn(&[f32; BLOCK], &mut [i32], usize),
+) {
+    assert!(width > 0 && x.len().is_multiple_of(width * BLOCK));
+    let cols = x.len() / width;
+    assert_eq!(panel.len(), Quantised::<WORDS>::len(width, cols));
+    for (token, row) in x.chunks_exact(cols.max(1)).enumerate() {
+        let blocks = panel.chunks_exact_mut(width * WORDS);
+        for (x, words) in row.as_chunks::<BLOCK>().0.iter().zip(blocks) {
+            body(x, words, token);
+        }
+    }
+}
+
 /// Gathers `tokens.len()` rows (panels of width 1, each `blocks` blocks, at `rows`) into one panel.
 pub fn gather(rows: &[i32], blocks: usize, tokens: &[u32], panel: &mut [i32]) {
     let width = tokens.len();

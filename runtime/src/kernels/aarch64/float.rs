@@ -3,8 +3,9 @@
 use core::arch::aarch64::*;
 
 use super::super::math::{EXP_MAX, EXP_MIN, EXP_POLY, LN2_HIGH, LN2_LOW, LOG2_E, fma};
+use super::super::panel::for_each_block;
 use super::super::{
-    Attend, BLOCK_WORDS, Conv, Element, FINE_WORDS, Head, KEY_BLOCK, KeyValues, Quantised, SCALAR,
+    Attend, BLOCK_WORDS, Conv, Element, FINE_WORDS, Head, KEY_BLOCK, KeyValues, SCALAR,
     check_attend, check_conv, group_at,
 };
 use super::{DIGIT, ROW_VECTORS, load, load_half_at, load2, store};
@@ -80,25 +81,6 @@ pub(super) fn quantise_fine(x: &[f32], width: usize, panel: &mut [i32]) {
         words[token] = scale.to_bits() as i32;
         words[width + token] = -8 * vaddvq_s32(sum);
     });
-}
-
-/// Calls `body(x, words, token)` for each block of each row of `x` and its place in a panel.
-#[inline(always)]
-fn for_each_block<const WORDS: usize>(
-    x: &[f32],
-    width: usize,
-    panel: &mut [i32],
-    body: impl Fn(&[f32; BLOCK], &mut [i32], usize),
-) {
-    assert!(width > 0 && x.len().is_multiple_of(width * BLOCK));
-    let cols = x.len() / width;
-    assert_eq!(panel.len(), Quantised::<WORDS>::len(width, cols));
-    for (token, row) in x.chunks_exact(cols.max(1)).enumerate() {
-        let blocks = panel.chunks_exact_mut(width * WORDS);
-        for (x, words) in row.as_chunks::<BLOCK>().0.iter().zip(blocks) {
-            body(x, words, token);
-        }
-    }
 }
 
 /// The scale of a block, and what its integers up to `most` are rounded from.

@@ -4,12 +4,12 @@ use core::arch::x86_64::*;
 use core::ops::Range;
 
 use super::checksum::checksum;
-use super::floats::{Running, for_each_block};
+use super::floats::Running;
 use super::products::{PREFETCH_BYTES, format, paired, prefetch};
 use crate::image::layout::{BLOCK, TILE_ROWS};
 use crate::kernels::panel::{
-    BLOCK_WORDS, FINE_WORDS, FinePanel, Panel, Quantised, group_at, pair_at, put_block,
-    put_fine_block,
+    BLOCK_WORDS, FINE_WORDS, FinePanel, Panel, Quantised, for_each_block, group_at, pair_at,
+    put_block, put_fine_block,
 };
 use crate::kernels::{
     Attend, Conv, Element, Head, KEY_BLOCK, Kernels, KeyValues, check_attend, check_conv,

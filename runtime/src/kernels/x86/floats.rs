@@ -1,33 +1,11 @@
 //! The functions on floats, for any vector of 16.
 
-use crate::image::layout::BLOCK;
-use crate::kernels::Quantised;
-
 /// What attention knows of `Q` queries after some positions.
 pub struct Running<const Q: usize> {
     /// The largest score.
     pub largest: [f32; Q],
     /// The sum of the weights.
     pub total: [f32; Q],
-}
-
-/// Calls `body(x, words, token)` for each block of each row of `x` and its place in a panel.
-#[inline(always)]
-pub fn for_each_block<const WORDS: usize>(
-    x: &[f32],
-    width: usize,
-    panel: &mut [i32],
-    body: impl Fn(&[f32; BLOCK], &mut [i32], usize),
-) {
-    assert!(width > 0 && x.len().is_multiple_of(width * BLOCK));
-    let cols = x.len() / width;
-    assert_eq!(panel.len(), Quantised::<WORDS>::len(width, cols));
-    for (token, row) in x.chunks_exact(cols.max(1)).enumerate() {
-        let blocks = panel.chunks_exact_mut(width * WORDS);
-        for (x, words) in row.as_chunks::<BLOCK>().0.iter().zip(blocks) {
-            body(x, words, token);
-        }
-    }
 }
 
 /// Defines the float functions of a table for `$features`, over these items of the place of use:
