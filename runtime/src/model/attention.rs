@@ -45,10 +45,11 @@ pub fn forward(
         [shape.hidden, shape.heads, shape.kv_heads, shape.head_dim].map(|x| x as usize);
     let tokens = batch.len();
     let (q_dim, kv_dim) = (heads * head_dim, kv_heads * head_dim);
-    let width = Grain::Fine.width(cores.kernels);
+    let grain = Grain::Plain;
+    let width = grain.width(cores.kernels);
     let qkv = &mut scratch.wide[..tokens * (q_dim + 2 * kv_dim)];
     let normed = &scratch.normed[..tokens * hidden];
-    let x = Activations::quantise(cores, normed, hidden, width, Grain::Fine, scratch.quants);
+    let x = Activations::quantise(cores, normed, hidden, width, grain, scratch.quants);
     project(cores, w.qkv, x, Write::Store, qkv);
 
     let rotation = &*scratch.rotation;
@@ -81,7 +82,7 @@ pub fn forward(
         (cores.kernels.attend)(&attend, out);
     });
 
-    let x = Activations::quantise(cores, inner, q_dim, width, Grain::Fine, scratch.quants);
+    let x = Activations::quantise(cores, inner, q_dim, width, grain, scratch.quants);
     project(cores, w.out_proj, x, Write::Add, &mut scratch.x[..wanted * hidden]);
 }
 

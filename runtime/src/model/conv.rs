@@ -17,10 +17,11 @@ pub fn forward(
     state: &mut ConvState<'_>,
 ) {
     let hidden = w.out_proj.shape.rows;
-    let width = Grain::Fine.width(cores.kernels);
+    let grain = Grain::Plain;
+    let width = grain.width(cores.kernels);
     let bcx = &mut scratch.wide[..tokens * 3 * hidden];
     let normed = &scratch.normed[..tokens * hidden];
-    let x = Activations::quantise(cores, normed, hidden, width, Grain::Fine, scratch.quants);
+    let x = Activations::quantise(cores, normed, hidden, width, grain, scratch.quants);
     project(cores, w.in_proj, x, Write::Store, bcx);
 
     let inner = &mut scratch.inner[..tokens * hidden];
@@ -29,7 +30,9 @@ pub fn forward(
         (cores.kernels.conv)(Conv { bcx, taps: w.taps, state, y });
     }
 
+    let grain = Grain::Fine;
+    let width = grain.width(cores.kernels);
     let inner = &inner[(tokens - wanted) * hidden..];
-    let x = Activations::quantise(cores, inner, hidden, width, Grain::Fine, scratch.quants);
+    let x = Activations::quantise(cores, inner, hidden, width, grain, scratch.quants);
     project(cores, w.out_proj, x, Write::Add, &mut scratch.x[..wanted * hidden]);
 }

@@ -49,11 +49,14 @@ impl Tiling {
 pub enum Grain {
     /// To integers of 8 bits.
     Plain,
-    /// To integers of 16 bits. For all dense layers, whose outliers spoil a block and whose errors
-    /// every later router sees.
+    /// To integers of 16 bits. For what a convolution gives out, products whose outliers spoil a
+    /// block, and for dense SwiGLUs, whose errors all routers see.
     ///
-    /// On the kiosk model (Q4_0 weights, mean KL to the same weights in float over the reference
-    /// cases) it takes the divergence from 4e-3 to 2.2e-4; experts add little to that.
+    /// On the kiosk model (Q4_0 weights, median relative error of the logits against the same
+    /// weights in float, geometric mean over the reference cases) every activation in 8 bits gives
+    /// 0.0086, these finer 0.0059, all dense layers finer 0.0051; rounding the weights to Q4_0
+    /// gives 0.064. The routers of the int8 model choose as the reference 3580, 3705 and 3699
+    /// times of 3816.
     Fine,
 }
 
