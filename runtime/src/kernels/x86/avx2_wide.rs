@@ -9,7 +9,7 @@
 
 use core::arch::asm;
 
-use super::products::{PREFETCH_BYTES, prefetch};
+use super::products::prefetch;
 use crate::image::layout::{Format, TILE_ROWS};
 use crate::kernels::panel::{BLOCK_WORDS, FINE_WORDS, FinePanel, Panel};
 
@@ -221,7 +221,7 @@ macro_rules! product {
                 y.fill(0.0);
                 let words = x.words().chunks_exact(x.width() * $words);
                 for (w, words) in w.chunks_exact(Format::Q4.block_bytes()).zip(words) {
-                    prefetch(w, PREFETCH_BYTES, w.len());
+                    prefetch(w, w.len());
                     match x.width() {
                         3 => block!($sums, w, words, y, 3, 0 0 1  1 2 3  2 4 5),
                         4 => block!($sums, w, words, y, 4, 0 0 1  1 2 3  2 4 5  3 6 7),

@@ -5,7 +5,7 @@ use core::ops::Range;
 
 use super::checksum::checksum;
 use super::floats::Running;
-use super::products::{PREFETCH_BYTES, format, paired, prefetch};
+use super::products::{format, prefetch};
 use crate::image::layout::{BLOCK, TILE_ROWS};
 use crate::kernels::panel::{
     BLOCK_WORDS, FINE_WORDS, FinePanel, Panel, Quantised, for_each_block, group_at, pair_at,

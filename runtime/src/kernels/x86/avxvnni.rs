@@ -6,7 +6,7 @@ use super::avx2::{
     AVX2, V, finish_fine, fma, load_scales, mul, splat, start_fine, store, to_floats,
     unpack as unpack_signed, unpack_fine,
 };
-use super::products::{PREFETCH_BYTES, format, paired, prefetch};
+use super::products::{format, prefetch};
 use crate::image::layout::TILE_ROWS;
 use crate::kernels::panel::{
     BLOCK_WORDS, FINE_WORDS, FinePanel, Panel, Quantised, group_at, pair_at,

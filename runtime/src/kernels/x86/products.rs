@@ -3,34 +3,26 @@
 use core::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
 
 use crate::image::layout::Format;
-use crate::kernels::BLOCK_WORDS;
 
 /// How far ahead of the sums the weights are fetched, into the second cache: the distance that
 /// reads fastest. The CPU's own prefetcher stops at each 4 KiB page, and the first cache has fewer
 /// requests under way than memory needs.
-pub const PREFETCH_BYTES: usize = 8192;
-/// Up to this many tokens, memory is what limits the product, and two tile rows at once are
-/// faster: it serves two streams better than one.
-pub const PAIRED_WIDTH: usize = 4;
+const PREFETCH_BYTES: usize = 8192;
 
 /// The format that the parameter of the products stands for.
 pub const fn format<const Q8: bool>() -> Format {
     if Q8 { Format::Q8 } else { Format::Q4 }
 }
 
-/// Fetches the `bytes` bytes that lie `ahead` after `block` into the second cache.
+/// Fetches what lies `PREFETCH_BYTES` after a block of `bytes` bytes that starts as `block` does
+/// into the second cache.
 #[inline(always)]
-pub fn prefetch(block: &[u8], ahead: usize, bytes: usize) {
+pub fn prefetch(block: &[u8], bytes: usize) {
     for line in (0..bytes).step_by(64) {
-        let ahead = block.as_ptr().wrapping_add(ahead + line);
+        let ahead = block.as_ptr().wrapping_add(PREFETCH_BYTES + line);
         // SAFETY: a prefetch touches no memory that the program can see and never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(ahead.cast()) };
     }
-}
-
-/// Whether two tile rows at once are faster for `width` tokens of `words` words a block.
-pub const fn paired(width: usize, words: usize) -> bool {
-    width * words <= PAIRED_WIDTH * BLOCK_WORDS
 }
 
 /// Defines `matmul_q4` and `matmul_q8` of a table for `$features` and widths `$widths`, and the
@@ -70,64 +62,35 @@ macro_rules! product_kernels {
             matmul_fine_q8, FinePanel, FINE_WORDS, true, $features, $($width)*, unreachable
         );
 
-        /// All tile rows, two at once where that is faster.
+        /// Tile row by tile row: one stream of weights is read faster than two.
         #[target_feature(enable = $features)]
         fn tile_rows<const W: usize, const Q8: bool, const WORDS: usize>(
             w: &[u8],
             x: Quantised<'_, WORDS>,
             y: &mut [f32],
         ) {
-            let row_bytes = format::<Q8>().tile_row_bytes(x.blocks());
-            let pairs = if paired(W, WORDS) { w.len() / (2 * row_bytes) } else { 0 };
-            let row_len = W * TILE_ROWS;
-            let (paired_w, single_w) = w.split_at(pairs * 2 * row_bytes);
-            let (paired_y, single_y) = y.split_at_mut(pairs * 2 * row_len);
-            let paired_w = paired_w.chunks_exact(2 * row_bytes);
-            for (w, y) in paired_w.zip(paired_y.chunks_exact_mut(2 * row_len)) {
-                rows_together::<2, W, Q8, WORDS>(w, x, y);
-            }
-            let single_w = single_w.chunks_exact(row_bytes);
-            for (w, y) in single_w.zip(single_y.chunks_exact_mut(row_len)) {
-                rows_together::<1, W, Q8, WORDS>(w, x, y);
-            }
-        }
-
-        /// `R` tile rows.
-        #[target_feature(enable = $features)]
-        #[inline]
-        fn rows_together<const R: usize, const W: usize, const Q8: bool, const WORDS: usize>(
-            w: &[u8],
-            x: Quantised<'_, WORDS>,
-            y: &mut [f32],
-        ) {
             let format = format::<Q8>();
             let row_bytes = format.tile_row_bytes(x.blocks());
-            let mut accumulators = [[splat(0.0); W]; R];
-            for (block, words) in x.words().chunks_exact(W * WORDS).enumerate() {
-                for r in 0..R {
-                    let tile_row = &w[r * row_bytes..][..row_bytes];
-                    let quants = &tile_row[format.quants_at(block)..][..format.quant_bytes()];
-                    // After the end of a row comes the row that is read next after it, beyond
-                    // those that are read beside it.
-                    let ends = format.quants_at(block) + PREFETCH_BYTES >= row_bytes;
-                    let beside = if ends { (R - 1) * row_bytes } else { 0 };
-                    prefetch(quants, PREFETCH_BYTES + beside, format.block_bytes());
+            for (w, y) in w.chunks_exact(row_bytes).zip(y.chunks_exact_mut(W * TILE_ROWS)) {
+                let mut accumulators = [splat(0.0); W];
+                for (block, words) in x.words().chunks_exact(W * WORDS).enumerate() {
+                    let quants = &w[format.quants_at(block)..][..format.quant_bytes()];
+                    prefetch(quants, format.block_bytes());
                     let sums = if WORDS == FINE_WORDS {
                         fine_sums::<W, Q8>(quants, words)
                     } else {
                         plain_sums::<W, Q8>(quants, words)
                     };
-                    let scales = &tile_row[format.scales_at(block)..].as_chunks::<32>().0[0];
+                    let scales = &w[format.scales_at(block)..].as_chunks::<32>().0[0];
                     let scales = load_scales(scales);
                     for t in 0..W {
                         let scale = mul(scales, splat(f32::from_bits(words[t] as u32)));
-                        accumulators[r][t] = fma(sums[t], scale, accumulators[r][t]);
+                        accumulators[t] = fma(sums[t], scale, accumulators[t]);
                     }
                 }
-            }
-            let tokens = accumulators.as_flattened();
-            for (accumulator, y) in tokens.iter().zip(y.as_chunks_mut::<TILE_ROWS>().0) {
-                store(*accumulator, y);
+                for (accumulator, y) in accumulators.iter().zip(y.as_chunks_mut().0) {
+                    store(*accumulator, y);
+                }
             }
         }
 
