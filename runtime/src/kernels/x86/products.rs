@@ -1,12 +1,11 @@
 //! The products of quantised weights and activations, for any vector of 16.
 
-use core::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 
 use crate::image::layout::Format;
 
-/// How far ahead of the sums the weights are fetched, into the second cache: the distance that
-/// reads fastest. The CPU's own prefetcher stops at each 4 KiB page, and the first cache has fewer
-/// requests under way than memory needs.
+/// How far ahead of the sums the weights are fetched: the distance that reads fastest. The CPU's own
+/// prefetcher stops at each 4 KiB page.
 const PREFETCH_BYTES: usize = 8192;
 
 /// The format that the parameter of the products stands for.
@@ -15,13 +14,13 @@ pub const fn format<const Q8: bool>() -> Format {
 }
 
 /// Fetches what lies `PREFETCH_BYTES` after a block of `bytes` bytes that starts as `block` does
-/// into the second cache.
+/// into the first cache: into the second alone, AVX-512 reads a sixth less with one thread.
 #[inline(always)]
 pub fn prefetch(block: &[u8], bytes: usize) {
     for line in (0..bytes).step_by(64) {
         let ahead = block.as_ptr().wrapping_add(PREFETCH_BYTES + line);
         // SAFETY: a prefetch touches no memory that the program can see and never faults.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(ahead.cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead.cast()) };
     }
 }
 
