@@ -3,10 +3,10 @@
 use core::arch::x86_64::*;
 use core::ops::Range;
 
-use super::avx2_wide;
 use super::checksum::checksum;
 use super::floats::Running;
 use super::products::{format, prefetch};
+use super::wide;
 use crate::image::layout::{BLOCK, TILE_ROWS};
 use crate::kernels::panel::{
     BLOCK_WORDS, FINE_WORDS, FinePanel, Panel, Quantised, for_each_block, group_at, pair_at,
@@ -38,7 +38,7 @@ pub static AVX2: Kernels = Kernels {
 };
 
 float_kernels!("avx2,fma,f16c");
-product_kernels!("avx2,fma,f16c", 1 2 3 4 5 6, but q4 1 2 then matmul_q4, matmul_fine_q4);
+product_kernels!("avx2,fma,f16c", 1 2 3 4 5 6, but q4 1 2 then avx2_q4, avx2_fine_q4);
 
 /// Lanes 0..8 and 8..16.
 pub type V = [__m256; 2];

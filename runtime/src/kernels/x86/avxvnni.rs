@@ -7,6 +7,7 @@ use super::avx2::{
     unpack as unpack_signed, unpack_fine,
 };
 use super::products::{format, prefetch};
+use super::wide;
 use crate::image::layout::TILE_ROWS;
 use crate::kernels::panel::{
     BLOCK_WORDS, FINE_WORDS, FinePanel, Panel, Quantised, group_at, pair_at,
@@ -25,7 +26,9 @@ pub static AVX_VNNI: Kernels = Kernels {
     ..AVX2
 };
 
-product_kernels!("avxvnni,avx2,fma,f16c", 1 2 3 4 5 6);
+product_kernels!(
+    "avxvnni,avx2,fma,f16c", 1 2 3 4 5 6, but q4 1 2 then avxvnni_q4, avxvnni_fine_q4
+);
 
 with_features! {
     "avxvnni,avx2,fma,f16c";

@@ -46,10 +46,10 @@ mod floats;
 mod products;
 
 mod avx2;
-mod avx2_wide;
 mod avx512vnni;
 mod avxvnni;
 mod checksum;
+mod wide;
 
 pub use avx2::AVX2;
 pub use avx512vnni::AVX512_VNNI;

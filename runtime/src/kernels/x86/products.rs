@@ -37,7 +37,7 @@ pub fn prefetch(block: &[u8], bytes: usize) {
 ///
 /// `Q8` tells the formats apart: these functions are chosen at compile time.
 ///
-/// After `but`, a table may name functions with the arguments of `matmul_q4` and `matmul_fine_q4`
+/// After `but`, a table may name functions of `wide` with the arguments of `matmul_q4` and `matmul_fine_q4`
 /// that take the widths after its own `q4`.
 macro_rules! product_kernels {
     ($features:literal, $($width:literal)*) => {
@@ -160,6 +160,6 @@ macro_rules! product_kernels {
         unreachable!("width {} was checked", $x.width())
     };
     (@wider $wider:ident, $w:ident, $x:ident, $y:ident) => {
-        avx2_wide::$wider($w, $x, $y)
+        wide::$wider($w, $x, $y)
     };
 }

@@ -1,11 +1,14 @@
-//! The Q4 products of AVX2 for three tokens and more, with their registers assigned by hand.
+//! The Q4 products of AVX2 and AVX-VNNI for three tokens and more, with their registers assigned
+//! by hand.
 //!
-//! Six tokens of 16 rows are twelve sums, two vectors of weights, one of activations and one
-//! product: exactly the sixteen registers. A compiler that orders these steps itself moves sums to
-//! memory and back: four tokens took it 1.4 times as long (`cargo bench -p rill -- q4_gate_up`).
+//! Six tokens of 16 rows are twelve sums, two vectors of weights, one of activations and, without
+//! VNNI, one product: exactly the sixteen registers. A compiler that orders these steps itself
+//! moves sums to memory and back: four tokens took AVX2 1.4 times as long
+//! (`cargo bench -p rill -- q4_gate_up`).
 //!
 //! Plain activations: `vpmaddubsw` gives 16-bit sums of column pairs, each at most 2 x 15 x 127,
-//! and a block's eight groups stay below 2^15. Fine ones: `vpmaddwd` gives 32-bit sums.
+//! and a block's eight groups stay below 2^15; `vpdpbusd` adds four columns to a 32-bit sum. Fine
+//! ones: `vpmaddwd` gives 32-bit sums of column pairs, which `vpdpwssd` adds as well.
 
 use core::arch::asm;
 
@@ -67,21 +70,37 @@ macro_rules! activations {
     };
 }
 
-/// The first products of a block become the sums of each token, in its two registers.
+/// The first products of a block become the sums of each token, in its two registers; an
+/// instruction that adds its products itself adds them to the token's offset.
 macro_rules! begin {
-    ($kind:ident $at:literal $of:literal, $multiply:literal; $($token:literal $low:literal $high:literal)*) => {
+    (
+        $kind:ident $at:literal $of:literal, ($multiply:literal $add:literal);
+        $($token:literal $low:literal $high:literal)*
+    ) => {
         concat!($(
             activations!($kind $at $of, $token),
             $multiply, " ymm", $low, ", ymm12, ymm14\n",
             $multiply, " ymm", $high, ", ymm13, ymm14\n",
         )*)
     };
+    (
+        $kind:ident $at:literal $of:literal, ($dot:literal);
+        $($token:literal $low:literal $high:literal)*
+    ) => {
+        concat!(
+            $(
+                "vpbroadcastd ymm", $low, ", [{words} + 4 * {width} + 4 * ", $token, "]\n",
+                "vmovdqa ymm", $high, ", ymm", $low, "\n",
+            )*
+            add!($kind $at $of, ($dot); $($token $low $high)*)
+        )
+    };
 }
 
 /// Adds more products.
 macro_rules! add {
     (
-        $kind:ident $at:literal $of:literal, $multiply:literal $add:literal;
+        $kind:ident $at:literal $of:literal, ($multiply:literal $add:literal);
         $($token:literal $low:literal $high:literal)*
     ) => {
         concat!($(
@@ -90,6 +109,16 @@ macro_rules! add {
             $add, " ymm", $low, ", ymm", $low, ", ymm15\n",
             $multiply, " ymm14, ymm13, ymm14\n",
             $add, " ymm", $high, ", ymm", $high, ", ymm14\n",
+        )*)
+    };
+    (
+        $kind:ident $at:literal $of:literal, ($dot:literal);
+        $($token:literal $low:literal $high:literal)*
+    ) => {
+        concat!($(
+            activations!($kind $at $of, $token),
+            $dot, " ymm", $low, ", ymm12, ymm14\n",
+            $dot, " ymm", $high, ", ymm13, ymm14\n",
         )*)
     };
 }
@@ -104,6 +133,17 @@ macro_rules! widen {
     };
 }
 
+/// Adds each token's offset to its sums.
+macro_rules! offsets {
+    ($($token:literal $low:literal $high:literal)*) => {
+        concat!($(
+            "vpbroadcastd ymm15, [{words} + 4 * {width} + 4 * ", $token, "]\n",
+            "vpaddd ymm", $low, ", ymm", $low, ", ymm15\n",
+            "vpaddd ymm", $high, ", ymm", $high, ", ymm15\n",
+        )*)
+    };
+}
+
 /// Adds the block to the results: their scales are in ymm12 and ymm13.
 macro_rules! finish {
     ($($token:literal $low:literal $high:literal)*) => {
@@ -111,9 +151,6 @@ macro_rules! finish {
             "vcvtph2ps ymm12, [{quants} + 256]\n",
             "vcvtph2ps ymm13, [{quants} + 272]\n",
             $(
-                "vpbroadcastd ymm15, [{words} + 4 * {width} + 4 * ", $token, "]\n",
-                "vpaddd ymm", $low, ", ymm", $low, ", ymm15\n",
-                "vpaddd ymm", $high, ", ymm", $high, ", ymm15\n",
                 "vbroadcastss ymm14, [{words} + 4 * ", $token, "]\n",
                 "vcvtdq2ps ymm", $low, ", ymm", $low, "\n",
                 "vcvtdq2ps ymm", $high, ", ymm", $high, "\n",
@@ -128,59 +165,86 @@ macro_rules! finish {
     };
 }
 
-/// The sums of a plain block.
-macro_rules! plain_sums {
-    ($($tokens:literal)*) => {
+/// The products of a plain block, which `$step` multiplies and adds up.
+macro_rules! plain_products {
+    ($step:tt; $($tokens:literal)*) => {
         concat!(
             weights!(0, , 0),
-            begin!(plain 0 0, "vpmaddubsw"; $($tokens)*),
+            begin!(plain 0 0, $step; $($tokens)*),
             weights!(0, 4, 0),
-            add!(plain 0 1, "vpmaddubsw" "vpaddw"; $($tokens)*),
-            plain_sums!(@quarter 1; $($tokens)*),
-            plain_sums!(@quarter 2; $($tokens)*),
-            plain_sums!(@quarter 3; $($tokens)*),
-            widen!($($tokens)*),
+            add!(plain 0 1, $step; $($tokens)*),
+            plain_products!(@quarter 1, $step; $($tokens)*),
+            plain_products!(@quarter 2, $step; $($tokens)*),
+            plain_products!(@quarter 3, $step; $($tokens)*),
         )
     };
-    (@quarter $quarter:literal; $($tokens:literal)*) => {
+    (@quarter $quarter:literal, $step:tt; $($tokens:literal)*) => {
         concat!(
             weights!($quarter, , 0),
-            add!(plain $quarter 0, "vpmaddubsw" "vpaddw"; $($tokens)*),
+            add!(plain $quarter 0, $step; $($tokens)*),
             weights!($quarter, 4, 0),
-            add!(plain $quarter 1, "vpmaddubsw" "vpaddw"; $($tokens)*),
+            add!(plain $quarter 1, $step; $($tokens)*),
+        )
+    };
+}
+
+/// The products of a fine block, as `plain_products`.
+macro_rules! fine_products {
+    ($step:tt; $($tokens:literal)*) => {
+        concat!(
+            weights!(0, , 32),
+            begin!(fine 0 0, $step; $($tokens)*),
+            fine_products!(@rest 0, $step; $($tokens)*),
+            fine_products!(@quarter 1, $step; $($tokens)*),
+            fine_products!(@quarter 2, $step; $($tokens)*),
+            fine_products!(@quarter 3, $step; $($tokens)*),
+        )
+    };
+    (@quarter $quarter:literal, $step:tt; $($tokens:literal)*) => {
+        concat!(
+            weights!($quarter, , 32),
+            add!(fine $quarter 0, $step; $($tokens)*),
+            fine_products!(@rest $quarter, $step; $($tokens)*),
+        )
+    };
+    (@rest $quarter:literal, $step:tt; $($tokens:literal)*) => {
+        concat!(
+            weights!($quarter, 8, 32),
+            add!(fine $quarter 1, $step; $($tokens)*),
+            weights!($quarter, 4, 32),
+            add!(fine $quarter 2, $step; $($tokens)*),
+            weights!($quarter, 12, ),
+            add!(fine $quarter 3, $step; $($tokens)*),
+        )
+    };
+}
+
+/// The sums of a plain block.
+macro_rules! plain_avx2 {
+    ($($tokens:literal)*) => {
+        concat!(
+            plain_products!(("vpmaddubsw" "vpaddw"); $($tokens)*),
+            widen!($($tokens)*),
+            offsets!($($tokens)*),
         )
     };
 }
 
 /// The sums of a fine block.
-macro_rules! fine_sums {
+macro_rules! fine_avx2 {
     ($($tokens:literal)*) => {
-        concat!(
-            weights!(0, , 32),
-            begin!(fine 0 0, "vpmaddwd"; $($tokens)*),
-            fine_sums!(@rest 0; $($tokens)*),
-            fine_sums!(@quarter 1; $($tokens)*),
-            fine_sums!(@quarter 2; $($tokens)*),
-            fine_sums!(@quarter 3; $($tokens)*),
-        )
+        concat!(fine_products!(("vpmaddwd" "vpaddd"); $($tokens)*), offsets!($($tokens)*))
     };
-    (@quarter $quarter:literal; $($tokens:literal)*) => {
-        concat!(
-            weights!($quarter, , 32),
-            add!(fine $quarter 0, "vpmaddwd" "vpaddd"; $($tokens)*),
-            fine_sums!(@rest $quarter; $($tokens)*),
-        )
-    };
-    (@rest $quarter:literal; $($tokens:literal)*) => {
-        concat!(
-            weights!($quarter, 8, 32),
-            add!(fine $quarter 1, "vpmaddwd" "vpaddd"; $($tokens)*),
-            weights!($quarter, 4, 32),
-            add!(fine $quarter 2, "vpmaddwd" "vpaddd"; $($tokens)*),
-            weights!($quarter, 12, ),
-            add!(fine $quarter 3, "vpmaddwd" "vpaddd"; $($tokens)*),
-        )
-    };
+}
+
+/// The sums of a plain block.
+macro_rules! plain_avxvnni {
+    ($($tokens:literal)*) => { plain_products!(("{{vex}} vpdpbusd"); $($tokens)*) };
+}
+
+/// The sums of a fine block.
+macro_rules! fine_avxvnni {
+    ($($tokens:literal)*) => { fine_products!(("{{vex}} vpdpwssd"); $($tokens)*) };
 }
 
 /// One block of a tile row for as many tokens as there are lines of a token and its two registers,
@@ -211,10 +275,10 @@ macro_rules! block {
 
 /// Defines a product for 3 to 6 tokens whose sums `$sums` makes.
 macro_rules! product {
-    ($name:ident, $panel:ident, $words:ident, $sums:ident) => {
+    ($name:ident, $features:literal, $panel:ident, $words:ident, $sums:ident) => {
         /// See [`Kernels::matmul`](crate::kernels::Kernels::matmul): 3 to 6 tokens; the caller has
         /// checked the lengths.
-        #[target_feature(enable = "avx2,fma,f16c")]
+        #[target_feature(enable = $features)]
         pub fn $name(w: &[u8], x: $panel<'_>, y: &mut [f32]) {
             let tile_rows = w.chunks_exact(Format::Q4.tile_row_bytes(x.blocks()));
             for (w, y) in tile_rows.zip(y.chunks_exact_mut(x.width() * TILE_ROWS)) {
@@ -238,5 +302,7 @@ macro_rules! product {
     };
 }
 
-product!(matmul_q4, Panel, BLOCK_WORDS, plain_sums);
-product!(matmul_fine_q4, FinePanel, FINE_WORDS, fine_sums);
+product!(avx2_q4, "avx2,fma,f16c", Panel, BLOCK_WORDS, plain_avx2);
+product!(avx2_fine_q4, "avx2,fma,f16c", FinePanel, FINE_WORDS, fine_avx2);
+product!(avxvnni_q4, "avxvnni,avx2,fma,f16c", Panel, BLOCK_WORDS, plain_avxvnni);
+product!(avxvnni_fine_q4, "avxvnni,avx2,fma,f16c", FinePanel, FINE_WORDS, fine_avxvnni);
