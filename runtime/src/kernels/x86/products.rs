@@ -4,8 +4,8 @@ use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
 
 use crate::image::layout::Format;
 
-/// How far ahead of the sums the weights are fetched: the distance that reads fastest. The CPU's own
-/// prefetcher stops at each 4 KiB page.
+/// How far ahead of the sums the weights are fetched: the distance that reads fastest. The CPU's
+/// own prefetcher stops at each 4 KiB page.
 const PREFETCH_BYTES: usize = 8192;
 
 /// The format that the parameter of the products stands for.
@@ -37,8 +37,8 @@ pub fn prefetch(block: &[u8], bytes: usize) {
 ///
 /// `Q8` tells the formats apart: these functions are chosen at compile time.
 ///
-/// After `but`, a table may name functions of `wide` with the arguments of `matmul_q4` and `matmul_fine_q4`
-/// that take the widths after its own `q4`.
+/// After `but`, a table may name functions of `wide`, with the arguments of `matmul_q4` and
+/// `matmul_fine_q4`, that take the widths after its own `q4`.
 macro_rules! product_kernels {
     ($features:literal, $($width:literal)*) => {
         product_kernels!($features, $($width)*, but q4 $($width)* then unreachable, unreachable);

@@ -169,19 +169,16 @@ macro_rules! finish {
 macro_rules! plain_products {
     ($step:tt; $($tokens:literal)*) => {
         concat!(
-            weights!(0, , 0),
-            begin!(plain 0 0, $step; $($tokens)*),
-            weights!(0, 4, 0),
-            add!(plain 0 1, $step; $($tokens)*),
-            plain_products!(@quarter 1, $step; $($tokens)*),
-            plain_products!(@quarter 2, $step; $($tokens)*),
-            plain_products!(@quarter 3, $step; $($tokens)*),
+            plain_products!(@quarter 0, begin, $step; $($tokens)*),
+            plain_products!(@quarter 1, add, $step; $($tokens)*),
+            plain_products!(@quarter 2, add, $step; $($tokens)*),
+            plain_products!(@quarter 3, add, $step; $($tokens)*),
         )
     };
-    (@quarter $quarter:literal, $step:tt; $($tokens:literal)*) => {
+    (@quarter $quarter:literal, $first:ident, $step:tt; $($tokens:literal)*) => {
         concat!(
             weights!($quarter, , 0),
-            add!(plain $quarter 0, $step; $($tokens)*),
+            $first!(plain $quarter 0, $step; $($tokens)*),
             weights!($quarter, 4, 0),
             add!(plain $quarter 1, $step; $($tokens)*),
         )
@@ -192,23 +189,16 @@ macro_rules! plain_products {
 macro_rules! fine_products {
     ($step:tt; $($tokens:literal)*) => {
         concat!(
-            weights!(0, , 32),
-            begin!(fine 0 0, $step; $($tokens)*),
-            fine_products!(@rest 0, $step; $($tokens)*),
-            fine_products!(@quarter 1, $step; $($tokens)*),
-            fine_products!(@quarter 2, $step; $($tokens)*),
-            fine_products!(@quarter 3, $step; $($tokens)*),
+            fine_products!(@quarter 0, begin, $step; $($tokens)*),
+            fine_products!(@quarter 1, add, $step; $($tokens)*),
+            fine_products!(@quarter 2, add, $step; $($tokens)*),
+            fine_products!(@quarter 3, add, $step; $($tokens)*),
         )
     };
-    (@quarter $quarter:literal, $step:tt; $($tokens:literal)*) => {
+    (@quarter $quarter:literal, $first:ident, $step:tt; $($tokens:literal)*) => {
         concat!(
             weights!($quarter, , 32),
-            add!(fine $quarter 0, $step; $($tokens)*),
-            fine_products!(@rest $quarter, $step; $($tokens)*),
-        )
-    };
-    (@rest $quarter:literal, $step:tt; $($tokens:literal)*) => {
-        concat!(
+            $first!(fine $quarter 0, $step; $($tokens)*),
             weights!($quarter, 8, 32),
             add!(fine $quarter 1, $step; $($tokens)*),
             weights!($quarter, 4, 32),
@@ -219,7 +209,7 @@ macro_rules! fine_products {
     };
 }
 
-/// The sums of a plain block.
+/// AVX2's sums of a plain block.
 macro_rules! plain_avx2 {
     ($($tokens:literal)*) => {
         concat!(
@@ -230,19 +220,19 @@ macro_rules! plain_avx2 {
     };
 }
 
-/// The sums of a fine block.
+/// AVX2's sums of a fine block.
 macro_rules! fine_avx2 {
     ($($tokens:literal)*) => {
         concat!(fine_products!(("vpmaddwd" "vpaddd"); $($tokens)*), offsets!($($tokens)*))
     };
 }
 
-/// The sums of a plain block.
+/// AVX-VNNI's sums of a plain block.
 macro_rules! plain_avxvnni {
     ($($tokens:literal)*) => { plain_products!(("{{vex}} vpdpbusd"); $($tokens)*) };
 }
 
-/// The sums of a fine block.
+/// AVX-VNNI's sums of a fine block.
 macro_rules! fine_avxvnni {
     ($($tokens:literal)*) => { fine_products!(("{{vex}} vpdpwssd"); $($tokens)*) };
 }
