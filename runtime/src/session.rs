@@ -346,11 +346,13 @@ impl<'a> Session<'a> {
     }
 
     /// Appends raw text, without any chat format; a begin token goes first where the sequence is
-    /// empty and the model wants one. Names of control tokens in the text become those tokens.
+    /// empty, the model wants one, and the text does not bring it. Names of control tokens in the
+    /// text become those tokens.
     pub fn append_text(&mut self, text: &str) -> Result<(), SessionError> {
         self.check()?;
         if self.len == 0
             && let Some(begin) = self.chat.begin
+            && !self.tokenizer.begins_with(text, begin)
         {
             self.append(&[begin])?;
         }

@@ -303,6 +303,17 @@ fn an_answer_ends_before_a_stop_text_and_depends_on_the_seed_only_when_sampled()
 }
 
 #[test]
+fn a_raw_prompt_that_begins_with_the_begin_token_gets_one() {
+    let tokens = |prompt: &str| {
+        let run = rill(&["run", "--raw", "--greedy", "-n", "8", "--json", prompt]).json();
+        (run["prompt_tokens"].as_u64().unwrap(), run["text"].clone())
+    };
+    let (count, text) = tokens(PROMPT);
+    assert_eq!(tokens(&format!("<|startoftext|>{PROMPT}")), (count, text));
+    assert_eq!(tokens(&format!("<|startoftext|><|startoftext|>{PROMPT}")).0, count + 1);
+}
+
+#[test]
 fn a_full_context_is_said() {
     let run = rill(&["run", "--raw", "-c", "40", "--greedy", PROMPT]);
     assert_eq!(run.status, Some(0));

@@ -57,7 +57,11 @@ impl Pair {
         }
         parts.push(rest);
         let ours = self.ours();
-        assert_eq!(encode(&ours, &parts, true), encode(&ours, &[text], true), "{parts:?}");
+        let ids = encode(&ours, &[text], true);
+        assert_eq!(encode(&ours, &parts, true), ids, "{parts:?}");
+        for &id in self.reference.get_added_tokens_decoder().keys() {
+            assert_eq!(ours.begins_with(text, id), ids.first() == Some(&id), "{text:?}, {id}");
+        }
     }
 
     fn check_ids(&self, ids: &[u32]) {

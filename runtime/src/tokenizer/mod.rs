@@ -95,6 +95,12 @@ impl<'t> Tokenizer<'t> {
         self.tables.added_id(bytes).or_else(|| self.tables.find(bytes.len(), bytes.iter().copied()))
     }
 
+    /// Whether the first token of `text` is this added token, where names of control tokens become
+    /// those tokens.
+    pub fn begins_with(&self, text: &str, id: u32) -> bool {
+        self.tables.longest_added(text.bytes()).is_some_and(|(first, _)| first == id)
+    }
+
     /// Writes the ids of `text` to `out` and returns how many they are.
     ///
     /// With `parse_specials` the names of control tokens in the text become those tokens; without,
