@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use rill::image::{Sampling, Shape};
 
+use super::source::{Reader, Store};
 use super::tensors::{Files, Located, Tensors};
 use super::{
     Checkpoint, CheckpointError, LayerTensor, Model, Names, Parts, Swiglu, Words, assemble,
@@ -20,18 +21,18 @@ const GATING_SIGMOID: u32 = 2;
 const SPLIT_MOST: u32 = 9999;
 
 /// Opens a GGUF file and, when it is split, all its parts.
-pub(super) fn open(path: &Path) -> Result<Checkpoint, CheckpointError> {
+pub(super) fn open(store: &dyn Store, path: &Path) -> Result<Checkpoint, CheckpointError> {
     let mut files = Files::default();
     let mut tensors = Tensors::default();
     let first = split_sibling(path, 1).unwrap_or_else(|| path.into());
-    let head = add(&first, &mut files, &mut tensors)?;
+    let head = add(store, &first, &mut files, &mut tensors)?;
     let split = split_count(&head.metadata)?;
     for number in 2..=split {
         let Some(part) = split_sibling(&first, number) else {
             let reason = format!("it is one of {split} parts, but its name does not say which");
             return Err(CheckpointError::Split { path: first, reason });
         };
-        let other = add(&part, &mut files, &mut tensors)?;
+        let other = add(store, &part, &mut files, &mut tensors)?;
         let place = other.metadata.get("split.no").and_then(Value::as_u32);
         if split_count(&other.metadata)? != split || place != Some(number - 1) {
             let reason = format!("it is not part {number} of {split} of the model");
@@ -52,9 +53,14 @@ pub(super) fn open(path: &Path) -> Result<Checkpoint, CheckpointError> {
 }
 
 /// Reads the head of one file and adds its tensors.
-fn add(path: &Path, files: &mut Files, tensors: &mut Tensors) -> Result<Gguf, CheckpointError> {
-    let (file, mut opened) = files.open(path)?;
-    let mut head = gguf::parse(&mut opened)
+fn add(
+    store: &dyn Store,
+    path: &Path,
+    files: &mut Files,
+    tensors: &mut Tensors,
+) -> Result<Gguf, CheckpointError> {
+    let (file, opened) = files.open(store, path)?;
+    let mut head = gguf::parse(&mut Reader::new(opened))
         .map_err(|error| CheckpointError::Gguf { path: path.into(), error })?;
     for tensor in std::mem::take(&mut head.tensors) {
         let stored = match tensor.kind {

@@ -1,7 +1,7 @@
 //! LFM2 models as Hugging Face folders: JSON beside one or many safetensors files.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use rill::image::Shape;
@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::config::{Config, Generation};
+use super::source::{self, Reader, Store};
 use super::tensors::{Files, Located, Tensors};
 use super::{Checkpoint, CheckpointError, LayerTensor, Names, Parts, Swiglu, Words, assemble};
 use crate::stored::Stored;
@@ -20,52 +21,55 @@ use crate::stored::Stored;
 const HEAD_MOST: u64 = 100_000_000;
 
 /// Opens a Hugging Face folder.
-pub(super) fn open(folder: &Path) -> Result<Checkpoint, CheckpointError> {
-    if !folder.join("config.json").exists() {
+pub(super) fn open(store: &dyn Store, folder: &Path) -> Result<Checkpoint, CheckpointError> {
+    let file = folder.join("config.json");
+    let Some(config) = optional_text(store, &file)? else {
         return Err(CheckpointError::Unrecognised(folder.into()));
-    }
-    let config: Config = json(&folder.join("config.json"))?;
-    let generation: Generation = optional_json(&folder.join("generation_config.json"))?;
-    let tokenizer_config = optional_text(&folder.join("tokenizer_config.json"))?;
-    let template = match optional_text(&folder.join("chat_template.jinja"))? {
+    };
+    let config: Config = parsed(&file, &config)?;
+    let generation: Generation = optional_json(store, &folder.join("generation_config.json"))?;
+    let tokenizer_config = optional_text(store, &folder.join("tokenizer_config.json"))?;
+    let template = match optional_text(store, &folder.join("chat_template.jinja"))? {
         Some(template) => Some(template),
         None => tokenizer_config.as_deref().and_then(template_inside),
     };
     let mut files = Files::default();
     let mut tensors = Tensors::default();
-    for shard in shards(folder)? {
-        add(&shard, &mut files, &mut tensors)?;
+    for shard in shards(store, folder)? {
+        add(store, &shard, &mut files, &mut tensors)?;
     }
-    let model = config.model(name_of(folder), &generation)?;
-    let words = Words::Json(text(&folder.join("tokenizer.json"))?, tokenizer_config);
+    let model = config.model(name_of(store, folder), &generation)?;
+    let words = Words::Json(text(store, &folder.join("tokenizer.json"))?, tokenizer_config);
     assemble(Parts { model, words, template }, files, &tensors, &HubNames)
 }
 
 /// The folder's own name.
-fn name_of(folder: &Path) -> String {
-    let whole = folder.canonicalize().unwrap_or_else(|_| folder.into());
+fn name_of(store: &dyn Store, folder: &Path) -> String {
+    let whole = store.whole_path(folder);
     whole.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-fn text(path: &Path) -> Result<String, CheckpointError> {
-    std::fs::read_to_string(path)
-        .map_err(|error| CheckpointError::Read { path: path.into(), error })
+fn text(store: &dyn Store, path: &Path) -> Result<String, CheckpointError> {
+    source::text(store, path).map_err(|error| CheckpointError::Read { path: path.into(), error })
 }
 
-fn optional_text(path: &Path) -> Result<Option<String>, CheckpointError> {
-    if path.exists() { text(path).map(Some) } else { Ok(None) }
+fn optional_text(store: &dyn Store, path: &Path) -> Result<Option<String>, CheckpointError> {
+    match source::text(store, path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(CheckpointError::Read { path: path.into(), error }),
+    }
 }
 
 fn parsed<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, CheckpointError> {
     serde_json::from_str(text).map_err(|error| damaged(path, &error))
 }
 
-fn json<T: DeserializeOwned>(path: &Path) -> Result<T, CheckpointError> {
-    parsed(path, &text(path)?)
-}
-
-fn optional_json<T: DeserializeOwned + Default>(path: &Path) -> Result<T, CheckpointError> {
-    optional_text(path)?.map_or_else(|| Ok(T::default()), |text| parsed(path, &text))
+fn optional_json<T: DeserializeOwned + Default>(
+    store: &dyn Store,
+    path: &Path,
+) -> Result<T, CheckpointError> {
+    optional_text(store, path)?.map_or_else(|| Ok(T::default()), |text| parsed(path, &text))
 }
 
 fn damaged(path: &Path, reason: &dyn std::fmt::Display) -> CheckpointError {
@@ -92,12 +96,13 @@ struct Index {
 }
 
 /// The safetensors files, in a fixed order.
-fn shards(folder: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
+fn shards(store: &dyn Store, folder: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
     let index = folder.join("model.safetensors.index.json");
-    if !index.exists() {
+    let Some(text) = optional_text(store, &index)? else {
         return Ok(vec![folder.join("model.safetensors")]);
-    }
-    let names: BTreeSet<String> = json::<Index>(&index)?.weight_map.into_values().collect();
+    };
+    let Index { weight_map } = parsed(&index, &text)?;
+    let names: BTreeSet<String> = weight_map.into_values().collect();
     names
         .into_iter()
         .map(|name| {
@@ -111,12 +116,21 @@ fn shards(folder: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
 }
 
 /// Reads the head of one safetensors file and adds its tensors.
-fn add(path: &Path, files: &mut Files, tensors: &mut Tensors) -> Result<(), CheckpointError> {
-    let (file, mut opened) = files.open(path)?;
+fn add(
+    store: &dyn Store,
+    path: &Path,
+    files: &mut Files,
+    tensors: &mut Tensors,
+) -> Result<(), CheckpointError> {
+    let (file, source) = files.open(store, path)?;
     let read = |error| CheckpointError::Read { path: path.into(), error };
-    let len = opened.metadata().map_err(read)?.len();
+    let len = source.size();
+    let mut opened = Reader::new(source);
     let mut count = [0; 8];
-    opened.read_exact(&mut count).map_err(|_| damaged(path, &"it is empty or cut"))?;
+    if len < count.len() as u64 {
+        return Err(damaged(path, &"it is empty or cut"));
+    }
+    opened.read_exact(&mut count).map_err(read)?;
     let head_len = u64::from_le_bytes(count);
     if head_len > HEAD_MOST || head_len > len.saturating_sub(8) {
         return Err(damaged(path, &"its head is longer than the file or the format allows"));

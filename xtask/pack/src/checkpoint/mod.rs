@@ -4,12 +4,14 @@
 mod config;
 mod gguf;
 mod hub;
+mod source;
 mod tensors;
 
 use std::path::{Path, PathBuf};
 
 use rill::image::{Sampling, Shape};
 
+pub use self::source::{Disk, Source, Store};
 use self::tensors::Tensors;
 pub use self::tensors::{Files, Part};
 use crate::gguf::GgufError;
@@ -80,6 +82,10 @@ pub struct Layer {
 
 /// The tensors of a mixer.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there are a few dozen, and boxes would only hide them"
+)]
 pub enum Mixer {
     /// Gated short convolution.
     Conv {
@@ -216,11 +222,16 @@ pub enum CheckpointError {
 impl Checkpoint {
     /// Opens a GGUF file (for a split one any of its parts) or a Hugging Face folder.
     pub fn open(path: &Path) -> Result<Self, CheckpointError> {
+        Self::open_in(&Disk, path)
+    }
+
+    /// As [`Checkpoint::open`], from the files of `store`.
+    pub fn open_in(store: &dyn Store, path: &Path) -> Result<Self, CheckpointError> {
         let read = |error| CheckpointError::Read { path: path.into(), error };
-        if std::fs::metadata(path).map_err(read)?.is_dir() {
-            hub::open(path)
+        if store.is_folder(path).map_err(read)? {
+            hub::open(store, path)
         } else {
-            gguf::open(path)
+            gguf::open(store, path)
         }
     }
 }

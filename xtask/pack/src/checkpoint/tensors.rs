@@ -1,26 +1,29 @@
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::CheckpointError;
+use super::source::{Source, Store};
 use crate::stored::Stored;
 
 /// The open files of a checkpoint.
 #[derive(Debug, Default)]
 pub struct Files {
-    files: Vec<(PathBuf, File)>,
+    files: Vec<(PathBuf, Box<dyn Source>)>,
 }
 
 impl Files {
     /// Opens one more file and returns its number.
-    pub(super) fn open(&mut self, path: &Path) -> Result<(usize, &File), CheckpointError> {
+    pub(super) fn open(
+        &mut self,
+        store: &dyn Store,
+        path: &Path,
+    ) -> Result<(usize, &dyn Source), CheckpointError> {
         let file =
-            File::open(path).map_err(|error| CheckpointError::Read { path: path.into(), error })?;
+            store.open(path).map_err(|error| CheckpointError::Read { path: path.into(), error })?;
         self.files.push((path.into(), file));
         let number = self.files.len() - 1;
-        Ok((number, &self.files[number].1))
+        Ok((number, &*self.files[number].1))
     }
 
     /// Reads `rows` of `part`, as stored.
@@ -32,10 +35,9 @@ impl Files {
     ) -> Result<(), CheckpointError> {
         debug_assert!(rows.start <= rows.end && rows.end <= part.rows);
         let (path, file) = &self.files[part.file];
-        let mut file: &File = file;
         into.resize(rows.len() * part.row_bytes(), 0);
-        file.seek(SeekFrom::Start(part.offset + (rows.start * part.row_bytes()) as u64))
-            .and_then(|_| file.read_exact(into))
+        let at = part.offset + (rows.start * part.row_bytes()) as u64;
+        file.read_at(at, part.end, into)
             .map_err(|error| CheckpointError::Read { path: path.clone(), error })
     }
 }
@@ -49,6 +51,8 @@ pub struct Part {
     file: usize,
     /// First byte.
     offset: u64,
+    /// Where its tensor ends: what is read next is likely to lie before that.
+    end: u64,
     /// Encoding.
     pub stored: Stored,
     /// How many rows.
@@ -124,14 +128,17 @@ impl Tensors {
                 if counted(&tensor.dims) == counted(dims)
                     && cols.is_multiple_of(stored.block()) =>
             {
-                Ok(Part {
+                let mut part = Part {
                     name: name.into(),
                     file: tensor.file,
                     offset: tensor.offset,
+                    end: tensor.offset,
                     stored,
                     rows,
                     cols,
-                })
+                };
+                part.end += (rows * part.row_bytes()) as u64;
+                Ok(part)
             }
             _ => Err(CheckpointError::TensorShape {
                 name: name.into(),
