@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use proptest::prelude::*;
 use proptest::sample::select;
 use rill::tokenizer::{EncodeError, SCRATCH_WORDS_PER_BYTE, Tokenizer, Utf8Stream};
+use rill_pack::tokenizer::TokenizerError;
 use serde_json::{Value, json};
 
 const KIOSK: &str = include_str!("../data/kiosk/kiosk-16m/tokenizer.json");
@@ -156,6 +157,69 @@ fn large() -> String {
     file.to_string()
 }
 
+/// The file with another split pattern.
+fn with_pattern(file: &str, pattern: &str) -> String {
+    let mut file: Value = serde_json::from_str(file).expect("JSON");
+    file["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = pattern.into();
+    file.to_string()
+}
+
+/// Spellings that models of the family, and those with OpenAI's cl100k, come with.
+const SPELLINGS: [&str; 6] = [
+    // Llama 3 and LFM2.
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    // LFM2.5.
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s",
+    // cl100k without its possessive interval, which is none to Oniguruma.
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s*[\r\n]|\s+(?!\S)|\s+",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+",
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s++$|\s*[\r\n]|\s+(?!\S)|\s",
+    // cl100k.
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s",
+];
+
+static SPELLED: LazyLock<[Pair; SPELLINGS.len()]> =
+    LazyLock::new(|| SPELLINGS.map(|pattern| Pair::new(&with_pattern(KIOSK, pattern))));
+
+/// Patterns of parts that people have written, right and wrong, in order.
+fn patterns() -> impl Strategy<Value = String> {
+    const PARTS: [&[&str]; 7] = [
+        &[
+            "(?i:'s|'t|'re|'ve|'m|'ll|'d)|",
+            "'(?i:[sdmt]|ll|ve|re)|",
+            "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|",
+            "'s|'t|'re|'ve|'m|'ll|'d|",
+            "(?i:'ve|'s|'t|'re|'d|'ll|'m)|",
+            "",
+        ],
+        &[
+            r"[^\r\n\p{L}\p{N}]?\p{L}+|",
+            r"[^\r\n\p{L}\p{N}]?+\p{L}++|",
+            r"(?:[^\p{L}\p{N}\n\r]|)\p{L}\p{L}*|",
+            r" ?\p{L}+|",
+        ],
+        &[
+            r"\p{N}{1,3}|",
+            r"\p{N}{1,3}+|",
+            r"\p{N}\p{N}?+\p{N}?+|",
+            r"\p{N}{1,2}|",
+            r"\p{N}|",
+            r"\p{N}+|",
+        ],
+        &[
+            r" ?[^\s\p{L}\p{N}]+[\r\n]*|",
+            r" ?[^\s\p{L}\p{N}]++[\r\n]*+|",
+            r" ?+[^\s\p{L}\p{N}]+[\n\r]*|",
+            r" ?[^\s\p{L}\p{N}]+[\r\n]?|",
+            r" ?[^\s\p{L}\p{N}]+|",
+        ],
+        &["", "", r"\s++$|", r"\s+$|"],
+        &[r"\s*[\r\n]+|", r"\s*[\r\n]|", r"\s*\n|", r"\s*+[\r\n]|", ""],
+        &[r"\s+(?!\S)|\s+", r"\s+(?!\S)|\s", r"\s+(?=\s)|\s+", r"\s+"],
+    ];
+    PARTS.map(select).prop_map(|parts| parts.concat())
+}
+
 /// Texts made of what the pattern and the tables distinguish.
 fn texts(pair: &'static Pair) -> BoxedStrategy<String> {
     const WORDS: [&str; 24] = [
@@ -294,6 +358,49 @@ fn names_lead_to_ids_and_back() {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
+
+    #[test]
+    fn every_spelling_encodes_alike(texts in prop::collection::vec(texts(&SMALL), 4)) {
+        for pair in &*SPELLED {
+            texts.iter().for_each(|text| pair.check_text(text));
+        }
+    }
+
+    /// A pattern is accepted where the core cuts as it does, and refused with a text that proves the
+    /// difference.
+    #[test]
+    fn patterns_are_judged_by_what_they_do(
+        pattern in patterns(),
+        texts in prop::collection::vec(texts(&SMALL), 40),
+    ) {
+        let file = with_pattern(CHARACTERS.as_str(), &pattern);
+        match rill_pack::tokenizer::from_json(&file, None) {
+            Ok(_) => {
+                let pair = Pair::new(&file);
+                texts.iter().for_each(|text| pair.check_text(text));
+            }
+            Err(TokenizerError::Cut { example, .. }) => {
+                let first = |file: &str| {
+                    let reference: tokenizers::Tokenizer = file.parse().expect("it is read");
+                    let split = reference.encode(example.as_str(), false).expect("any text");
+                    split.get_word_ids().to_vec()
+                };
+                prop_assert_ne!(first(&file), first(&CHARACTERS), "{:?} by {}", example, pattern);
+            }
+            Err(other) => panic!("{pattern}: {other}"),
+        }
+    }
+}
+
+/// A tokenizer of the bytes only, so that pieces are known by their tokens' words.
+static CHARACTERS: LazyLock<String> = LazyLock::new(|| {
+    let mut file: Value = serde_json::from_str(KIOSK).expect("JSON");
+    file["model"]["merges"] = json!([]);
+    file.to_string()
+});
+
 /// Every character, alone and where it could join its neighbours. The planes without any
 /// characters are sampled: `unicode_classes` compares the class of all of them.
 #[test]
@@ -303,6 +410,9 @@ fn every_character_is_cut_alike() {
         let text = format!("{char}a'{char} {char}{char}1\n{char}! {char}");
         let expected = SMALL.reference.encode_fast(text.as_str(), false).expect("any text");
         assert_eq!(encode(&SMALL.ours(), &[&text], true), expected.get_ids(), "{text:?}");
+        // Cases can be folded in more ways in classes than in texts.
+        let expected = SPELLED[1].reference.encode_fast(text.as_str(), false).expect("any text");
+        assert_eq!(encode(&SPELLED[1].ours(), &[&text], true), expected.get_ids(), "{text:?}");
     }
 }
 

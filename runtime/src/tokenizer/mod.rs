@@ -130,12 +130,13 @@ impl<'t> Tokenizer<'t> {
         out: &mut [u32],
     ) -> Result<usize, EncodeError> {
         let mut sink = Sink { out, len: 0 };
+        let variant = self.tables.variant();
         let mut rest = Run::new(parts);
         while !rest.is_empty() {
             let found = self.next_added(rest, parse_specials);
             let (mut text, after) = rest.split_at(found.map_or(rest.len(), |added| added.at));
             while !text.is_empty() {
-                let (piece, tail) = text.split_at(split::piece_len(text.chars()));
+                let (piece, tail) = text.split_at(split::piece_len(text.chars(), variant));
                 self.encode_piece(piece, scratch, &mut sink)?;
                 text = tail;
             }

@@ -9,15 +9,25 @@
 //!
 //! with the semantics of Oniguruma, the reference's engine: the first alternative that matches
 //! wins and every quantifier is greedy but gives back. As every character starts a match, pieces
-//! follow each other without gaps, and each needs to look only ahead.
+//! follow each other without gaps, and each needs to look only ahead. Models whose pattern is
+//! another spelling of OpenAI's cl100k differ from it in what [`Variant`] tells.
 
 use super::classes::{Class, class};
 
 /// The pattern, as checkpoints spell it.
 pub const PATTERN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
+/// In what a model's pattern differs from [`PATTERN`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Variant {
+    /// `\p{N}+` in place of `\p{N}{1,3}`: numbers stay whole.
+    pub whole_numbers: bool,
+    /// `\s++$` before `\s*[\r\n]+`: white space at the end of the text stays whole.
+    pub whole_end: bool,
+}
+
 /// Bytes of the piece at the start of `text`; 0 only when there is no text.
-pub fn piece_len(text: impl Iterator<Item = char> + Clone) -> usize {
+pub fn piece_len(text: impl Iterator<Item = char> + Clone, variant: Variant) -> usize {
     let mut rest = text.clone();
     let Some(first) = rest.next() else { return 0 };
     if first == '\''
@@ -29,13 +39,16 @@ pub fn piece_len(text: impl Iterator<Item = char> + Clone) -> usize {
     let next_class = next.map(class);
     match class(first) {
         Class::Letter => first.len_utf8() + bytes_while(rest, is(Class::Letter)),
-        Class::Number => first.len_utf8() + bytes_while(rest.take(2), is(Class::Number)),
+        Class::Number => {
+            let more = if variant.whole_numbers { usize::MAX } else { 2 };
+            first.len_utf8() + bytes_while(rest.take(more), is(Class::Number))
+        }
         _ if !is_newline(first) && next_class == Some(Class::Letter) => {
             first.len_utf8() + bytes_while(rest, is(Class::Letter))
         }
         Class::Other => symbols_len(text),
         Class::Space if first == ' ' && next_class == Some(Class::Other) => 1 + symbols_len(rest),
-        Class::Space => spaces_len(text),
+        Class::Space => spaces_len(text, variant.whole_end),
     }
 }
 
@@ -66,8 +79,9 @@ fn symbols_len(text: impl Iterator<Item = char> + Clone) -> usize {
 }
 
 /// `\s*[\r\n]+|\s+(?!\S)|\s+`: up to the last line end of the white space; without one, all of it
-/// when the text ends there, else all but the last character, which may join the next piece.
-fn spaces_len(text: impl Iterator<Item = char>) -> usize {
+/// when the text ends there, else all but the last character, which may join the next piece. With
+/// `\s++$` before these, all of it when the text ends there.
+fn spaces_len(text: impl Iterator<Item = char>, whole_end: bool) -> usize {
     let [mut len, mut before_last, mut after_newline] = [0; 3];
     let mut at_end = true;
     for char in text {
@@ -82,6 +96,7 @@ fn spaces_len(text: impl Iterator<Item = char>) -> usize {
         }
     }
     match (after_newline, before_last) {
+        _ if at_end && whole_end => len,
         (1.., _) => after_newline,
         (0, 1..) if !at_end => before_last,
         _ => len,
@@ -105,10 +120,10 @@ mod tests {
     use super::*;
     use std::vec::Vec;
 
-    fn pieces(mut text: &str) -> Vec<&str> {
+    fn pieces(mut text: &str, variant: Variant) -> Vec<&str> {
         let mut pieces = Vec::new();
         while !text.is_empty() {
-            let (piece, rest) = text.split_at(piece_len(text.chars()));
+            let (piece, rest) = text.split_at(piece_len(text.chars(), variant));
             pieces.push(piece);
             text = rest;
         }
@@ -132,7 +147,20 @@ mod tests {
             ("\u{a0}!", &["\u{a0}", "!"]),
         ];
         for (text, expected) in cases {
-            assert_eq!(pieces(text), expected, "{text:?}");
+            assert_eq!(pieces(text, Variant::default()), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn variants_keep_whole_what_they_say() {
+        let text = "12345 \n 6!\n \n\t";
+        let cases: [(bool, bool, &[&str]); 3] = [
+            (false, false, &["123", "45", " \n", " ", "6", "!\n", " \n", "\t"]),
+            (true, false, &["12345", " \n", " ", "6", "!\n", " \n", "\t"]),
+            (false, true, &["123", "45", " \n", " ", "6", "!\n", " \n\t"]),
+        ];
+        for (whole_numbers, whole_end, expected) in cases {
+            assert_eq!(pieces(text, Variant { whole_numbers, whole_end }), expected);
         }
     }
 }

@@ -19,7 +19,8 @@
 //! | word | content |
 //! |---|---|
 //! | 0 | [`VERSION`] |
-//! | 1 | flags: bit 0: a piece that is a token is not merged (`ignore_merges`) |
+//! | 1 | flags: bit 0: a piece that is a token is not merged (`ignore_merges`); bit 1: numbers stay |
+//! | | whole; bit 2: white space at the end of a text stays whole (see [`Variant`]) |
 //! | 2 | token that begins every sequence, or `NONE` |
 //! | 3 | tokens |
 //! | 4 | token slots |
@@ -32,12 +33,18 @@
 //! An added token's text is what stands for it in a prompt; the bytes it decodes to are nearly
 //! always the same and are then stored once.
 
+use super::split::Variant;
+
 /// Version of the section.
 pub const VERSION: u32 = 1;
 /// Words of the header.
 pub const HEADER_WORDS: usize = 16;
 /// Header flag: a piece that is a token as a whole is not merged.
 pub const IGNORE_MERGES: u32 = 1;
+/// Header flag of [`Variant::whole_numbers`].
+pub const WHOLE_NUMBERS: u32 = 2;
+/// Header flag of [`Variant::whole_end`].
+pub const WHOLE_END: u32 = 4;
 /// No token, no rank.
 pub const NONE: u32 = u32::MAX;
 /// Words of a merge.
@@ -154,7 +161,8 @@ impl<'t> Tables<'t> {
         let [tokens, token_slots, merges, merge_slots, added, blob] =
             [3, 4, 5, 6, 7, 8].map(|word| header.get(word) as usize);
         let unused = (9..HEADER_WORDS).any(|word| header.get(word) != 0);
-        good("flags", flags & !IGNORE_MERGES == 0 && !unused)?;
+        let known = IGNORE_MERGES | WHOLE_NUMBERS | WHOLE_END;
+        good("flags", flags & !known == 0 && !unused)?;
         if tokens as u64 > u64::from(vocab) {
             return Err(TablesError::Vocabulary { tokens: tokens as u32, rows: vocab });
         }
@@ -222,6 +230,13 @@ impl<'t> Tables<'t> {
 
     pub(super) fn ignore_merges(&self) -> bool {
         self.flags & IGNORE_MERGES != 0
+    }
+
+    pub(super) fn variant(&self) -> Variant {
+        Variant {
+            whole_numbers: self.flags & WHOLE_NUMBERS != 0,
+            whole_end: self.flags & WHOLE_END != 0,
+        }
     }
 
     pub(super) fn bos(&self) -> Option<u32> {

@@ -236,7 +236,7 @@ mod tests {
     fn vocabulary(control: &[&str], add_bos: bool) -> Vocabulary {
         let mut gguf = GgufTokenizer {
             model: "gpt2".into(),
-            pre: "lfm2".into(),
+            pre: Some("lfm2".into()),
             tokens: control.iter().map(|&name| name.into()).collect(),
             bos: Some(0),
             eos: Some(1),

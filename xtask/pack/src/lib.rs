@@ -27,6 +27,7 @@ mod matrix;
 mod options;
 mod pack;
 pub mod quantise;
+mod quoted;
 pub mod stored;
 mod summary;
 mod target;

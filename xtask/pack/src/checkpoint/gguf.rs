@@ -282,7 +282,7 @@ fn tokenizer(meta: &Meta) -> Result<GgufTokenizer, CheckpointError> {
     };
     Ok(GgufTokenizer {
         model: meta.text(&key("model")).ok_or_else(|| need("model"))?.into(),
-        pre: meta.text(&key("pre")).unwrap_or_default().into(),
+        pre: meta.optional(&key("pre"), |value| value.as_text().map(str::to_owned))?,
         tokens: texts("tokens")?,
         token_types: meta.optional(&key("token_type"), Value::as_i32s)?.unwrap_or_default(),
         merges: texts("merges")?,

@@ -1,5 +1,9 @@
 //! The tokenizer in the metadata of a GGUF file.
 
+use rill::tokenizer::split::Variant;
+
+use crate::quoted::quoted;
+
 use super::{AddedToken, Source, TokenizerError, Vocabulary};
 
 /// What a GGUF file says about its tokenizer, under `tokenizer.ggml.`.
@@ -7,8 +11,8 @@ use super::{AddedToken, Source, TokenizerError, Vocabulary};
 pub struct GgufTokenizer {
     /// `model`: the kind of tokenizer.
     pub model: String,
-    /// `pre`: how text is cut before merging.
-    pub pre: String,
+    /// `pre`: how text is cut before merging. Files from before llama.cpp's April 2024 lack it.
+    pub pre: Option<String>,
     /// `tokens`: names by id.
     pub tokens: Vec<String>,
     /// `token_type`: as many as tokens.
@@ -29,9 +33,25 @@ const CONTROL: i32 = 3;
 const USER_DEFINED: i32 = 4;
 const UNUSED: i32 = 5;
 
-/// The names that llama.cpp gives to the core's split pattern. It takes whole-piece matches and a
-/// begin token for granted with each of them (`src/llama-vocab.cpp`); the file does not say.
-const LLAMA3_SPLIT: [&str; 4] = ["lfm2", "llama3", "llama-v3", "llama-bpe"];
+/// What a value of `pre` stands for beside the core's own split: whether pieces that are tokens are
+/// not merged, and whether texts begin with a begin token where the file does not say. Facts of
+/// llama.cpp's `src/llama-vocab.cpp`.
+struct Cut {
+    ignore_merges: bool,
+    add_bos: bool,
+}
+
+/// The values of `pre` that cut as the core does.
+fn cut_of(pre: &str) -> Option<Cut> {
+    match pre {
+        "lfm2" | "llama3" | "llama-v3" | "llama-bpe" | "falcon3" | "falcon-h1" | "pixtral"
+        | "midm-2.0" | "jina-v5-nano" => Some(Cut { ignore_merges: true, add_bos: true }),
+        "dbrx" | "smaug-bpe" | "chatglm-bpe" | "glm4" => {
+            Some(Cut { ignore_merges: false, add_bos: false })
+        }
+        _ => None,
+    }
+}
 
 /// Checks the tokenizer of a GGUF file.
 pub fn from_gguf(gguf: GgufTokenizer) -> Result<Vocabulary, TokenizerError> {
@@ -40,9 +60,12 @@ pub fn from_gguf(gguf: GgufTokenizer) -> Result<Vocabulary, TokenizerError> {
     if gguf.model != "gpt2" {
         return unsupported("model", gguf.model, "byte-level BPE (\"gpt2\")");
     }
-    if !LLAMA3_SPLIT.contains(&gguf.pre.as_str()) {
-        return unsupported("pre-tokenizer", gguf.pre, "\"lfm2\" and \"llama-bpe\"");
-    }
+    // All LFM2 models cut alike, so a file that does not say means that.
+    let pre = gguf.pre.as_deref().unwrap_or("lfm2");
+    let Some(cut) = cut_of(pre) else {
+        let supported = "those that cut as Llama 3's (\"lfm2\", \"llama-bpe\" and others)";
+        return unsupported("tokenizer.ggml.pre", quoted(pre), supported);
+    };
     if gguf.tokens.len() != gguf.token_types.len() {
         return Err(super::inconsistent(format!(
             "{} tokens but {} token types",
@@ -75,9 +98,10 @@ pub fn from_gguf(gguf: GgufTokenizer) -> Result<Vocabulary, TokenizerError> {
         vocab,
         merges: gguf.merges.into_iter().map(pair).collect::<Result<_, TokenizerError>>()?,
         added,
-        ignore_merges: true,
+        variant: Variant::default(),
+        ignore_merges: cut.ignore_merges,
         bos: gguf.bos,
-        add_bos: gguf.add_bos.unwrap_or(gguf.bos.is_some()),
+        add_bos: gguf.add_bos.unwrap_or(cut.add_bos && gguf.bos.is_some()),
         eos: gguf.eos,
     })
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use rill::tokenizer::split::PATTERN;
+use rill::tokenizer::split::Variant;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -16,7 +16,7 @@ pub fn from_json(json: &str, config: Option<&str>) -> Result<Vocabulary, Tokeniz
     let file: File = parse("tokenizer.json", json)?;
     let config: Config = config.map_or(Ok(Config::default()), |config| parse(CONFIG, config))?;
     check_normalizer(&file.normalizer)?;
-    check_pre_tokenizer(&file.pre_tokenizer)?;
+    let variant = variant_of(&file.pre_tokenizer)?;
     check_decoder(&file.decoder)?;
     file.model.check()?;
     let added: Vec<_> =
@@ -35,7 +35,7 @@ pub fn from_json(json: &str, config: Option<&str>) -> Result<Vocabulary, Tokeniz
     let merges = file.model.merges.into_iter().map(Merge::pair).collect::<Result<_, _>>()?;
     let ignore_merges = file.model.ignore_merges;
     let vocab = file.model.vocab.into_iter().collect();
-    Vocabulary::check(Source { vocab, merges, added, ignore_merges, bos, add_bos, eos })
+    Vocabulary::check(Source { vocab, merges, added, variant, ignore_merges, bos, add_bos, eos })
 }
 
 const CONFIG: &str = "tokenizer_config.json";
@@ -210,21 +210,31 @@ fn check_normalizer(normalizer: &Value) -> Result<(), TokenizerError> {
     require(steps.is_empty(), "normalizer", || describe(&steps), "none")
 }
 
-fn check_pre_tokenizer(pre_tokenizer: &Value) -> Result<(), TokenizerError> {
+/// How the pre-tokenizer cuts.
+fn variant_of(pre_tokenizer: &Value) -> Result<Variant, TokenizerError> {
     let steps = steps(pre_tokenizer, "pretokenizers");
-    let is_split = |step: &Value| {
-        kind(step) == "Split"
-            && step["pattern"]["Regex"] == PATTERN
-            && step["behavior"] == "Isolated"
-            && step["invert"] != true
-    };
     let is_bytes = |step: &Value| {
         kind(step) == "ByteLevel" && step["add_prefix_space"] == false && step["use_regex"] == false
     };
-    let good = matches!(steps[..], [split, bytes] if is_split(split) && is_bytes(bytes));
-    let supported = "Llama 3's split pattern, isolated, then ByteLevel without prefix space or \
-                     pattern";
-    require(good, "pre-tokenizer", || describe(&steps), supported)
+    // A pattern that matches everywhere leaves nothing between its pieces to keep or to remove.
+    let keeps = |step: &Value| {
+        let (behavior, is_inverted) = (step["behavior"].as_str(), step["invert"] == true);
+        matches!((behavior, is_inverted), (Some("Isolated"), _) | (Some("Removed"), true))
+    };
+    if let [split, bytes] = steps[..]
+        && kind(split) == "Split"
+        && keeps(split)
+        && is_bytes(bytes)
+        && let Some(pattern) = split["pattern"]["Regex"].as_str()
+    {
+        return super::variant(pattern);
+    }
+    Err(TokenizerError::Unsupported {
+        part: "pre-tokenizer",
+        found: describe(&steps),
+        supported: "a split by Llama 3's pattern, isolated, then ByteLevel without prefix space or \
+                    pattern",
+    })
 }
 
 fn check_decoder(decoder: &Value) -> Result<(), TokenizerError> {

@@ -4,8 +4,10 @@
 //! Everything that would make the core's ids differ from the checkpoint's is refused by name.
 
 mod bytes;
+mod cut;
 mod gguf;
 mod json;
+mod pattern;
 mod tables;
 
 pub(crate) use bytes::char_of;
@@ -13,6 +15,11 @@ pub use gguf::{GgufTokenizer, from_gguf};
 pub use json::from_json;
 
 use std::collections::HashMap;
+
+use rill::tokenizer::split::{PATTERN, Variant};
+
+use crate::quoted::quoted;
+use cut::{Comparison, compare};
 
 /// Most ids; also the bound of the image's vocabulary.
 const MAX_IDS: u32 = 1 << 20;
@@ -26,6 +33,8 @@ pub struct Vocabulary {
     merges: Vec<[u32; 3]>,
     /// Tokens that are found in the text before it is cut, sorted by text.
     added: Vec<AddedToken>,
+    /// In what the split differs from the core's pattern.
+    variant: Variant,
     /// Whether a piece that is a token is not merged.
     ignore_merges: bool,
     /// The token for the beginning of a text.
@@ -75,6 +84,31 @@ pub enum TokenizerError {
         /// What it may have.
         supported: &'static str,
     },
+    /// It cuts texts in another way than the core.
+    #[error(
+        "the tokenizer cuts texts by the pattern {}, which takes another first piece of {} than \
+         Llama 3's does; Rill supports only patterns that cut alike",
+        quoted(.pattern),
+        quoted(.example)
+    )]
+    Cut {
+        /// The pattern.
+        pattern: String,
+        /// A text that shows it.
+        example: String,
+    },
+    /// It cuts texts by a pattern that may mean anything.
+    #[error(
+        "the tokenizer cuts texts by the pattern {}, which has {part}; Rill supports only patterns \
+         that cut as Llama 3's does",
+        quoted(.pattern)
+    )]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// What of it is beyond what can be compared.
+        part: String,
+    },
     /// Its parts contradict each other.
     #[error("the tokenizer is inconsistent: {0}; download the checkpoint again")]
     Inconsistent(String),
@@ -88,6 +122,7 @@ struct Source {
     merges: Vec<(String, String)>,
     /// The added tokens, and whether each is looked for in normalised text.
     added: Vec<(AddedToken, bool)>,
+    variant: Variant,
     ignore_merges: bool,
     bos: Option<u32>,
     add_bos: bool,
@@ -127,7 +162,7 @@ impl Vocabulary {
     }
 
     fn check(source: Source) -> Result<Self, TokenizerError> {
-        let Source { vocab, merges, added, ignore_merges, bos, add_bos, eos } = source;
+        let Source { vocab, merges, added, variant, ignore_merges, bos, add_bos, eos } = source;
         let ids = ids_by_name(&vocab)?;
         check_added(&added, &ids)?;
         let last = vocab.iter().map(|(_, id)| id).chain(added.iter().map(|(token, _)| &token.id));
@@ -155,7 +190,7 @@ impl Vocabulary {
         let mut added: Vec<_> = added.into_iter().map(|(token, _)| token).collect();
         added.sort_by(|a, b| a.text.cmp(&b.text));
         added.dedup();
-        let vocabulary = Self { tokens, merges, added, ignore_merges, bos, add_bos, eos };
+        let vocabulary = Self { tokens, merges, added, variant, ignore_merges, bos, add_bos, eos };
         vocabulary.check_control()?;
         Ok(vocabulary)
     }
@@ -181,6 +216,35 @@ impl Vocabulary {
         }
         Ok(())
     }
+}
+
+/// Finds how the core cuts as `pattern` does.
+fn variant(found: &str) -> Result<Variant, TokenizerError> {
+    let unread = |part| TokenizerError::Pattern { pattern: found.into(), part };
+    let node = pattern::parse(found).map_err(unread)?;
+    let mut example = String::new();
+    for (whole_numbers, whole_end) in [(false, false), (true, false), (false, true), (true, true)] {
+        let variant = Variant { whole_numbers, whole_end };
+        match compare(&node, &pattern::parse(&spelling(variant)).map_err(unread)?) {
+            Comparison::Equal => return Ok(variant),
+            Comparison::Differ(text) if example.is_empty() => example = text,
+            Comparison::Differ(_) => {}
+            Comparison::TooLarge => return Err(unread("too many cases".into())),
+        }
+    }
+    Err(TokenizerError::Cut { pattern: found.into(), example })
+}
+
+/// The core's pattern.
+fn spelling(variant: Variant) -> String {
+    let mut pattern = PATTERN.to_owned();
+    if variant.whole_numbers {
+        pattern = pattern.replace(r"\p{N}{1,3}", r"\p{N}+");
+    }
+    if variant.whole_end {
+        pattern = pattern.replace(r"|\s*[", r"|\s++$|\s*[");
+    }
+    pattern
 }
 
 fn inconsistent(what: String) -> TokenizerError {
@@ -291,7 +355,7 @@ mod tests {
             "added_tokens": [{"id": 258, "content": "<|end|>", "special": true}],
             "normalizer": null,
             "pre_tokenizer": {"type": "Sequence", "pretokenizers": [
-                {"type": "Split", "pattern": {"Regex": rill::tokenizer::split::PATTERN},
+                {"type": "Split", "pattern": {"Regex": PATTERN},
                  "behavior": "Isolated", "invert": false},
                 {"type": "ByteLevel", "add_prefix_space": false, "use_regex": false},
             ]},
@@ -310,7 +374,7 @@ mod tests {
         tokens.extend(["ab", "abc", "<|end|>"].map(String::from));
         let gguf = GgufTokenizer {
             model: "gpt2".into(),
-            pre: "lfm2".into(),
+            pre: Some("lfm2".into()),
             token_types: [vec![1; 258], vec![3]].concat(),
             tokens,
             merges: vec!["a b".into(), "ab c".into()],
@@ -329,11 +393,12 @@ mod tests {
 
     #[test]
     fn what_the_core_cannot_do_is_refused_by_name() {
-        let cases: [(&str, Value, &str); 16] = [
+        let cases: [(&str, Value, &str); 17] = [
             ("/normalizer", json!({"type": "NFC"}), "normalizer"),
-            ("/pre_tokenizer/pretokenizers/0/pattern/Regex", json!("\\s+"), "pre-tokenizer"),
+            ("/pre_tokenizer/pretokenizers/0/pattern/Regex", json!("\\s+"), "than Llama 3's"),
+            ("/pre_tokenizer/pretokenizers/0/pattern/Regex", json!(r"\p{Lu}"), r"has `\p{Lu}`"),
+            ("/pre_tokenizer/pretokenizers/0/pattern", json!({"String": " "}), "pre-tokenizer"),
             ("/pre_tokenizer/pretokenizers/0/behavior", json!("Removed"), "pre-tokenizer"),
-            ("/pre_tokenizer/pretokenizers/0/invert", json!(true), "pre-tokenizer"),
             ("/pre_tokenizer/pretokenizers/1/add_prefix_space", json!(true), "pre-tokenizer"),
             ("/pre_tokenizer", json!(null), "pre-tokenizer is nothing"),
             ("/decoder", json!({"type": "Metaspace"}), "decoder"),
@@ -365,6 +430,30 @@ mod tests {
             file["model"][name] = value;
             let error = from_json(&file.to_string(), None).expect_err(name).to_string();
             assert!(error.contains(name), "{error}");
+        }
+    }
+
+    #[test]
+    fn gguf_files_name_their_split() {
+        let file = |pre: Option<&str>| GgufTokenizer {
+            model: "gpt2".into(),
+            pre: pre.map(String::from),
+            tokens: (0..=255).map(|byte| char_of(byte).into()).collect(),
+            token_types: vec![1; 256],
+            bos: Some(0),
+            ..GgufTokenizer::default()
+        };
+        let lfm2 = from_gguf(file(Some("lfm2"))).unwrap();
+        assert!(lfm2.ignore_merges && lfm2.adds_bos());
+        // All models of the family cut alike.
+        for pre in [None, Some("llama-bpe"), Some("llama3")] {
+            assert_eq!(from_gguf(file(pre)).unwrap(), lfm2);
+        }
+        let smaug = from_gguf(file(Some("smaug-bpe"))).unwrap();
+        assert!(!smaug.ignore_merges && !smaug.adds_bos());
+        for pre in ["qwen2", "gpt-4o", "default", ""] {
+            let error = from_gguf(file(Some(pre))).unwrap_err().to_string();
+            assert!(error.contains("tokenizer.ggml.pre") && error.contains("\"lfm2\""), "{error}");
         }
     }
 

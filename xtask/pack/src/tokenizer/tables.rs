@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use rill::tokenizer::tables::{
-    HEADER_WORDS, IGNORE_MERGES, NONE, VERSION, find_slot, hash_bytes, hash_pair,
+    HEADER_WORDS, IGNORE_MERGES, NONE, VERSION, WHOLE_END, WHOLE_NUMBERS, find_slot, hash_bytes,
+    hash_pair,
 };
 
 use super::{Token, Vocabulary};
@@ -34,9 +35,15 @@ impl Vocabulary {
         for token in self.added.iter().filter(|token| token.is_special) {
             special[token.id as usize / 32] |= 1_u32 << (token.id % 32);
         }
+        let flags = [
+            (self.ignore_merges, IGNORE_MERGES),
+            (self.variant.whole_numbers, WHOLE_NUMBERS),
+            (self.variant.whole_end, WHOLE_END),
+        ];
+        let flags = flags.into_iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| flag).sum();
         let header = [
             VERSION,
-            if self.ignore_merges { IGNORE_MERGES } else { 0 },
+            flags,
             self.bos.filter(|_| self.add_bos).unwrap_or(NONE),
             tokens.len() as u32,
             token_slots.len() as u32,
