@@ -16,8 +16,8 @@ use divan::counter::{BytesCount, ItemsCount};
 use rill::image::SUM_CHUNK;
 use rill::image::layout::{BLOCK, Format, MatrixShape, TILE_ROWS};
 use rill::kernels::{
-    Attend, BLOCK_WORDS, Conv, CpuFeatures, FinePanel, Head, KEY_BLOCK, Kernels, KeyValues, Panel,
-    all,
+    Attend, BLOCK_WORDS, Blocks, Conv, CpuFeatures, FinePanel, Head, KV_BLOCK, Kernels, KeyValues,
+    Panel, all,
 };
 
 #[path = "../src/kernels/detect.rs"]
@@ -307,7 +307,7 @@ mod token {
     const LEN: usize = 2048;
     const HEAD_DIM: usize = 64;
     const QUERIES: usize = 4;
-    const _: () = assert!(LEN.is_multiple_of(KEY_BLOCK));
+    const _: () = assert!(LEN.is_multiple_of(KV_BLOCK));
 
     /// Four heads of 64 over 2048 positions.
     fn attention(
@@ -320,32 +320,44 @@ mod token {
         out
     }
 
+    /// A pool of blocks that hold one head, in order.
+    fn blocks<'k, T>(pool: &'k [T], table: &'k [u32], width: usize) -> Blocks<'k, T> {
+        let values_at = KV_BLOCK * width;
+        Blocks { pool, table, stride: 2 * values_at, keys_at: 0, values_at, width }
+    }
+
+    /// The numbers of its blocks.
+    fn in_order() -> [u32; LEN / KV_BLOCK] {
+        core::array::from_fn(|block| block as u32)
+    }
+
     /// f16 keys and values: their bytes, multiply-adds.
     #[divan::bench(args = tables(), threads = THREADS, max_time = 0.5)]
     fn attend(bencher: Bencher<'_, '_>, Table(kernels): Table) {
-        let queries = floats(QUERIES * HEAD_DIM);
+        let (queries, table) = (floats(QUERIES * HEAD_DIM), in_order());
         bencher
-            .with_inputs(|| (halves(LEN * HEAD_DIM), halves(LEN * HEAD_DIM)))
+            .with_inputs(|| halves(2 * LEN * HEAD_DIM))
             .counter(BytesCount::new(2 * 2 * LEN * HEAD_DIM))
             .counter(ItemsCount::new(2 * QUERIES * LEN * HEAD_DIM))
-            .bench_refs(|(keys, values)| {
-                attention(kernels, &queries, KeyValues::F16(Head::unscaled(keys, values)))
+            .bench_refs(|pool| {
+                let head = Head::unscaled(blocks(pool, &table, HEAD_DIM));
+                attention(kernels, &queries, KeyValues::F16(head))
             });
     }
 
     /// int8 keys and values: their bytes with the scales, multiply-adds.
     #[divan::bench(args = tables(), threads = THREADS, max_time = 0.5)]
     fn attend_int8(bencher: Bencher<'_, '_>, Table(kernels): Table) {
-        let queries = floats(QUERIES * HEAD_DIM);
-        let scales = halves(LEN);
-        let bytes = || (0..LEN * HEAD_DIM).map(|i| (i * 7919) as i8).collect::<Vec<_>>();
+        let (queries, table) = (floats(QUERIES * HEAD_DIM), in_order());
+        let scales = halves(2 * LEN);
+        let bytes = || (0..2 * LEN * HEAD_DIM).map(|i| (i * 7919) as i8).collect::<Vec<_>>();
         bencher
-            .with_inputs(|| (bytes(), bytes()))
+            .with_inputs(bytes)
             .counter(BytesCount::new(2 * LEN * (HEAD_DIM + 2)))
             .counter(ItemsCount::new(2 * QUERIES * LEN * HEAD_DIM))
-            .bench_refs(|(keys, values)| {
-                let (key_scales, value_scales) = (&scales[..], &scales[..]);
-                let head = Head { keys, values, key_scales, value_scales };
+            .bench_refs(|pool| {
+                let elements = blocks(pool, &table, HEAD_DIM);
+                let head = Head { elements, scales: blocks(&scales, &table, 1) };
                 attention(kernels, &queries, KeyValues::Int8(head))
             });
     }

@@ -142,7 +142,12 @@ impl Conversation {
     /// An answer that does not end with the close token (cut short, or ended by another stop
     /// token) is closed before the next message.
     pub fn answered(&mut self, last: u32) {
-        self.place = if last == self.close { Place::Closed } else { Place::Answer };
+        self.place = self.place_after(last);
+    }
+
+    /// Where a sequence stands after an answer whose last token is `last`.
+    pub(crate) fn place_after(&self, last: u32) -> Place {
+        if last == self.close { Place::Closed } else { Place::Answer }
     }
 
     /// Where the sequence stands.

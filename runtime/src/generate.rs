@@ -3,8 +3,10 @@
 use serde::Serialize;
 
 use crate::answer::Answer;
+use crate::engine::Step;
 use crate::seams::World;
-use crate::session::{Session, SessionError, Step};
+use crate::sequence::SequenceError;
+use crate::session::Session;
 
 /// Why an answer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -32,7 +34,7 @@ pub fn generate<'a>(
     max_tokens: u64,
     mut interrupted: impl FnMut() -> bool,
     mut emit: impl FnMut(&str),
-) -> Result<Ending, SessionError> {
+) -> Result<Ending, SequenceError> {
     let mut left = max_tokens;
     let ending = loop {
         if interrupted() {

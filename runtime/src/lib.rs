@@ -11,8 +11,9 @@
 //! - [`model`]: the path of a token through the layers;
 //! - [`experts`]: the pages, in RAM and on their way;
 //! - [`tokenizer`], [`chat`] and [`sampler`]: text to tokens, and logits to the next one;
-//! - [`session`], [`answer`] and [`mod@generate`]: a conversation;
-//! - [`report`] and [`size`]: where its time and memory went, in words.
+//! - [`sequence`] and [`engine`]: conversations, side by side; [`saving`]: keeping one elsewhere;
+//! - [`session`], [`answer`] and [`mod@generate`]: one conversation;
+//! - [`stats`], [`report`] and [`size`]: where time and memory went, in words.
 
 #![cfg_attr(not(test), no_std)]
 
@@ -22,6 +23,7 @@ extern crate std;
 pub mod answer;
 pub mod arena;
 pub mod chat;
+pub mod engine;
 pub mod experts;
 pub mod generate;
 pub mod image;
@@ -30,7 +32,10 @@ pub mod model;
 pub mod plan;
 pub mod report;
 pub mod sampler;
+pub mod saving;
 pub mod seams;
+pub mod sequence;
 pub mod session;
 pub mod size;
+pub mod stats;
 pub mod tokenizer;

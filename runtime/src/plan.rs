@@ -3,13 +3,15 @@
 use core::fmt;
 
 use crate::arena::Arena;
+use crate::engine::Desk;
 use crate::experts::Cache;
 use crate::image::{Image, PAGE_ALIGN, Section, page_shape};
-use crate::model::kv::{KvCache, KvFormat};
+use crate::kernels::KV_BLOCK;
+use crate::model::batch::Rows;
+use crate::model::kv::{KvFormat, KvPool};
 use crate::model::scratch::Scratch;
-use crate::model::state::ConvState;
 use crate::model::weights::Weights;
-use crate::session::Desk;
+use crate::sequence::Sequence;
 
 /// Everything is aligned to this, so that a device can read straight into it.
 pub const SECTION_ALIGN: usize = 4 << 10;
@@ -25,6 +27,43 @@ pub struct PlanRequest {
     pub batch: Option<u32>,
     /// How keys and values are kept.
     pub kv: KvFormat,
+    /// Conversations side by side.
+    pub conversations: u32,
+}
+
+impl PlanRequest {
+    /// One conversation in `arena` bytes, all else chosen.
+    pub fn new(arena: u64) -> Self {
+        Self { arena, context: None, batch: None, kv: KvFormat::default(), conversations: 1 }
+    }
+}
+
+/// What a plan is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// Positions of a sequence.
+    pub context: u32,
+    /// Most tokens of a batch.
+    pub batch: u32,
+    /// How keys and values are kept.
+    pub kv: KvFormat,
+    /// Conversations side by side.
+    pub conversations: u32,
+}
+
+impl Sizes {
+    /// Rows of a batch whose logits are computed together, that the head is read once for all of them.
+    const RESULTS: u32 = 16;
+
+    /// Blocks of keys and values: all conversations can be as long as the context.
+    pub fn blocks(&self) -> usize {
+        (self.context as usize).div_ceil(KV_BLOCK) * self.conversations as usize
+    }
+
+    /// Rows of a batch whose logits there is room for at once.
+    pub fn results(&self) -> u32 {
+        self.batch.min(Self::RESULTS.max(self.conversations))
+    }
 }
 
 /// A named part of the arena.
@@ -37,31 +76,28 @@ pub enum Use {
     Tokenizer,
     /// Checksums of the pages.
     PageSums,
-    /// Where each page is, and how often it was used.
+    /// Where each page is, how often it was used, and who has which keys and values.
     Index,
     /// Keys and values of the context.
     KeyValues,
-    /// Columns that the convolutions remember.
-    ConvState,
-    /// Working memory of a batch.
+    /// Tokens of each conversation, and what convolutions remember of it.
+    Sequences,
+    /// Working memory of a batch: activations, logits, text.
     Scratch,
-    /// Tokens, logits and text of a session.
-    Session,
     /// The pages in RAM.
     Slots,
 }
 
 impl Use {
     /// All parts, in the arena's order.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 8] = [
         Self::Resident,
         Self::Tokenizer,
         Self::PageSums,
         Self::Index,
         Self::KeyValues,
-        Self::ConvState,
+        Self::Sequences,
         Self::Scratch,
-        Self::Session,
         Self::Slots,
     ];
 
@@ -73,9 +109,8 @@ impl Use {
             Self::PageSums => "page checksums",
             Self::Index => "index",
             Self::KeyValues => "keys and values",
-            Self::ConvState => "conv state",
+            Self::Sequences => "conversations",
             Self::Scratch => "scratch",
-            Self::Session => "session",
             Self::Slots => "expert slots",
         }
     }
@@ -85,12 +120,8 @@ impl Use {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plan {
     bytes: [u64; Use::ALL.len()],
-    /// Positions of a sequence.
-    pub context: u32,
-    /// Most tokens of a batch.
-    pub batch: u32,
-    /// How keys and values are kept.
-    pub kv: KvFormat,
+    /// What it is for.
+    pub sizes: Sizes,
     /// Pages that fit.
     pub slots: u32,
     /// Pages of the model.
@@ -121,6 +152,8 @@ pub enum PlanError {
     },
     /// A batch of no tokens.
     Batch,
+    /// No conversation, or more than can be.
+    Conversations,
 }
 
 impl fmt::Display for PlanError {
@@ -136,6 +169,9 @@ impl fmt::Display for PlanError {
                 write!(f, "a context of {asked} is not possible; this model takes 1 to {most}")
             }
             Self::Batch => write!(f, "a batch must have at least one token"),
+            Self::Conversations => {
+                write!(f, "there must be 1 to {} conversations", Plan::MOST_CONVERSATIONS)
+            }
         }
     }
 }
@@ -147,6 +183,8 @@ impl Plan {
     pub const DEFAULT_CONTEXT: u32 = 4096;
     /// Largest batch that is chosen by itself.
     pub const DEFAULT_BATCH: u32 = 512;
+    /// Most conversations side by side.
+    pub const MOST_CONVERSATIONS: u32 = 4096;
 
     /// Divides an arena.
     pub fn new(image: &Image, request: &PlanRequest) -> Result<Self, PlanError> {
@@ -158,20 +196,23 @@ impl Plan {
         if request.batch == Some(0) {
             return Err(PlanError::Batch);
         }
+        let conversations = request.conversations;
+        if !(1..=Self::MOST_CONVERSATIONS).contains(&conversations) {
+            return Err(PlanError::Conversations);
+        }
         let (arena, kv) = (request.arena, request.kv);
-        let fitting = |plan: &Self| plan.total() <= arena;
-        let too_small = |batch| {
-            let least = Self::least(image, context, batch, kv);
+        let sizes = |batch| Sizes { context, batch, kv, conversations };
+        let too_small = |sizes| {
+            let least = Self::least(image, sizes);
             PlanError::BelowLeast { arena, least }
         };
         if let Some(batch) = request.batch {
-            let batch = batch.min(context);
-            return Self::with(image, context, batch, kv, arena).ok_or_else(|| too_small(batch));
+            let sizes = sizes(batch.min(context));
+            return Self::with(image, sizes, arena).ok_or_else(|| too_small(sizes));
         }
         let mut batch = Self::DEFAULT_BATCH.min(context);
         loop {
-            let plan = Self::with(image, context, batch, kv, arena).filter(fitting);
-            if let Some(plan) = plan {
+            if let Some(plan) = Self::with(image, sizes(batch), arena) {
                 // A larger batch reads the pages of a prompt less often, more slots keep more of
                 // them: up to a quarter of what both share goes to the batch.
                 let (scratch, slots) = (plan.bytes(Use::Scratch), plan.bytes(Use::Slots));
@@ -180,25 +221,25 @@ impl Plan {
                 }
             }
             if batch == 1 {
-                return Err(too_small(1));
+                return Err(too_small(sizes(1)));
             }
             batch = batch.div_ceil(2);
         }
     }
 
-    /// The least arena that works for a context, a batch and a format of keys and values, in bytes.
-    pub fn least(image: &Image, context: u32, batch: u32, kv: KvFormat) -> u64 {
-        Self::with_slots(image, context, batch, kv, Self::least_slots(image))
+    /// The least arena that works for some sizes, in bytes.
+    pub fn least(image: &Image, sizes: Sizes) -> u64 {
+        Self::with_slots(image, sizes, Self::least_slots(image))
     }
 
     /// The arena beyond which nothing is gained: every page has a slot.
-    pub fn most(image: &Image, context: u32, batch: u32, kv: KvFormat) -> u64 {
-        Self::with_slots(image, context, batch, kv, image.manifest.pages() as u32)
+    pub fn most(image: &Image, sizes: Sizes) -> u64 {
+        Self::with_slots(image, sizes, image.manifest.pages() as u32)
     }
 
     /// The arena that has exactly so many slots, in bytes.
-    pub fn with_slots(image: &Image, context: u32, batch: u32, kv: KvFormat, slots: u32) -> u64 {
-        Self::sized(image, context, batch, kv, slots).total()
+    pub fn with_slots(image: &Image, sizes: Sizes, slots: u32) -> u64 {
+        Self::sized(image, sizes, slots).total()
     }
 
     /// Bytes of a part.
@@ -216,42 +257,50 @@ impl Plan {
     }
 
     /// The plan with as many slots as fit, if the least do.
-    fn with(image: &Image, context: u32, batch: u32, kv: KvFormat, arena: u64) -> Option<Self> {
+    fn with(image: &Image, sizes: Sizes, arena: u64) -> Option<Self> {
         let pages = image.manifest.pages() as u32;
-        let fits = |slots| Self::sized(image, context, batch, kv, slots).total() <= arena;
+        let fits = |slots| Self::sized(image, sizes, slots).total() <= arena;
         let least = Self::least_slots(image);
         if !fits(least) {
             return None;
         }
         // The most slots that fit: what is left by the least, in pages, then a step down for the
         // rounding of the index.
-        let spare = arena - Self::sized(image, context, batch, kv, least).total();
+        let spare = arena - Self::sized(image, sizes, least).total();
         let page = image.header.page_len.max(1);
         let mut slots = u64::from(least).saturating_add(spare / page).min(u64::from(pages)) as u32;
         while !fits(slots) {
             slots -= 1;
         }
-        Some(Self::sized(image, context, batch, kv, slots))
+        Some(Self::sized(image, sizes, slots))
     }
 
-    fn sized(image: &Image, context: u32, batch: u32, kv: KvFormat, slots: u32) -> Self {
+    fn sized(image: &Image, sizes: Sizes, slots: u32) -> Self {
         let manifest = &image.manifest;
         let pages = manifest.pages();
         let len = |section| image.header.span(section).len as usize;
-        let [ctx, tokens, held] = [context, batch, slots].map(|x| x as usize);
+        let [ctx, tokens, held, conversations, results] =
+            [sizes.context, sizes.batch, slots, sizes.conversations, sizes.results()]
+                .map(|x| x as usize);
         let page = page_shape(manifest).map_or(0, |shape| shape.bytes());
-        let index =
-            Weights::bytes(manifest) + if page > 0 { Cache::index_bytes(pages, held) } else { 0 };
+        let cache = if page > 0 { Cache::index_bytes(pages, held) } else { 0 };
+        let index = Weights::bytes(manifest) + KvPool::index_bytes(sizes.blocks()) + cache;
         let bytes = Use::ALL.map(|part| {
             let bytes = match part {
                 Use::Resident => len(Section::Resident),
                 Use::Tokenizer => len(Section::Tokenizer),
                 Use::PageSums => len(Section::PageSums),
                 Use::Index => index,
-                Use::KeyValues => KvCache::bytes(manifest, ctx, kv),
-                Use::ConvState => ConvState::bytes(manifest),
-                Use::Scratch => Scratch::bytes(manifest, tokens),
-                Use::Session => Desk::bytes(manifest, ctx),
+                Use::KeyValues => KvPool::bytes(manifest, sizes.blocks(), sizes.kv),
+                Use::Sequences => {
+                    Arena::cost::<Sequence<'_>>(conversations)
+                        + conversations * Sequence::bytes(manifest, ctx)
+                }
+                Use::Scratch => {
+                    Rows::bytes(manifest, tokens, conversations.min(tokens), results)
+                        + Desk::bytes(manifest, results)
+                        + Scratch::bytes(manifest, tokens)
+                }
                 Use::Slots => return (held * page) as u64,
             };
             bytes.next_multiple_of(SECTION_ALIGN) as u64
@@ -259,16 +308,14 @@ impl Plan {
         // The slots come last and start at a page's alignment.
         let mut plan = Self {
             bytes,
-            context,
-            batch,
-            kv,
+            sizes,
             slots,
             pages: pages as u32,
             page_len: page as u64,
             cycle: manifest.banks() as u32 * manifest.shape.top_k,
         };
         let before = plan.total() - plan.bytes(Use::Slots);
-        plan.bytes[Use::Session as usize] += before.next_multiple_of(PAGE_ALIGN as u64) - before;
+        plan.bytes[Use::Scratch as usize] += before.next_multiple_of(PAGE_ALIGN as u64) - before;
         plan
     }
 

@@ -6,8 +6,9 @@ use serde::Serialize;
 
 use crate::plan::Plan;
 use crate::seams::Micros;
-use crate::session::{Phase, Session};
+use crate::session::Session;
 use crate::size::Size;
+use crate::stats::Phase;
 
 /// What a session does not know of the platform that it runs on.
 #[derive(Debug, Clone, Copy)]

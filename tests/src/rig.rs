@@ -1,12 +1,14 @@
 //! A session on a RAM disk, with every choice that must not change an answer.
 
+use rill::engine::{Engine, LoadError, Options};
 use rill::experts::{POLICIES, Policy};
 use rill::image::{Image, ImageError, PAGE_ALIGN};
 use rill::kernels::{Kernels, best};
 use rill::model::kv::KvFormat;
-use rill::plan::{Plan, PlanRequest};
+use rill::plan::{Plan, PlanRequest, Sizes};
 use rill::seams::{ManualClock, Parallel, RamDisk, Recorder, Serial, World};
-use rill::session::{LoadError, Options, Session, SessionError};
+use rill::sequence::{Sequence, SequenceError};
+use rill::session::Session;
 use rill_linux::cpu;
 use rill_linux::pool::Pool;
 
@@ -24,6 +26,8 @@ pub struct Setting {
     pub batch: u32,
     /// How keys and values are kept.
     pub kv: KvFormat,
+    /// Sequences side by side.
+    pub conversations: u32,
     /// Cores.
     pub threads: usize,
     /// The table.
@@ -49,6 +53,7 @@ impl Default for Setting {
             context: 512,
             batch: 64,
             kv: KvFormat::F16,
+            conversations: 1,
             threads: 1,
             kernels: best(cpu::features()),
             seed: 0,
@@ -61,10 +66,10 @@ impl Default for Setting {
     }
 }
 
-/// A session and its world.
-pub struct Rig {
+/// A session, or an engine with its sequences, and its world.
+pub struct Rig<S = Session<'static>> {
     /// The session.
-    pub session: Session<'static>,
+    pub session: S,
     /// The disk.
     pub disk: RamDisk<'static, 'static>,
     /// What the engine said.
@@ -98,15 +103,76 @@ pub fn open(image: &'static [u8]) -> Result<Image, ImageError> {
 impl Rig {
     /// Loads `image`.
     pub fn new(image: &'static [u8], setting: Setting) -> Result<Self, LoadError> {
+        Self::load(image, setting, Session::load)
+    }
+
+    /// Logits (tokens, vocab) after each of `ids`, as one prompt in a new sequence.
+    pub fn logits(&mut self, ids: &[u32]) -> Result<Vec<Vec<f32>>, SequenceError> {
+        self.session.reset();
+        self.session.append(ids)?;
+        let mut all = Vec::new();
+        loop {
+            let more = self.with(|session, world| {
+                let more = session.compute_every(world)?;
+                session.batch_logits(world.parallel, |logits| all.push(logits.to_vec()));
+                Ok::<_, SequenceError>(more)
+            })?;
+            if !more {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// The best token each time after `ids`, at most `count`, up to a token that ends the answer.
+    pub fn greedy(&mut self, ids: &[u32], count: usize) -> Result<Vec<u32>, SequenceError> {
+        self.session.reset();
+        self.session.append(ids)?;
+        let mut answer = Vec::new();
+        while answer.len() < count {
+            self.with(|session, world| {
+                while session.compute(world)? {}
+                Ok::<_, SequenceError>(())
+            })?;
+            let logits = self.session.logits();
+            let best =
+                (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]).then(b.cmp(&a)));
+            let best = best.expect("there is a vocabulary") as u32;
+            answer.push(best);
+            if self.session.chat().stops.contains(&best) {
+                break;
+            }
+            self.session.append(&[best])?;
+        }
+        Ok(answer)
+    }
+}
+
+/// An engine and as many sequences as a setting has.
+pub type Many = (Engine<'static>, &'static mut [Sequence<'static>]);
+
+impl Rig<Many> {
+    /// Loads `image`.
+    pub fn many(image: &'static [u8], setting: Setting) -> Result<Self, LoadError> {
+        Self::load(image, setting, Engine::load)
+    }
+}
+
+/// How something is loaded.
+type Load<S> =
+    fn(&Image, &Plan, Options, &'static mut [u8], &mut World<'_, 'static>) -> Result<S, LoadError>;
+
+impl<S> Rig<S> {
+    fn load(image: &'static [u8], setting: Setting, load: Load<S>) -> Result<Self, LoadError> {
         let opened = open(image)?;
-        let Setting { context, kv, .. } = setting;
+        let Setting { context, kv, conversations, .. } = setting;
         let batch = setting.batch.min(context);
+        let sizes = Sizes { context, batch, kv, conversations };
         let arena_bytes = match setting.slots {
-            None => Plan::most(&opened, context, batch, kv),
-            Some(slots) => Plan::with_slots(&opened, context, batch, kv, slots),
+            None => Plan::most(&opened, sizes),
+            Some(slots) => Plan::with_slots(&opened, sizes, slots),
         };
-        let request =
-            PlanRequest { arena: arena_bytes, context: Some(context), batch: Some(batch), kv };
+        let (context, batch) = (Some(context), Some(batch));
+        let request = PlanRequest { arena: arena_bytes, context, batch, kv, conversations };
         let plan = Plan::new(&opened, &request).expect("the arena was sized for it");
         let mut disk = RamDisk::new(image, setting.seed);
         disk.set_alignment(setting.alignment);
@@ -121,15 +187,12 @@ impl Rig {
             World { storage: &mut disk, parallel: &*parallel, clock: &clock, events: &mut *events };
         let Setting { kernels, policy, lookahead, .. } = setting;
         let options = Options { policy, lookahead, ..Options::new(kernels) };
-        let session = Session::load(&opened, &plan, options, arena(plan.total()), &mut world)?;
+        let session = load(&opened, &plan, options, arena(plan.total()), &mut world)?;
         Ok(Self { session, disk, events, parallel, clock })
     }
 
     /// Calls `body` with the session and its world.
-    pub fn with<R>(
-        &mut self,
-        body: impl FnOnce(&mut Session<'static>, &mut World<'_, 'static>) -> R,
-    ) -> R {
+    pub fn with<R>(&mut self, body: impl FnOnce(&mut S, &mut World<'_, 'static>) -> R) -> R {
         let mut world = World {
             storage: &mut self.disk,
             parallel: &*self.parallel,
@@ -137,45 +200,5 @@ impl Rig {
             events: &mut *self.events,
         };
         body(&mut self.session, &mut world)
-    }
-
-    /// Logits (tokens, vocab) after each of `ids`, as one prompt in a new sequence.
-    pub fn logits(&mut self, ids: &[u32]) -> Result<Vec<Vec<f32>>, SessionError> {
-        self.session.reset();
-        self.session.append(ids)?;
-        let mut all = Vec::new();
-        loop {
-            let more = self.with(|session, world| {
-                let more = session.compute_every(world)?;
-                session.batch_logits(world.parallel, |logits| all.push(logits.to_vec()));
-                Ok::<_, SessionError>(more)
-            })?;
-            if !more {
-                return Ok(all);
-            }
-        }
-    }
-
-    /// The best token each time after `ids`, at most `count`, up to a token that ends the answer.
-    pub fn greedy(&mut self, ids: &[u32], count: usize) -> Result<Vec<u32>, SessionError> {
-        self.session.reset();
-        self.session.append(ids)?;
-        let mut answer = Vec::new();
-        while answer.len() < count {
-            self.with(|session, world| {
-                while session.compute(world)? {}
-                Ok::<_, SessionError>(())
-            })?;
-            let logits = self.session.logits();
-            let best =
-                (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b]).then(b.cmp(&a)));
-            let best = best.expect("there is a vocabulary") as u32;
-            answer.push(best);
-            if self.session.chat().stops.contains(&best) {
-                break;
-            }
-            self.session.append(&[best])?;
-        }
-        Ok(answer)
     }
 }

@@ -3,12 +3,13 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use rill::engine::{Options, Step};
 use rill::image::{Image, PAGE_ALIGN};
 use rill::kernels::best;
 use rill::model::kv::KvFormat;
-use rill::plan::{Plan, PlanRequest};
+use rill::plan::{Plan, PlanRequest, Sizes};
 use rill::seams::{Silent, Storage, World};
-use rill::session::{Options, Session, Step};
+use rill::session::Session;
 use rill_linux::arena::Arena;
 use rill_linux::clock::Monotonic;
 use rill_linux::cpu;
@@ -54,8 +55,10 @@ fn allocations(body: impl FnOnce()) -> usize {
 fn allocations_of_a_generation(storage: &mut dyn Storage<'static>, kv: KvFormat) -> usize {
     let mut scratch = Arena::new(PAGE_ALIGN, 1).unwrap();
     let image = Image::open(storage, scratch.bytes).unwrap();
-    let arena = Plan::least(&image, 256, 16, kv);
-    let request = PlanRequest { arena, context: Some(256), batch: Some(16), kv };
+    let sizes = Sizes { context: 256, batch: 16, kv, conversations: 1 };
+    let arena = Plan::least(&image, sizes);
+    let request =
+        PlanRequest { context: Some(256), batch: Some(16), kv, ..PlanRequest::new(arena) };
     let plan = Plan::new(&image, &request).unwrap();
     scratch = Arena::new(plan.total() as usize, 1).unwrap();
     let pool = Pool::new(3).unwrap();

@@ -1,10 +1,10 @@
-//! A device that fails: the error names the page, nothing wrong is computed, and the session goes
-//! on after a reset.
+//! A device that fails: the error names the page, nothing wrong is computed, and the sequence goes
+//! on when the device does.
 
 use rill::experts::PageFault;
 use rill::image::{Section, checksum};
 use rill::seams::{Event, Fault, StorageErrorKind};
-use rill::session::SessionError;
+use rill::sequence::SequenceError;
 use rill_tests::kiosk;
 use rill_tests::reference::cases;
 use rill_tests::rig::{Rig, Setting, open};
@@ -16,7 +16,7 @@ fn rig() -> Rig {
 }
 
 /// The error that computing the first case ends with.
-fn failure(rig: &mut Rig) -> SessionError {
+fn failure(rig: &mut Rig) -> SequenceError {
     rig.logits(&cases()[0].ids).unwrap_err()
 }
 
@@ -33,16 +33,21 @@ fn a_dead_byte_is_named_and_the_session_goes_on_elsewhere() {
     let image = open(kiosk::default_image()).unwrap();
     let mut rig = self::rig();
     rig.disk.set_fault(Fault::DeadByte(image.page_offset(page) + 5000));
-    let SessionError::Page(error) = failure(&mut rig) else { panic!("a page fails") };
+    let SequenceError::Page(error) = failure(&mut rig) else { panic!("a page fails") };
     assert_eq!((error.page, error.offset), (page, image.page_offset(page)));
     let PageFault::Storage(device) = error.fault else { panic!("the device fails") };
     assert_eq!(device.kind, StorageErrorKind::Permanent);
     assert!(error.to_string().contains(&format!("page {page}")));
     assert!(error.to_string().contains(&format!("offset {}", error.offset)));
 
-    // The sequence is lost until it is reset, then all is well.
-    assert_eq!(rig.session.append(&[1]), Err(SessionError::Lost));
+    // What the page was wanted for is still to be computed: all is well when the device is.
     rig.disk.set_fault(Fault::None);
+    let pending = rig.session.tokens().len();
+    assert_eq!(rig.session.tokens(), ids);
+    rig.with(|session, world| while session.compute(world).unwrap() {});
+    assert!(rig.session.logits() == *expected.last().unwrap());
+    rig.session.append(&[1]).unwrap();
+    assert_eq!(rig.session.tokens().len(), pending + 1);
     assert!(rig.logits(ids).unwrap() == expected);
 }
 
@@ -58,7 +63,7 @@ fn wrong_bytes_are_read_again_and_never_used() {
     assert!(rig.events.events.iter().any(retried));
 
     rig.disk.set_fault(Fault::FlippedBit(1));
-    let SessionError::Page(error) = failure(&mut rig) else { panic!("a page fails") };
+    let SequenceError::Page(error) = failure(&mut rig) else { panic!("a page fails") };
     assert_eq!(error.fault, PageFault::Checksum);
     // Of other pages that arrived wrong, nothing is left either.
     rig.disk.set_fault(Fault::None);
@@ -70,7 +75,7 @@ fn a_file_that_was_cut_while_running_is_an_error() {
     let image = open(kiosk::default_image()).unwrap();
     let mut rig = rig();
     rig.disk.set_fault(Fault::CutAt(image.header.span(Section::Pages).offset + 1));
-    let SessionError::Page(error) = failure(&mut rig) else { panic!("a page fails") };
+    let SequenceError::Page(error) = failure(&mut rig) else { panic!("a page fails") };
     let PageFault::Storage(device) = error.fault else { panic!("the device fails") };
     assert_eq!(device.kind, StorageErrorKind::PastEnd);
 }
@@ -82,6 +87,6 @@ fn a_file_that_was_replaced_while_running_is_an_error() {
     assert_ne!(checksum(other), checksum(kiosk::default_image()));
     let mut rig = rig();
     rig.disk.replace(other);
-    let SessionError::Page(error) = failure(&mut rig) else { panic!("a page fails") };
+    let SequenceError::Page(error) = failure(&mut rig) else { panic!("a page fails") };
     assert_eq!(error.fault, PageFault::Checksum);
 }

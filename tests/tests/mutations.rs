@@ -1,15 +1,16 @@
 //! Ten thousand damaged images: each gives an error or the right answer, never a panic, never a
 //! wrong answer.
 
+use rill::engine::Options;
 use rill::image::{HEADER_BYTES, Header, Image, PAGE_ALIGN, Section, checksum};
 use rill::kernels::best;
 use rill::model::kv::KvFormat;
-use rill::plan::{Plan, PlanRequest};
+use rill::plan::{Plan, PlanRequest, Sizes};
 use rill::seams::{
     Completion, Geometry, ManualClock, Read, Serial, Silent, Storage, StorageError,
     StorageErrorKind, World,
 };
-use rill::session::{Options, Session};
+use rill::session::Session;
 use rill_linux::cpu;
 use rill_tests::kiosk;
 use rill_tests::rig::arena;
@@ -120,12 +121,8 @@ fn answer(data: &[u8], damage: Damage, memory: &mut [u8]) -> Result<Vec<u32>, St
     let mut storage = Damaged { data, damage, done: None };
     let mut scratch = vec![0; PAGE_ALIGN];
     let image = Image::open(&mut storage, &mut scratch).map_err(|error| error.to_string())?;
-    let request = PlanRequest {
-        arena: memory.len() as u64,
-        context: Some(16),
-        batch: Some(4),
-        kv: KvFormat::F16,
-    };
+    let arena = memory.len() as u64;
+    let request = PlanRequest { context: Some(16), batch: Some(4), ..PlanRequest::new(arena) };
     let plan = Plan::new(&image, &request).map_err(|error| error.to_string())?;
     let clock = ManualClock::new(1);
     let mut world =
@@ -142,7 +139,8 @@ fn answer(data: &[u8], damage: Damage, memory: &mut [u8]) -> Result<Vec<u32>, St
 fn memory(data: &[u8]) -> &'static mut [u8] {
     let mut whole = Damaged { data, damage: Damage::Cut { at: data.len() as u64 }, done: None };
     let image = Image::open(&mut whole, &mut vec![0; PAGE_ALIGN]).unwrap();
-    arena(Plan::with_slots(&image, 16, 4, KvFormat::F16, 8))
+    let sizes = Sizes { context: 16, batch: 4, kv: KvFormat::F16, conversations: 1 };
+    arena(Plan::with_slots(&image, sizes, 8))
 }
 
 #[test]

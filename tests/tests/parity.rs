@@ -104,7 +104,7 @@ fn the_router_chooses_as_the_reference() {
         let [_, tokens, top_k] = shape[..] else { panic!("experts have three dimensions") };
         let mut ours = vec![Vec::new(); reference.len() / top_k];
         for event in &rig.events.events {
-            if let Event::Routed { position, bank, expert } = *event {
+            if let Event::Routed { position, bank, expert, .. } = *event {
                 ours[bank as usize * tokens + position as usize].push(expert as u8);
             }
         }

@@ -5,13 +5,15 @@ use core::convert::Infallible;
 use core::fmt::{self, Write};
 
 use rill::chat::Role;
+use rill::engine::{LoadError, Options};
 use rill::generate::{Ending, generate};
 use rill::image::{Image, ImageError, PAGE_ALIGN, Template};
 use rill::kernels::{self, Kernels};
 use rill::plan::{Plan, PlanError, PlanRequest};
 use rill::report::{Report, Surroundings};
 use rill::seams::{Clock, Micros, Parallel, World};
-use rill::session::{LoadError, Options, Session, SessionError};
+use rill::sequence::SequenceError;
+use rill::session::Session;
 use rill::size::Size;
 use rill_bare::config::{CONFIG_BYTES, Config, ConfigError};
 use rill_bare::disk::{self, CONFIG_NAME, DiskError};
@@ -63,7 +65,7 @@ pub enum Failure {
     /// The model cannot be loaded.
     Load(LoadError),
     /// The instruction of the configuration cannot be used.
-    System(SessionError),
+    System(SequenceError),
 }
 
 impl fmt::Display for Failure {
@@ -141,6 +143,7 @@ fn converse(console: &mut Console) -> Result<Infallible, Failure> {
         context: config.context,
         batch: config.batch,
         kv: config.kv.unwrap_or_default(),
+        conversations: 1,
     };
     let plan = Plan::new(&image, &request).map_err(|error| match error {
         PlanError::BelowLeast { least, .. } => Failure::Budget { budget, least: least + overhead },
@@ -234,7 +237,7 @@ struct Chat<'c, 't, D> {
 
 impl<D: Driver> Chat<'_, '_, D> {
     /// Begins a conversation.
-    fn begin(&mut self) -> Result<(), SessionError> {
+    fn begin(&mut self) -> Result<(), SequenceError> {
         self.session.reset();
         match self.config.system {
             Some(system) => self.session.append_message(Role::System, system),
@@ -321,7 +324,7 @@ impl<D: Driver> Chat<'_, '_, D> {
         }
     }
 
-    fn speak(&mut self, message: &str) -> Result<Ending, SessionError> {
+    fn speak(&mut self, message: &str) -> Result<Ending, SequenceError> {
         self.session.append_message(Role::User, message)?;
         self.session.begin_answer()?;
         let mut world =

@@ -5,14 +5,15 @@ use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
+use rill::engine::Options;
 use rill::experts::{DecayedLfu, LayerLru, Lru, Policy, Reuse};
 use rill::image::{Image, Sampling, Section, checksum};
 use rill::kernels::{self, Kernels};
 use rill::model::kv::KvFormat;
-use rill::plan::{Plan, PlanError, PlanRequest};
+use rill::plan::{Plan, PlanError, PlanRequest, Sizes};
 use rill::report::{Report, Surroundings};
 use rill::seams::{Events, Parallel, Silent, World};
-use rill::session::{Options, Session};
+use rill::session::Session;
 use rill::size::Size;
 use rill_linux::arena::Arena;
 use rill_linux::clock::Monotonic;
@@ -195,8 +196,12 @@ impl BudgetArgs {
         };
         let overhead = memory::OVERHEAD + model.device.resident();
         let arena = total.saturating_sub(overhead);
-        let request =
-            PlanRequest { arena, context: self.context, batch: self.batch, kv: self.kv.format() };
+        let request = PlanRequest {
+            context: self.context,
+            batch: self.batch,
+            kv: self.kv.format(),
+            ..PlanRequest::new(arena)
+        };
         match Plan::new(&model.image, &request) {
             Ok(plan) => Ok(Budget { total, overhead, plan, named: self.ram.is_some() }),
             Err(PlanError::BelowLeast { least, .. }) => {
@@ -210,9 +215,9 @@ impl BudgetArgs {
 impl Budget {
     /// The least budget that works for this context, and the most of any use.
     pub fn bounds(&self, image: &Image) -> [u64; 2] {
-        let Plan { context, batch, kv, .. } = self.plan;
-        let least = Plan::least(image, context, 1, kv);
-        let most = Plan::most(image, context, batch, kv);
+        let sizes = self.plan.sizes;
+        let least = Plan::least(image, Sizes { batch: 1, ..sizes });
+        let most = Plan::most(image, sizes);
         [least, most].map(|arena| arena + self.overhead)
     }
 

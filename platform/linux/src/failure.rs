@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use rill::answer::StopError;
+use rill::engine::LoadError;
 use rill::image::ImageError;
 use rill::plan::PlanError;
-use rill::session::{LoadError, SessionError};
+use rill::sequence::SequenceError;
 use rill::size::Size;
 use rill_linux::storage::OpenError;
 
@@ -59,8 +60,8 @@ pub enum Failure {
         error: LoadError,
     },
     /// The model cannot go on.
-    #[error(transparent)]
-    Session(#[from] SessionError),
+    #[error("{0}{advice}", advice = advice(.0))]
+    Session(#[from] SequenceError),
     /// A stop string is not usable.
     #[error(transparent)]
     Stop(#[from] StopError),
@@ -92,6 +93,15 @@ pub enum Failure {
     /// The user pressed Ctrl-C.
     #[error("interrupted")]
     Interrupted,
+}
+
+/// The option that helps, after what went wrong.
+fn advice(error: &SequenceError) -> &'static str {
+    match error {
+        SequenceError::ContextFull { .. } => " (-c)",
+        SequenceError::NoChat => " (--raw)",
+        _ => "",
+    }
 }
 
 impl Failure {

@@ -109,7 +109,7 @@ impl Routes {
 
 impl Events for Routes {
     fn hear(&mut self, event: Event) {
-        let Event::Routed { position, bank, expert } = event else { return };
+        let Event::Routed { position, bank, expert, .. } = event else { return };
         let (token, bank) = (position as usize, usize::from(bank));
         self.head.tokens = self.head.tokens.max(token + 1);
         let places = self.head.tokens * self.head.banks;

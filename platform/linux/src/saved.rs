@@ -9,19 +9,19 @@ use std::io::{self, BufReader, Read, Write};
 use std::path::Path;
 
 use rill::model::kv::KvFormat;
-use rill::session::{SaveError, Session};
+use rill::saving::SaveError;
+use rill::session::Session;
 use rill_linux::replace::replace;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::failure::Failure;
 
 const MAGIC: [u8; 8] = *b"RILLTALK";
-const VERSION: u64 = 2;
+const VERSION: u64 = 3;
 const TAIL: u64 = 8;
 
 /// Writes the conversation of `session` to a file, whole or not at all. `image` tells images apart.
 pub fn save(session: &mut Session<'_>, image: u64, path: &Path) -> Result<(), Failure> {
-    let mut lost = None;
     let head = head(image, session.kv_format());
     let written = replace(path, |out| {
         let mut sum = Xxh3::new();
@@ -30,21 +30,10 @@ pub fn save(session: &mut Session<'_>, image: u64, path: &Path) -> Result<(), Fa
             out.write_all(bytes)
         };
         head.iter().try_for_each(|part| put(part))?;
-        match session.save(&mut put) {
-            Ok(()) => {}
-            Err(SaveError::Place(error)) => return Err(error),
-            Err(SaveError::Session(error)) => {
-                lost = Some(error);
-                return Err(io::ErrorKind::Other.into());
-            }
-            Err(SaveError::Damaged) => unreachable!("only a restored conversation can be damaged"),
-        }
+        session.save(&mut put)?;
         out.write_all(&sum.digest().to_le_bytes())
     });
-    match lost {
-        Some(error) => Err(error.into()),
-        None => written.map_err(Failure::file(path)),
-    }
+    written.map_err(Failure::file(path))
 }
 
 /// Takes the conversation of a file in the place of that of `session`, which is kept when the file
@@ -54,11 +43,16 @@ pub fn load(session: &mut Session<'_>, image: u64, path: &Path) -> Result<(), Fa
     let file = || File::open(path).map(BufReader::new);
     let mut head = head(image, session.kv_format());
     file().and_then(|file| check(file, head)).map_err(Failure::file(path))?;
-    let mut file = file().map_err(Failure::file(path))?;
-    head.iter_mut().try_for_each(|part| file.read_exact(part)).map_err(Failure::file(path))?;
-    match session.restore(|bytes| file.read_exact(bytes)) {
+    let mut content = || {
+        let mut file = file().map_err(Failure::file(path))?;
+        head.iter_mut().try_for_each(|part| file.read_exact(part)).map_err(Failure::file(path))?;
+        Ok::<_, Failure>(file)
+    };
+    let (mut first, mut second) = (content()?, content()?);
+    let checked = session.check_saved(|bytes| first.read_exact(bytes));
+    match checked.and_then(|()| session.restore(|bytes| second.read_exact(bytes))) {
         Ok(()) => Ok(()),
-        Err(SaveError::Session(error)) => Err(error.into()),
+        Err(SaveError::Sequence(error)) => Err(error.into()),
         Err(SaveError::Place(error)) => Err(Failure::file(path)(error)),
         Err(SaveError::Damaged) => Err(Failure::file(path)(wrong(DAMAGED))),
     }

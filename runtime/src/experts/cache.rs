@@ -314,7 +314,7 @@ impl<'a> Cache<'a> {
 
     /// All that a batch of `tokens` tokens wants of `bank` has been asked for. Guesses about it that
     /// did not come true are not read any further.
-    pub fn settle(&mut self, world: &mut World<'_, 'a>, bank: usize, tokens: u32) {
+    pub fn settle(&mut self, world: &mut World<'_, 'a>, bank: usize, tokens: u32, is_answer: bool) {
         let (first, experts) = (self.page(bank, 0), self.experts);
         for id in 0..self.slots.len() as SlotId {
             let page = self.shelf.page(id);
@@ -328,7 +328,7 @@ impl<'a> Cache<'a> {
                 }
             }
         }
-        self.shelf.settle(bank as u32, tokens);
+        self.shelf.settle(bank as u32, tokens, is_answer);
     }
 
     /// Gives `page` a slot, pinned, and starts to read it. `None` when every slot is pinned or

@@ -11,8 +11,8 @@ pub struct History<'a> {
     pages: &'a mut [Usage],
     /// Pages of a bank.
     experts: u32,
-    /// Uses so far.
-    uses: u32,
+    /// Uses so far: 64 bits, since 88 pages a token fill 32 within a year.
+    uses: u64,
     /// The bank whose uses were counted last.
     bank: u32,
     reuse: Reuse,
@@ -26,7 +26,7 @@ struct Usage {
     /// Expected tokens without it before the next with it.
     wait: f32,
     /// Number of its last use among all uses; 0 when never used.
-    order: u32,
+    order: u64,
     /// Tokens of this batch that want it.
     fresh: u32,
 }
@@ -66,15 +66,16 @@ impl<'a> History<'a> {
         usage.fresh = tokens;
     }
 
-    /// All uses of `bank` by a batch of `tokens` tokens have been told: learns from them.
-    pub fn settle(&mut self, bank: u32, tokens: u32) {
+    /// All uses of `bank` by a batch of `tokens` tokens have been told: learns from them, most of all
+    /// from those of answers.
+    pub fn settle(&mut self, bank: u32, tokens: u32, is_answer: bool) {
         let keep = Self::HALF_LIVES.map(|life| libm::exp2f(-(tokens as f32) / life));
         let pages = self.pages_of(bank);
         for usage in &mut self.pages[pages] {
             let share = usage.fresh as f32 / tokens as f32;
             usage.fresh = 0;
             // The next token of an answer is what the wait is about; prompts only count.
-            if tokens == 1 {
+            if is_answer {
                 self.reuse.learn(&usage.rates, share);
             }
             for (rate, keep) in usage.rates.iter_mut().zip(keep) {
@@ -111,12 +112,12 @@ impl<'a> History<'a> {
     }
 
     /// When `page` was last used: greater is more recent.
-    pub fn recency(&self, page: u32) -> u32 {
+    pub fn recency(&self, page: u32) -> u64 {
         self.pages[page as usize].order
     }
 
     /// Uses so far: the recency of what is used now.
-    pub fn uses(&self) -> u32 {
+    pub fn uses(&self) -> u64 {
         self.uses
     }
 
@@ -206,7 +207,7 @@ mod tests {
     fn token(history: &mut History<'_>, experts: &[u32]) {
         for bank in 0..history.banks() {
             experts.iter().for_each(|expert| history.used(bank * EXPERTS + expert, 1));
-            history.settle(bank, 1);
+            history.settle(bank, 1, true);
         }
     }
 
@@ -214,7 +215,7 @@ mod tests {
     fn with_nothing_known_the_bank_that_was_just_used_is_furthest() {
         let mut memory = [0; 4096];
         let mut history = history(&mut memory);
-        history.settle(1, 1);
+        history.settle(1, 1, true);
         let distance = |page| history.distance(page);
         assert!(distance(2 * EXPERTS) < distance(0) && distance(0) < distance(EXPERTS));
     }
@@ -252,7 +253,7 @@ mod tests {
         let mut history = history(&mut memory);
         history.used(0, 300);
         history.used(1, 3);
-        history.settle(0, 300);
+        history.settle(0, 300, false);
         assert!(history.rates(0).iter().all(|&rate| rate > 0.6));
         assert!(history.rates(1)[0] < 0.02);
     }

@@ -87,7 +87,7 @@ impl Policy for LayerLru {
         candidates: &mut dyn Iterator<Item = u32>,
     ) -> Option<u32> {
         let mut held = [0_u16; crate::image::MAX_LAYERS];
-        let mut oldest = [(u32::MAX, None); crate::image::MAX_LAYERS];
+        let mut oldest = [(u64::MAX, None); crate::image::MAX_LAYERS];
         for page in candidates {
             let bank = history.bank_of(page) as usize;
             held[bank] += 1;

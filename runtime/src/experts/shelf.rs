@@ -106,8 +106,8 @@ impl<'a> Shelf<'a> {
 
     /// All that a batch of `tokens` tokens wants of `bank` has been told. Guesses about it that did
     /// not come true are pages like any other from now on.
-    pub fn settle(&mut self, bank: u32, tokens: u32) {
-        self.history.settle(bank, tokens);
+    pub fn settle(&mut self, bank: u32, tokens: u32, is_answer: bool) {
+        self.history.settle(bank, tokens, is_answer);
         for place in self.places.iter_mut().filter(|place| place.ahead) {
             place.ahead = self.history.bank_of(place.page) != bank;
             self.wasted += u64::from(!place.ahead);
@@ -247,7 +247,7 @@ mod tests {
         with_shelf(3, &Lru, |shelf| {
             [4, 5].iter().for_each(|&page| assert!(shelf.place_ahead(page).is_some()));
             assert_eq!(shelf.want(4, 1), Some(Found { slot: 0, guessed: true }));
-            shelf.settle(1, 1);
+            shelf.settle(1, 1, true);
             assert_eq!(shelf.wasted(), 1);
             assert_eq!(shelf.want(5, 1), Some(Found { slot: 1, guessed: false }));
         });
@@ -263,7 +263,7 @@ mod tests {
                             let wanted = [token % 4, (token * token + 1) % 4].map(|e| bank * 4 + e);
                             let wanted = &wanted[..1 + usize::from(wanted[0] != wanted[1])];
                             let found = [0, 1].map(|i| shelf.want(*wanted.get(i)?, 1));
-                            shelf.settle(bank, 1);
+                            shelf.settle(bank, 1, true);
                             for (page, found) in wanted.iter().zip(found) {
                                 if found.is_none() {
                                     assert!(shelf.place(*page).is_some(), "{}", policy.name());

@@ -34,10 +34,15 @@ pub use panel::{
 pub use scalar::SCALAR;
 pub use select::{CpuFeatures, all, best, by_name};
 
+use core::ops::Range;
+
 use crate::image::layout::{Format, TILE_ROWS};
 
-/// Positions of a block of keys: see [`Attend`].
+/// Positions whose keys lie side by side: see [`Attend`].
 pub const KEY_BLOCK: usize = 16;
+/// Positions of a block of keys and values: see [`Blocks`]. Whole groups of as many keys as any table
+/// scores at once.
+pub const KV_BLOCK: usize = 64;
 
 /// The functions chosen for this CPU.
 #[derive(Debug)]
@@ -132,20 +137,66 @@ pub enum KeyValues<'k> {
 /// Keys and values of one head, elements `E`.
 #[derive(Debug, Clone, Copy)]
 pub struct Head<'k, E> {
-    /// `(blocks of 16 positions, head_dim, 16)`: the keys of a block lie side by side.
-    pub keys: &'k [E],
-    /// `(positions, head_dim)`.
-    pub values: &'k [E],
-    /// f16 bits, `(blocks of 16 positions, 16)`; empty for elements without scales.
-    pub key_scales: &'k [u16],
-    /// As `key_scales`.
-    pub value_scales: &'k [u16],
+    /// The elements, `width` of them for a key and for a value.
+    pub elements: Blocks<'k, E>,
+    /// f16 bits, one for a key and one for a value; not used for elements without scales.
+    pub scales: Blocks<'k, u16>,
 }
 
 impl<'k, E> Head<'k, E> {
     /// Of elements without scales.
-    pub const fn unscaled(keys: &'k [E], values: &'k [E]) -> Self {
-        Self { keys, values, key_scales: &[], value_scales: &[] }
+    pub const fn unscaled(elements: Blocks<'k, E>) -> Self {
+        Self { elements, scales: Blocks::EMPTY }
+    }
+}
+
+/// Numbers for the keys and values of one head, in blocks of [`KV_BLOCK`] positions that lie
+/// anywhere in a pool.
+#[derive(Debug, Clone, Copy)]
+pub struct Blocks<'k, T> {
+    /// The pool: all blocks of all heads.
+    pub pool: &'k [T],
+    /// The numbers of the blocks, in order of position.
+    pub table: &'k [u32],
+    /// Numbers from a block to the next.
+    pub stride: usize,
+    /// Where in a block the head's keys begin, `(sub-blocks of 16 positions, width, 16)`: the keys
+    /// of a sub-block lie side by side.
+    pub keys_at: usize,
+    /// Where in a block its values begin, `(KV_BLOCK, width)`.
+    pub values_at: usize,
+    /// Numbers of a key, and of a value.
+    pub width: usize,
+}
+
+impl<'k, T> Blocks<'k, T> {
+    /// None.
+    pub const EMPTY: Self =
+        Self { pool: &[], table: &[], stride: 0, keys_at: 0, values_at: 0, width: 0 };
+
+    /// The keys of `count` positions from `from` on, both multiples of 16, all in one block.
+    #[inline(always)]
+    pub fn keys(&self, from: usize, count: usize) -> &'k [T] {
+        self.part(from, self.keys_at, count)
+    }
+
+    /// The values of the positions `range`, all in one block.
+    #[inline(always)]
+    pub fn values(&self, range: Range<usize>) -> &'k [T] {
+        self.part(range.start, self.values_at, range.len())
+    }
+
+    #[inline(always)]
+    fn part(&self, from: usize, at: usize, count: usize) -> &'k [T] {
+        let block = self.table[from / KV_BLOCK] as usize * self.stride;
+        &self.pool[block + at + from % KV_BLOCK * self.width..][..count * self.width]
+    }
+
+    /// Whether all keys and values of the first `len` positions can be read.
+    fn hold(&self, len: usize) -> bool {
+        let last = self.keys_at.max(self.values_at) + KV_BLOCK * self.width;
+        let ends = |&block: &u32| block as usize * self.stride + last <= self.pool.len();
+        self.table.get(..len.div_ceil(KV_BLOCK)).is_some_and(|table| table.iter().all(ends))
     }
 }
 
@@ -232,12 +283,10 @@ pub(crate) fn check_matmul<const WORDS: usize>(
 
 /// Checks the lengths of attention's operands; `head` is what `a.kv` holds.
 pub(crate) fn check_attend<E: Element>(a: &Attend<'_>, head: &Head<'_, E>, out: &[f32]) {
-    let padded = a.len.next_multiple_of(KEY_BLOCK);
-    let scales = if E::SCALED { padded } else { 0 };
     assert!(a.len >= 1 && a.queries.len().is_multiple_of(a.head_dim));
-    assert!(head.keys.len() >= padded * a.head_dim, "too few keys");
-    assert!(head.values.len() >= a.len * a.head_dim, "too few values");
-    assert!(head.key_scales.len() >= scales && head.value_scales.len() >= scales, "too few scales");
+    assert!(head.elements.width == a.head_dim && head.elements.hold(a.len), "too few of them");
+    let scales = &head.scales;
+    assert!(!E::SCALED || scales.width == 1 && scales.hold(a.len), "too few scales");
     assert_eq!(out.len(), a.queries.len());
 }
 

@@ -212,7 +212,7 @@ fn attend_head<E: Element>(a: &Attend<'_>, head: &Head<'_, E>, out: &mut [f32]) 
         out.fill(0.0);
         for from in (0..a.len).step_by(KEY_BLOCK) {
             let count = (a.len - from).min(KEY_BLOCK);
-            let keys = &head.keys[from * a.head_dim..][..KEY_BLOCK * a.head_dim];
+            let keys = head.elements.keys(from, KEY_BLOCK);
             let mut scores = [0.0; KEY_BLOCK];
             for (&q, keys) in query.iter().zip(keys.as_chunks::<KEY_BLOCK>().0) {
                 for (score, &key) in scores.iter_mut().zip(keys) {
@@ -220,7 +220,7 @@ fn attend_head<E: Element>(a: &Attend<'_>, head: &Head<'_, E>, out: &mut [f32]) 
                 }
             }
             if E::SCALED {
-                scale(&mut scores, &head.key_scales[from..]);
+                scale(&mut scores, head.scales.keys(from, KEY_BLOCK));
             }
             scores[count..].fill(f32::NEG_INFINITY);
             let new = scores.iter().fold(largest, |m, &s| if s > m { s } else { m });
@@ -230,9 +230,9 @@ fn attend_head<E: Element>(a: &Attend<'_>, head: &Head<'_, E>, out: &mut [f32]) 
             total = fma(total, shrink, sum16(weights));
             out.iter_mut().for_each(|o| *o *= shrink);
             if E::SCALED {
-                scale(&mut weights, &head.value_scales[from..]);
+                scale(&mut weights[..count], head.scales.values(from..from + count));
             }
-            let values = head.values[from * a.head_dim..].chunks_exact(a.head_dim);
+            let values = head.elements.values(from..from + count).chunks_exact(a.head_dim);
             for (&weight, values) in weights[..count].iter().zip(values) {
                 for (o, &value) in out.iter_mut().zip(values) {
                     *o = fma(weight, value.to_f32(), *o);
@@ -244,7 +244,7 @@ fn attend_head<E: Element>(a: &Attend<'_>, head: &Head<'_, E>, out: &mut [f32]) 
 }
 
 /// Multiplies each lane by its scale, f16 bits.
-fn scale(lanes: &mut [f32; KEY_BLOCK], scales: &[u16]) {
+fn scale(lanes: &mut [f32], scales: &[u16]) {
     for (lane, &scale) in lanes.iter_mut().zip(scales) {
         *lane *= from_f16(scale);
     }

@@ -11,8 +11,8 @@ use proptest::sample::select;
 use super::detect::features;
 use super::panel::{self, BLOCK_WORDS, FINE_WORDS};
 use super::{
-    Attend, Conv, CpuFeatures, FinePanel, Head, KEY_BLOCK, Kernels, KeyValues, MAX_WIDTH, Panel,
-    SCALAR, all, best, by_name,
+    Attend, Blocks, Conv, CpuFeatures, FinePanel, Head, KEY_BLOCK, KV_BLOCK, Kernels, KeyValues,
+    MAX_WIDTH, Panel, SCALAR, all, best, by_name,
 };
 use crate::image::layout::{self, BLOCK, Format, TILE_ROWS};
 
@@ -137,51 +137,72 @@ fn assert_same(kernels: &Kernels, got: &[f32], expected: &[f32]) {
     }
 }
 
-/// Keys and values of one head, of either kind of element.
+/// Keys and values of one head, of either kind of element, in blocks of two pools.
 struct Cached {
-    halves: [Vec<u16>; 2],
-    bytes: [Vec<i8>; 2],
-    scales: [Vec<u16>; 2],
+    head_dim: usize,
+    table: Vec<u32>,
+    halves: Vec<u16>,
+    bytes: Vec<i8>,
+    scales: Vec<u16>,
 }
 
 impl Cached {
     fn new(noise: &mut Noise, head_dim: usize, len: usize) -> Self {
-        // What lies beyond `len` in the last block must not matter, a NaN included.
+        // What lies beyond `len` in the last block must not matter, a NaN included, nor may the
+        // blocks of others.
         const NAN: u16 = 0x7e00;
+        let count = len.div_ceil(KV_BLOCK) as u32;
+        // Backwards, and every third block is somebody else's.
+        let table: Vec<u32> = (0..count).rev().map(|block| block + block / 2).collect();
         Self {
-            halves: vectors(head_dim, len, NAN, || noise.half()),
-            bytes: vectors(head_dim, len, i8::MIN, || noise.int8()),
-            scales: vectors(1, len, NAN, || noise.half()).map(|mut scales| {
-                scales.resize(len.next_multiple_of(KEY_BLOCK), NAN);
-                scales
-            }),
+            head_dim,
+            halves: pool(&table, head_dim, len, NAN, || noise.half()),
+            bytes: pool(&table, head_dim, len, i8::MIN, || noise.int8()),
+            scales: pool(&table, 1, len, NAN, || noise.half()),
+            table,
         }
     }
 
     fn kinds(&self) -> [KeyValues<'_>; 2] {
-        let ([keys, values], [key_scales, value_scales]) = (&self.bytes, &self.scales);
+        let scales = blocks(&self.scales, &self.table, 1);
         [
-            KeyValues::F16(Head::unscaled(&self.halves[0], &self.halves[1])),
-            KeyValues::Int8(Head { keys, values, key_scales, value_scales }),
+            KeyValues::F16(Head::unscaled(blocks(&self.halves, &self.table, self.head_dim))),
+            KeyValues::Int8(Head {
+                elements: blocks(&self.bytes, &self.table, self.head_dim),
+                scales,
+            }),
         ]
     }
 }
 
-/// Keys and values of `len` positions as [`Head`] has them, padded by `rest`.
-fn vectors<E: Copy>(
-    head_dim: usize,
+/// Where a pool of blocks that hold one head has its keys and values.
+fn blocks<'k, T>(pool: &'k [T], table: &'k [u32], width: usize) -> Blocks<'k, T> {
+    let values_at = KV_BLOCK * width;
+    Blocks { pool, table, stride: 2 * values_at, keys_at: 0, values_at, width }
+}
+
+/// Keys and values of `len` positions as [`Blocks`] has them, `rest` wherever none is.
+fn pool<E: Copy>(
+    table: &[u32],
+    width: usize,
     len: usize,
     rest: E,
     mut element: impl FnMut() -> E,
-) -> [Vec<E>; 2] {
-    let mut keys = vec![rest; len.next_multiple_of(KEY_BLOCK) * head_dim];
+) -> Vec<E> {
+    let block_len = 2 * KV_BLOCK * width;
+    let count = table.iter().max().map_or(0, |&last| last as usize + 1);
+    let mut pool = vec![rest; count * block_len];
     for position in 0..len {
-        let block = &mut keys[position / KEY_BLOCK * KEY_BLOCK * head_dim..];
-        for d in 0..head_dim {
-            block[d * KEY_BLOCK + position % KEY_BLOCK] = element();
+        let block = table[position / KV_BLOCK] as usize * block_len;
+        let within = position % KV_BLOCK;
+        let keys = block + within / KEY_BLOCK * KEY_BLOCK * width + within % KEY_BLOCK;
+        let values = block + KV_BLOCK * width + within * width;
+        for d in 0..width {
+            pool[keys + d * KEY_BLOCK] = element();
+            pool[values + d] = element();
         }
     }
-    [keys, (0..len * head_dim).map(|_| element()).collect()]
+    pool
 }
 
 /// Fails unless every table gives the scalar table's bits.
@@ -389,7 +410,7 @@ proptest! {
         mut noise in noise(),
         head_dim in select(&[2_usize, 6, 32, 64, 80, 128][..]),
         queries in 1..=9_usize,
-        len in prop_oneof![lengths(), 1..=129_usize],
+        len in prop_oneof![lengths(), 1..=129_usize, 129..=300_usize],
     ) {
         let queries = noise.floats(queries * head_dim);
         for kv in Cached::new(&mut noise, head_dim, len).kinds() {
@@ -407,10 +428,9 @@ proptest! {
         let queries = noise.floats(head_dim);
         let mut cached = Cached::new(&mut noise, head_dim, len);
         let scale = f16::from_f32(1.0 / 64.0);
-        for (halves, bytes) in cached.halves.iter_mut().zip(&cached.bytes) {
-            *halves = bytes.iter().map(|&b| (f16::from_f32(f32::from(b)) * scale).to_bits()).collect();
-        }
-        cached.scales.iter_mut().for_each(|scales| scales.fill(scale.to_bits()));
+        let exact = |&b: &i8| (f16::from_f32(f32::from(b)) * scale).to_bits();
+        cached.halves = cached.bytes.iter().map(exact).collect();
+        cached.scales.fill(scale.to_bits());
         let [expected, out] = cached.kinds().map(|kv| {
             let mut out = vec![0.0; head_dim];
             (SCALAR.attend)(&Attend { queries: &queries, kv, head_dim, len }, &mut out);

@@ -7,7 +7,7 @@ use bytemuck::Pod;
 use crate::arena::{Arena, ArenaFull};
 use crate::image::Manifest;
 use crate::kernels::math::{from_f16, round_even, to_f16};
-use crate::kernels::{Head, KEY_BLOCK, KeyValues};
+use crate::kernels::{Blocks, Head, KEY_BLOCK, KV_BLOCK, KeyValues};
 
 /// How keys and values are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -34,21 +34,33 @@ impl KvFormat {
 
     /// Bytes of one token's keys and values.
     pub fn token_bytes(self, manifest: &Manifest) -> usize {
-        // A block fills whole cache lines: nothing of it is rounding.
-        KvCache::bytes(manifest, KEY_BLOCK, self) / KEY_BLOCK
+        let head_dim = manifest.shape.head_dim as usize;
+        let numbers = 2 * manifest.attention_layers() * manifest.shape.kv_heads as usize;
+        numbers
+            * match self {
+                Self::F16 => head_dim * size_of::<u16>(),
+                Self::Int8 => head_dim + size_of::<u16>(),
+            }
     }
 }
 
-/// Keys and values of all attention layers.
+/// Keys and values of all attention layers, in blocks of [`KV_BLOCK`] positions that belong to
+/// whoever took them.
 ///
-/// For each layer keys `(kv_heads, blocks of 16 positions, head_dim, 16)`, then values
-/// `(kv_heads, positions, head_dim)`: what [`crate::kernels::Attend`] reads. The scales of int8
-/// follow after all layers, in the same order with one of each in the place of `head_dim`.
+/// In a block, for each layer keys `(kv_heads, 4 sub-blocks of 16 positions, head_dim, 16)`, then
+/// values `(kv_heads, 64 positions, head_dim)`: what [`crate::kernels::Attend`] reads. The scales of
+/// int8 lie in a second pool with blocks of the same numbers, in the same order with one of each in
+/// the place of `head_dim`.
 #[derive(Debug)]
-pub struct KvCache<'a> {
+pub struct KvPool<'a> {
     stored: Stored<'a>,
     kv_heads: usize,
     head_dim: usize,
+    /// How many sequences have each block.
+    owners: &'a mut [u32],
+    /// The first `free_len` are the numbers of blocks that nobody has.
+    free: &'a mut [u32],
+    free_len: usize,
 }
 
 #[derive(Debug)]
@@ -57,35 +69,45 @@ enum Stored<'a> {
     Int8 { quants: Heads<'a, i8>, scales: Heads<'a, u16> },
 }
 
-impl<'a> KvCache<'a> {
-    /// Bytes for `context` positions.
-    pub fn bytes(manifest: &Manifest, context: usize, format: KvFormat) -> usize {
+impl<'a> KvPool<'a> {
+    /// Bytes that tell who has which of `blocks` blocks.
+    pub const fn index_bytes(blocks: usize) -> usize {
+        2 * Arena::cost::<u32>(blocks)
+    }
+
+    /// Bytes of `blocks` blocks.
+    pub fn bytes(manifest: &Manifest, blocks: usize, format: KvFormat) -> usize {
         let head_dim = manifest.shape.head_dim as usize;
         match format {
-            KvFormat::F16 => Heads::<u16>::bytes(manifest, context, head_dim),
+            KvFormat::F16 => Heads::<u16>::bytes(manifest, blocks, head_dim),
             KvFormat::Int8 => {
-                Heads::<i8>::bytes(manifest, context, head_dim)
-                    + Heads::<u16>::bytes(manifest, context, 1)
+                Heads::<i8>::bytes(manifest, blocks, head_dim)
+                    + Heads::<u16>::bytes(manifest, blocks, 1)
             }
         }
     }
 
-    /// Takes its memory, for at least one position.
+    /// Takes its memory, [`Self::index_bytes`] of `index` and [`Self::bytes`] of `arena`.
     pub fn new(
         manifest: &Manifest,
-        context: usize,
+        blocks: usize,
         format: KvFormat,
+        index: &mut Arena<'a>,
         arena: &mut Arena<'a>,
     ) -> Result<Self, ArenaFull> {
         let head_dim = manifest.shape.head_dim as usize;
         let stored = match format {
-            KvFormat::F16 => Stored::F16(Heads::new(manifest, context, head_dim, arena)?),
+            KvFormat::F16 => Stored::F16(Heads::new(manifest, blocks, head_dim, arena)?),
             KvFormat::Int8 => Stored::Int8 {
-                quants: Heads::new(manifest, context, head_dim, arena)?,
-                scales: Heads::new(manifest, context, 1, arena)?,
+                quants: Heads::new(manifest, blocks, head_dim, arena)?,
+                scales: Heads::new(manifest, blocks, 1, arena)?,
             },
         };
-        Ok(Self { stored, kv_heads: manifest.shape.kv_heads as usize, head_dim })
+        let owners = index.zeros(blocks)?;
+        // The last is taken first: the lowest number.
+        let free = index.build(blocks, |index| Ok((blocks - 1 - index) as u32))?;
+        let kv_heads = manifest.shape.kv_heads as usize;
+        Ok(Self { stored, kv_heads, head_dim, owners, free, free_len: blocks })
     }
 
     /// How it keeps them.
@@ -96,141 +118,211 @@ impl<'a> KvCache<'a> {
         }
     }
 
-    /// Stores key and value, each `(kv_heads, head_dim)`, of one position.
-    pub fn put(&mut self, layer: usize, position: usize, key: &[f32], value: &[f32]) {
+    /// Blocks that nobody has.
+    pub const fn free(&self) -> usize {
+        self.free_len
+    }
+
+    /// A block for one owner; `None` when all are taken.
+    pub fn take(&mut self) -> Option<u32> {
+        self.free_len = self.free_len.checked_sub(1)?;
+        let block = self.free[self.free_len];
+        self.owners[block as usize] = 1;
+        Some(block)
+    }
+
+    /// One more owner of a block that somebody has.
+    pub fn share(&mut self, block: u32) {
+        self.owners[block as usize] += 1;
+    }
+
+    /// Whether a block has one owner, who may write in it.
+    pub fn is_sole(&self, block: u32) -> bool {
+        self.owners[block as usize] == 1
+    }
+
+    /// One owner less.
+    pub fn give_back(&mut self, block: u32) {
+        let owners = &mut self.owners[block as usize];
+        *owners -= 1;
+        if *owners == 0 {
+            self.free[self.free_len] = block;
+            self.free_len += 1;
+        }
+    }
+
+    /// Copies all that is in a block.
+    pub fn copy(&mut self, from: u32, to: u32) {
+        match &mut self.stored {
+            Stored::F16(halves) => halves.copy(from, to),
+            Stored::Int8 { quants, scales } => {
+                quants.copy(from, to);
+                scales.copy(from, to);
+            }
+        }
+    }
+
+    /// Stores key and value, each `(kv_heads, head_dim)`, of one position of the sequence whose
+    /// blocks are in `table`.
+    pub fn put(
+        &mut self,
+        table: &[u32],
+        layer: usize,
+        position: usize,
+        key: &[f32],
+        value: &[f32],
+    ) {
+        let place = (table[position / KV_BLOCK], position % KV_BLOCK);
         for head in 0..self.kv_heads {
             let both = [key, value].map(|x| &x[head * self.head_dim..][..self.head_dim]);
             match &mut self.stored {
                 Stored::F16(halves) => {
                     let both = both.map(|x| x.iter().map(|&x| to_f16(x)));
-                    halves.put(layer, head, position, both);
+                    halves.put(layer, head, place, both);
                 }
                 Stored::Int8 { quants, scales } => {
                     let both = both.map(|x| (x, scale(x)));
-                    scales.put(layer, head, position, both.map(|(_, scale)| once(scale)));
+                    scales.put(layer, head, place, both.map(|(_, scale)| once(scale)));
                     let both = both.map(|(x, scale)| quantise(x, scale));
-                    quants.put(layer, head, position, both);
+                    quants.put(layer, head, place, both);
                 }
             }
         }
     }
 
-    /// Keys and values of one head, all positions.
-    pub fn head(&self, layer: usize, head: usize) -> KeyValues<'_> {
+    /// Keys and values of one head of the sequence whose blocks are in `table`.
+    pub fn head<'k>(&'k self, table: &'k [u32], layer: usize, head: usize) -> KeyValues<'k> {
         match &self.stored {
             Stored::F16(halves) => {
-                let [keys, values] = halves.head(layer, head);
-                KeyValues::F16(Head::unscaled(keys, values))
+                KeyValues::F16(Head::unscaled(halves.blocks(table, layer, head)))
             }
-            Stored::Int8 { quants, scales } => {
-                let [keys, values] = quants.head(layer, head);
-                let [key_scales, value_scales] = scales.head(layer, head);
-                KeyValues::Int8(Head { keys, values, key_scales, value_scales })
-            }
+            Stored::Int8 { quants, scales } => KeyValues::Int8(Head {
+                elements: quants.blocks(table, layer, head),
+                scales: scales.blocks(table, layer, head),
+            }),
         }
     }
 
-    /// Calls `each` with the memory of the first `positions` positions, always in the same order.
+    /// Calls `each` with the memory of the first `positions` positions of the sequence whose blocks
+    /// are in `table`, always in the same order.
     pub fn visit<E>(
         &mut self,
+        table: &[u32],
         positions: usize,
         each: &mut impl FnMut(&mut [u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        match &mut self.stored {
-            Stored::F16(halves) => halves.visit(positions, each),
-            Stored::Int8 { quants, scales } => {
-                quants.visit(positions, each)?;
-                scales.visit(positions, each)
+        for (index, &block) in table.iter().enumerate() {
+            let here = positions.saturating_sub(index * KV_BLOCK).min(KV_BLOCK);
+            match &mut self.stored {
+                Stored::F16(halves) => halves.visit(block, here, each)?,
+                Stored::Int8 { quants, scales } => {
+                    quants.visit(block, here, each)?;
+                    scales.visit(block, here, each)?;
+                }
             }
         }
+        Ok(())
     }
 }
 
-/// `width` numbers for each key and each value: for each layer keys
-/// `(kv_heads, blocks of 16 positions, width, 16)`, then values `(kv_heads, positions, width)`.
+/// `width` numbers for each key and each value: in a block for each layer keys
+/// `(kv_heads, 4, width, 16)`, then values `(kv_heads, 64, width)`.
 #[derive(Debug)]
 struct Heads<'a, T> {
     data: &'a mut [T],
     kv_heads: usize,
-    positions: usize,
     width: usize,
+    /// Numbers of a block.
+    stride: usize,
 }
 
 impl<'a, T: Pod> Heads<'a, T> {
-    fn bytes(manifest: &Manifest, context: usize, width: usize) -> usize {
-        Arena::cost::<T>(Self::numbers(manifest, context, width))
+    fn bytes(manifest: &Manifest, blocks: usize, width: usize) -> usize {
+        Arena::cost::<T>(blocks * Self::stride(manifest, width))
     }
 
     fn new(
         manifest: &Manifest,
-        context: usize,
+        blocks: usize,
         width: usize,
         arena: &mut Arena<'a>,
     ) -> Result<Self, ArenaFull> {
-        Ok(Self {
-            data: arena.zeros(Self::numbers(manifest, context, width))?,
-            kv_heads: manifest.shape.kv_heads as usize,
-            positions: context.next_multiple_of(KEY_BLOCK),
-            width,
-        })
+        let stride = Self::stride(manifest, width);
+        let kv_heads = manifest.shape.kv_heads as usize;
+        Ok(Self { data: arena.zeros(blocks * stride)?, kv_heads, width, stride })
     }
 
-    fn numbers(manifest: &Manifest, context: usize, width: usize) -> usize {
-        let heads = manifest.attention_layers() * 2 * manifest.shape.kv_heads as usize;
-        heads * context.next_multiple_of(KEY_BLOCK) * width
+    fn stride(manifest: &Manifest, width: usize) -> usize {
+        let kv_heads = manifest.shape.kv_heads as usize;
+        manifest.attention_layers() * 2 * kv_heads * KV_BLOCK * width
     }
 
-    /// Stores the numbers of a key and a value.
+    /// Stores the numbers of a key and a value at a place: a block and a position in it.
     fn put(
         &mut self,
         layer: usize,
         head: usize,
-        position: usize,
+        (block, within): (u32, usize),
         [key, value]: [impl Iterator<Item = T>; 2],
     ) {
-        let [keys, values] = self.starts(layer, head);
-        let (block, lane) = (position / KEY_BLOCK, position % KEY_BLOCK);
+        let [keys, values] = self.starts(layer, head).map(|at| block as usize * self.stride + at);
+        let (keys_block, lane) = (within / KEY_BLOCK, within % KEY_BLOCK);
         let len = self.width * KEY_BLOCK;
-        let keys = &mut self.data[keys + block * len..][..len];
+        let keys = &mut self.data[keys + keys_block * len..][..len];
         for (lanes, key) in keys.as_chunks_mut::<KEY_BLOCK>().0.iter_mut().zip(key) {
             lanes[lane] = key;
         }
-        let values = &mut self.data[values + position * self.width..][..self.width];
+        let values = &mut self.data[values + within * self.width..][..self.width];
         for (to, value) in values.iter_mut().zip(value) {
             *to = value;
         }
     }
 
-    /// All keys and all values of one head.
-    fn head(&self, layer: usize, head: usize) -> [&[T]; 2] {
-        self.starts(layer, head).map(|start| &self.data[start..][..self.head_len()])
+    /// The keys and values of one head.
+    fn blocks<'k>(&'k self, table: &'k [u32], layer: usize, head: usize) -> Blocks<'k, T> {
+        let [keys_at, values_at] = self.starts(layer, head);
+        Blocks {
+            pool: self.data,
+            table,
+            stride: self.stride,
+            keys_at,
+            values_at,
+            width: self.width,
+        }
+    }
+
+    fn copy(&mut self, from: u32, to: u32) {
+        let [from, to] = [from, to].map(|block| block as usize * self.stride);
+        self.data.copy_within(from..from + self.stride, to);
     }
 
     fn visit<E>(
         &mut self,
+        block: u32,
         positions: usize,
         each: &mut impl FnMut(&mut [u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         let used = |unit: usize| positions.next_multiple_of(unit) * self.width;
-        // Of a layer the keys of all heads, which lie in blocks, then their values.
+        // Of a layer the keys of all heads, which lie in sub-blocks, then their values.
         let lens = [used(KEY_BLOCK), used(1)];
         let (head_len, kv_heads) = (self.head_len(), self.kv_heads);
-        for (index, head) in self.data.chunks_exact_mut(head_len).enumerate() {
+        let block = &mut self.data[block as usize * self.stride..][..self.stride];
+        for (index, head) in block.chunks_exact_mut(head_len).enumerate() {
             let used = lens[index / kv_heads % 2];
             each(bytemuck::cast_slice_mut(&mut head[..used]))?;
         }
         Ok(())
     }
 
-    /// Where keys and values of one head begin.
+    /// Where in a block keys and values of one head begin.
     fn starts(&self, layer: usize, head: usize) -> [usize; 2] {
         let keys = layer * 2 * self.kv_heads + head;
         [keys, keys + self.kv_heads].map(|heads| heads * self.head_len())
     }
 
-    /// Numbers of a head's keys, and of its values.
-    fn head_len(&self) -> usize {
-        self.positions * self.width
+    /// Numbers of a head's keys in a block, and of its values.
+    const fn head_len(&self) -> usize {
+        KV_BLOCK * self.width
     }
 }
 

@@ -1,10 +1,12 @@
 //! The model: a batch of tokens in, the residual stream of its last layer out.
 //!
-//! The path of a token, in reading order: [`weights`] (what is in RAM), [`product`] (matrix
-//! products over cores), [`conv`] and [`attention`] (what mixes tokens, over [`state`] and [`kv`]),
-//! [`router`] and [`moe`] (the experts), and [`Model::forward`] here, which strings them together.
+//! The path of a token, in reading order: [`weights`] (what is in RAM), [`batch`] (which rows belong to
+//! whom), [`product`] (matrix products over cores), [`conv`] and [`attention`] (what mixes tokens, over
+//! [`state`] and [`kv`]), [`router`] and [`moe`] (the experts), and [`Model::forward`] here, which
+//! strings them together.
 
 pub mod attention;
+pub mod batch;
 pub mod checked;
 pub mod conv;
 pub mod kv;
@@ -15,11 +17,13 @@ pub mod scratch;
 pub mod state;
 pub mod weights;
 
-use self::kv::KvCache;
+use core::ops::Range;
+
+use self::batch::{Kind, Rows, Run};
+use self::kv::KvPool;
 use self::moe::{MoeLayer, Next};
 use self::product::{Activations, Cores, Grain, Write, gate_up, project};
 use self::scratch::Scratch;
-use self::state::ConvState;
 use self::weights::{FfnWeights, LayerWeights, MixerWeights, Weights};
 use crate::experts::{Cache, Lookahead, PageError};
 use crate::image::Shape;
@@ -34,89 +38,67 @@ pub struct Model<'a> {
     pub kernels: &'static Kernels,
     /// The always-used weights.
     pub weights: Weights<'a>,
-    /// Keys and values of the sequence.
-    pub kv: KvCache<'a>,
-    /// Columns of the sequence that convolutions still need.
-    pub conv: ConvState<'a>,
+    /// Keys and values of all sequences.
+    pub kv: KvPool<'a>,
     /// The experts; `None` for a dense model.
     pub cache: Option<Cache<'a>>,
     /// Whether pages are read on a guess.
     pub lookahead: Lookahead,
+    /// The rows of the last batch.
+    pub rows: Rows<'a>,
     /// Working memory of a batch.
     pub scratch: Scratch<'a>,
 }
 
-/// What [`Model::forward`] is to compute beside what later tokens need.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
-    /// Nothing: the last layer's output concerns nobody.
-    Nothing,
-    /// The results of the last token.
-    Last,
-    /// The results of every token.
-    Every,
-}
-
-impl Wanted {
-    /// Of how many tokens, the last of a batch of `tokens`.
-    pub const fn of(self, tokens: usize) -> usize {
-        match self {
-            Self::Nothing => 0,
-            Self::Last => 1,
-            Self::Every => tokens,
-        }
-    }
-}
-
 impl<'a> Model<'a> {
-    /// Runs `tokens` (at most as many as the scratch was made for) through all layers; the first
-    /// is at `position` of the sequence, after what was run before. Only what is `wanted` goes
-    /// through the last layer as a whole.
+    /// Takes the tokens of `runs` (together at most as many as the scratch was made for) through all
+    /// layers. Only the rows whose results are wanted go through the last layer as a whole.
     ///
-    /// After an error the sequence is lost: see [`Model::forget`].
+    /// No sequence remembers anything of it before [`Memory::commit`](state::Memory::commit), which
+    /// is not to be called after an error.
     pub fn forward(
         &mut self,
         world: &mut World<'_, 'a>,
-        tokens: &[u32],
-        position: usize,
-        wanted: Wanted,
+        runs: &[Run<'_, 'a>],
     ) -> Result<(), PageError> {
         let hidden = self.shape.hidden as usize;
-        let n = tokens.len();
-        // The last layer gets only rows that somebody will read.
-        let last_layer = self.weights.layers.len() - 1;
-        let rows_through = |layer| if layer == last_layer { wanted.of(n) } else { n };
+        self.rows.lay_out(runs, 2 * (self.shape.conv_width as usize - 1));
+        let count = self.rows.count();
+        let tokens = runs.iter().flat_map(|run| run.tokens);
         for (x, &token) in self.scratch.x.chunks_exact_mut(hidden).zip(tokens) {
             self.weights.embedding.row(token as usize, x);
         }
-        attention::rotations(&self.shape, position, n, self.scratch.rotation);
+        attention::rotations(&self.shape, &self.rows, self.scratch.rotation);
         let start = world.clock.now();
-        let guess = if n > 1 { self.lookahead.is_allowed() } else { self.lookahead.is_on() };
+        // A batch with a prompt in it is one: it wants most experts, whatever else is in it.
+        let is_answer = runs.iter().all(|run| run.kind == Kind::Answer);
+        let kind = if is_answer { Kind::Answer } else { Kind::Prompt };
+        let guess = if is_answer { self.lookahead.is_on() } else { self.lookahead.is_allowed() };
+        // The last layer gets only rows that somebody will read.
+        let last_layer = self.weights.layers.len() - 1;
         if let Some(cache) = self.cache.as_mut().filter(|_| guess)
             && let Some(first) = (self.weights.layers.iter().enumerate())
-                .find_map(|(index, layer)| next_router(layer, rows_through(index)))
+                .find_map(|(index, layer)| next_router(layer, &self.rows, index == last_layer))
         {
             let layer = (&self.shape, self.kernels);
-            moe::look_ahead(world, layer, &first, n, &mut self.scratch, cache);
+            moe::look_ahead(world, layer, &first, count, &mut self.scratch, cache);
         }
         for (index, layer) in self.weights.layers.iter().enumerate() {
             let cores = Cores { kernels: self.kernels, parallel: world.parallel };
-            self.norm(world.parallel, layer.operator_norm, n);
-            let batch = position..position + n;
-            let n = rows_through(index);
-            if n < batch.len() {
-                let rows = (batch.len() - n) * hidden..batch.len() * hidden;
-                self.scratch.x.copy_within(rows, 0);
+            self.norm(world.parallel, layer.operator_norm, count);
+            let last = index == last_layer;
+            if last {
+                self.rows.pick(self.scratch.x, hidden);
             }
+            let (scratch, rows) = (&mut self.scratch, &mut self.rows);
             match &layer.mixer {
-                MixerWeights::Conv(w) => {
-                    conv::forward(cores, w, batch.len(), n, &mut self.scratch, &mut self.conv);
-                }
+                MixerWeights::Conv(w) => conv::forward(cores, w, runs, rows, last, scratch),
                 MixerWeights::Attention(w) => {
-                    let (scratch, kv) = (&mut self.scratch, &mut self.kv);
-                    attention::forward(cores, &self.shape, w, batch.clone(), n, scratch, kv);
+                    let kv = &mut self.kv;
+                    attention::forward(cores, &self.shape, w, runs, rows, last, scratch, kv);
                 }
             }
+            let n = if last { self.rows.picked().len() } else { count };
             if n == 0 {
                 break;
             }
@@ -124,10 +106,12 @@ impl<'a> Model<'a> {
             match (&layer.ffn, &mut self.cache) {
                 (FfnWeights::Moe(w), Some(cache)) => {
                     let next = self.weights.layers[index + 1..].first().filter(|_| guess);
-                    let next = next.and_then(|layer| next_router(layer, rows_through(index + 1)));
+                    let next_is_last = index + 1 == last_layer;
+                    let next = next.and_then(|layer| next_router(layer, &self.rows, next_is_last));
                     let layer =
                         MoeLayer { shape: &self.shape, router: w, next, kernels: self.kernels };
-                    moe::forward(world, layer, batch.end - n..batch.end, &mut self.scratch, cache)
+                    let batch = (&self.rows, kind, last);
+                    moe::forward(world, layer, batch, &mut self.scratch, cache)
                         .inspect_err(|_| cache.recover(world))?;
                 }
                 (FfnWeights::Dense { gate_up: w, down }, _) => {
@@ -142,27 +126,26 @@ impl<'a> Model<'a> {
                 (FfnWeights::Moe(_), None) => unreachable!("a model with banks has a cache"),
             }
         }
-        if n == 1 {
-            self.lookahead.token(world.clock.now() - start);
+        if is_answer {
+            self.lookahead.token((world.clock.now() - start) / count.max(1) as u64);
         }
         Ok(())
     }
 
-    /// The logits (vocab,) of number `index` of the tokens that were wanted of the last batch.
-    pub fn logits(&mut self, parallel: &dyn Parallel, index: usize, logits: &mut [f32]) {
+    /// The logits of some of the rows whose results were wanted of the last batch, `(rows, vocab)`.
+    pub fn logits(&mut self, parallel: &dyn Parallel, picked: Range<usize>, logits: &mut [f32]) {
         let hidden = self.shape.hidden as usize;
         let cores = Cores { kernels: self.kernels, parallel };
-        let x = &self.scratch.x[index * hidden..][..hidden];
-        let normed = &mut self.scratch.normed[..hidden];
-        (self.kernels.rms_norm)(x, self.weights.norm, self.shape.norm_eps, normed);
+        let count = picked.len();
+        let x = &self.scratch.x[picked.start * hidden..picked.end * hidden];
+        let normed = &mut self.scratch.normed[..count * hidden];
+        for (x, normed) in x.chunks_exact(hidden).zip(normed.chunks_exact_mut(hidden)) {
+            (self.kernels.rms_norm)(x, self.weights.norm, self.shape.norm_eps, normed);
+        }
         let (grain, quants) = (Grain::Plain, &mut *self.scratch.quants);
-        let x = Activations::quantise(cores, normed, hidden, 1, grain, quants);
+        let width = grain.width(self.kernels);
+        let x = Activations::quantise(cores, normed, hidden, width, grain, quants);
         project(cores, self.weights.head, x, Write::Store, logits);
-    }
-
-    /// Forgets the sequence: the next token is at position 0.
-    pub fn forget(&mut self) {
-        self.conv.clear();
     }
 
     /// `normed = rms_norm(x)` for the first `n` tokens.
@@ -182,10 +165,15 @@ impl<'a> Model<'a> {
     }
 }
 
-/// The router of a MoE layer, for guesses; `tokens` will come to it.
-fn next_router<'l>(layer: &'l LayerWeights<'_>, tokens: usize) -> Option<Next<'l>> {
+/// The router of a MoE layer, for guesses; only picked rows come to the `last` layer.
+fn next_router<'l>(
+    layer: &'l LayerWeights<'_>,
+    rows: &'l Rows<'_>,
+    last: bool,
+) -> Option<Next<'l>> {
+    let picked = last.then(|| rows.picked());
     match &layer.ffn {
-        FfnWeights::Moe(router) => Some(Next { norm: layer.ffn_norm, router, tokens }),
+        FfnWeights::Moe(router) => Some(Next { norm: layer.ffn_norm, router, picked }),
         FfnWeights::Dense { .. } => None,
     }
 }

@@ -1,11 +1,10 @@
 //! The mixture of experts: every chosen expert's page is found or fetched, computed as it arrives,
 //! and its results are added in router order, so that timing never changes a sum.
 
-use core::ops::Range;
-
+use super::batch::{Kind, Rows};
 use super::checked::{Deal, multiply_and_sum};
 use super::product::{
-    Activations, Cores, GROUP, Grain, Middle, Rows, Tiling, UNIT, UNIT_TILE_ROWS, Write,
+    Activations, Cores, GROUP, Grain, Middle, Output, Tiling, UNIT, UNIT_TILE_ROWS, Write,
     gate_up_units, project_tile_rows,
 };
 use super::router::{Choices, route};
@@ -47,8 +46,15 @@ pub struct Next<'n> {
     pub norm: &'n [f32],
     /// Its weights.
     pub router: &'n RouterWeights<'n>,
-    /// How many tokens, the batch's last, will come to it.
-    pub tokens: usize,
+    /// The rows that will come to it; `None` for all.
+    pub picked: Option<&'n [u32]>,
+}
+
+impl Next<'_> {
+    /// How many of `rows` rows come to it.
+    fn count(&self, rows: usize) -> usize {
+        self.picked.map_or(rows, <[u32]>::len)
+    }
 }
 
 /// A batch with so many choices for each expert of a layer will want all of them, whatever its
@@ -73,12 +79,12 @@ pub fn look_ahead<'a>(
     world: &mut World<'_, 'a>,
     layer: (&Shape, &'static Kernels),
     first: &Next<'_>,
-    tokens: usize,
+    rows: usize,
     scratch: &mut Scratch<'_>,
     cache: &mut Cache<'a>,
 ) {
     let (shape, kernels) = layer;
-    let guesses = guess(Cores { kernels, parallel: world.parallel }, shape, first, tokens, scratch);
+    let guesses = guess(Cores { kernels, parallel: world.parallel }, shape, first, rows, scratch);
     cache.manage(world, |cache, world| {
         for expert in guesses {
             if !cache.fetch_ahead(world, cache.page(first.router.bank, expert)) {
@@ -88,16 +94,17 @@ pub fn look_ahead<'a>(
     });
 }
 
-/// Adds the experts of `scratch.normed`, rows for the positions `batch`, to `scratch.x`.
+/// Adds the experts of `scratch.normed`, the rows of the batch that go on, to `scratch.x`: the picked
+/// ones in the `last` layer.
 pub fn forward<'a>(
     world: &mut World<'_, 'a>,
     layer: MoeLayer<'_>,
-    batch: Range<usize>,
+    (rows, kind, last): (&Rows<'_>, Kind, bool),
     scratch: &mut Scratch<'_>,
     cache: &mut Cache<'a>,
 ) -> Result<(), PageError> {
     let MoeLayer { shape, router: w, next, kernels } = layer;
-    let (position, tokens) = (batch.start, batch.len());
+    let tokens = if last { rows.picked().len() } else { rows.count() };
     let hidden = shape.hidden as usize;
     let top_k = shape.top_k as usize;
     let cores = Cores { kernels, parallel: world.parallel };
@@ -105,8 +112,10 @@ pub fn forward<'a>(
         Choices { scores: scratch.scores, chosen: scratch.chosen, weights: scratch.weights };
     route(cores, shape, w, &scratch.normed[..tokens * hidden], choices);
     for (entry, &expert) in scratch.chosen[..tokens * top_k].iter().enumerate() {
-        let position = (position + entry / top_k) as u32;
-        world.events.hear(Event::Routed { position, bank: w.bank as u16, expert });
+        let row = entry / top_k;
+        let row = if last { rows.picked()[row] as usize } else { row };
+        let (run, position) = (rows.run(row) as u16, rows.position(row) as u32);
+        world.events.hear(Event::Routed { run, position, bank: w.bank as u16, expert });
     }
 
     let guesses = next.map(|next| guess(cores, shape, &next, tokens, scratch)).unwrap_or_default();
@@ -131,7 +140,7 @@ pub fn forward<'a>(
                 demand.stage = Stage::GateUp(slot);
             }
         }
-        cache.settle(world, w.bank, tokens as u32);
+        cache.settle(world, w.bank, tokens as u32, kind == Kind::Answer);
         Ok(())
     })?;
     let mut guess = guesses.next();
@@ -178,17 +187,20 @@ fn guess(
     cores: Cores<'_>,
     shape: &Shape,
     next: &Next<'_>,
-    tokens: usize,
+    rows: usize,
     scratch: &mut Scratch<'_>,
 ) -> heapless::Vec<usize, MAX_EXPERTS> {
     let [hidden, experts, top_k] = [shape.hidden, shape.experts, shape.top_k].map(|x| x as usize);
-    if next.tokens * top_k >= WANTS_ALL * experts {
+    let count = next.count(rows);
+    if count * top_k >= WANTS_ALL * experts {
         return (0..experts).collect();
     }
     // Each token gives its first choice the most votes: its last is the one most often wrong.
     let mut votes = [0_usize; MAX_EXPERTS];
     let normed = &mut scratch.inner[..hidden];
-    for x in scratch.x[..tokens * hidden].chunks_exact(hidden).skip(tokens - next.tokens) {
+    for index in 0..count {
+        let row = next.picked.map_or(index, |picked| picked[index] as usize);
+        let x = &scratch.x[row * hidden..][..hidden];
         let [mut scores, mut weights] = [[0.0; MAX_EXPERTS]; 2];
         let mut chosen = [0; MAX_TOP_K];
         (cores.kernels.rms_norm)(x, next.norm, shape.norm_eps, normed);
@@ -363,13 +375,13 @@ impl Bank<'_> {
             let demand = &listed[at];
             let tiling = Tiling::new(demand.tokens, kernels.width);
             let x = Activations::new(&middle[demand.from * words..], tiling, ff, Grain::Plain);
-            let rows = Rows {
+            let output = Output {
                 out: &out,
                 index: Some(&self.rows[demand.from..][..demand.tokens]),
                 write: Write::Store,
             };
             // SAFETY: demands have disjoint rows of `out`, and each tile row is dealt out once.
-            unsafe { project_tile_rows(kernels, pages.down(slot), x, tile_rows, &rows) };
+            unsafe { project_tile_rows(kernels, pages.down(slot), x, tile_rows, &output) };
         };
         let cores = Cores { kernels, parallel: world.parallel };
         let clock = world.clock;

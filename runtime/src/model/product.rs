@@ -189,7 +189,7 @@ pub enum Write {
 }
 
 /// Where the rows of a product go: rows as long as the matrix has rows.
-pub struct Rows<'o, 's> {
+pub struct Output<'o, 's> {
     /// All rows.
     pub out: &'o Shared<'s, f32>,
     /// The row for each token of the batch; `None` for token `t` to row `t`.
@@ -203,10 +203,10 @@ pub fn project(cores: Cores<'_>, w: Matrix<'_>, x: Activations<'_>, write: Write
     let tile_rows = w.shape.tile_rows();
     let bytes = w.shape.format.tile_row_bytes(w.shape.blocks());
     let out = Shared::new(out);
-    let rows = Rows { out: &out, index: None, write };
+    let output = Output { out: &out, index: None, write };
     run_split(cores.parallel, tile_rows, GROUP, bytes, &|part| {
         // SAFETY: the parts of a split do not overlap, and each is run once.
-        unsafe { project_tile_rows(cores.kernels, w, x, part, &rows) };
+        unsafe { project_tile_rows(cores.kernels, w, x, part, &output) };
     });
 }
 
@@ -236,13 +236,13 @@ pub fn part_len(parallel: &dyn Parallel, count: usize, group: usize, bytes: usiz
 /// Computes some tile rows for the whole batch.
 ///
 /// # Safety
-/// No other core touches the columns of these tile rows in `rows` meanwhile.
+/// No other core touches the columns of these tile rows in `output` meanwhile.
 pub unsafe fn project_tile_rows(
     kernels: &Kernels,
     w: Matrix<'_>,
     x: Activations<'_>,
     tile_rows: Range<usize>,
-    rows: &Rows<'_, '_>,
+    output: &Output<'_, '_>,
 ) {
     let row_bytes = w.shape.format.tile_row_bytes(w.shape.blocks());
     let mut y = [0.0; GROUP * MAX_WIDTH * TILE_ROWS];
@@ -257,10 +257,10 @@ pub unsafe fn project_tile_rows(
                 let column = tile_row * TILE_ROWS;
                 let len = TILE_ROWS.min(w.shape.rows - column);
                 for (token, y) in tokens.clone().zip(y.as_chunks::<TILE_ROWS>().0) {
-                    let row = rows.index.map_or(token, |index| index[token] as usize);
+                    let row = output.index.map_or(token, |index| index[token] as usize);
                     // SAFETY: the caller promises these columns to this core alone.
-                    let out = unsafe { rows.out.part(row * w.shape.rows + column, len) };
-                    match rows.write {
+                    let out = unsafe { output.out.part(row * w.shape.rows + column, len) };
+                    match output.write {
                         Write::Store => out.copy_from_slice(&y[..len]),
                         Write::Add => out.iter_mut().zip(y).for_each(|(out, y)| *out += *y),
                     }

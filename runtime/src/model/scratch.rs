@@ -17,6 +17,8 @@ pub struct Scratch<'a> {
     pub wide: &'a mut [f32],
     /// What goes into an output projection, (tokens, hidden or heads x head_dim).
     pub inner: &'a mut [f32],
+    /// The columns that a convolution looks back on, (conv_width - 1, hidden).
+    pub window: &'a mut [f32],
     /// Quantised activations of `normed` or `inner`.
     pub quants: &'a mut [i32],
     /// Quantised activations gathered for the experts, (tokens x top_k, hidden).
@@ -75,6 +77,11 @@ impl Lens {
     }
 }
 
+/// Values of the columns that a convolution looks back on.
+fn window(manifest: &Manifest) -> usize {
+    (manifest.shape.conv_width as usize - 1) * manifest.shape.hidden as usize
+}
+
 /// Sums that a bank may need at once.
 fn sums(manifest: &Manifest) -> usize {
     let chunks = page_shape(manifest).map_or(0, |page| {
@@ -103,6 +110,7 @@ impl<'a> Scratch<'a> {
         ];
         floats.iter().map(|len| Arena::cost::<f32>(len * tokens)).sum::<usize>()
             + Arena::cost::<u16>(lens.top_k * tokens)
+            + Arena::cost::<f32>(window(manifest))
             + Arena::cost::<u64>(sums(manifest))
     }
 
@@ -118,6 +126,7 @@ impl<'a> Scratch<'a> {
             normed: arena.zeros(lens.hidden * tokens)?,
             wide: arena.zeros(lens.wide * tokens)?,
             inner: arena.zeros(lens.inner * tokens)?,
+            window: arena.zeros(window(manifest))?,
             quants: arena.zeros(lens.quants * tokens)?,
             gathered: arena.zeros(lens.gathered * tokens)?,
             middle: arena.zeros(lens.middle * tokens)?,

@@ -1,43 +1,218 @@
-//! What convolutions remember of a sequence: their last columns.
+//! What a model remembers of a sequence: which blocks hold its keys and values, and the last columns
+//! of its convolutions.
 
+use super::kv::KvPool;
 use crate::arena::{Arena, ArenaFull};
 use crate::image::Manifest;
+use crate::kernels::KV_BLOCK;
 
-/// The earlier columns of all convolutions, f32: `(layers, conv_width - 1, hidden)`.
+/// What a model remembers of one sequence.
+///
+/// Nothing in it changes while a batch is computed, but for keys and values after its end: what a
+/// batch adds counts when [`Memory::commit`] says so.
 #[derive(Debug)]
-pub struct ConvState<'a> {
-    data: &'a mut [f32],
-    layer_len: usize,
+pub struct Memory<'a> {
+    /// The first `blocks` are the numbers of its blocks, in order of position.
+    table: &'a mut [u32],
+    blocks: usize,
+    /// Columns by position: of all convolutions, `(layers, ring, hidden)`, position `p` at
+    /// `p % ring`.
+    columns: Columns<'a>,
+    /// The first position whose column is known.
+    oldest: usize,
+    /// Positions that were computed.
+    len: usize,
 }
 
-impl<'a> ConvState<'a> {
-    /// Bytes it takes.
-    pub fn bytes(manifest: &Manifest) -> usize {
-        Arena::cost::<f32>(manifest.conv_layers() * Self::layer_len(manifest))
+/// A few columns of every convolution, f32: `(layers, places, hidden)`.
+#[derive(Debug)]
+pub struct Columns<'a> {
+    data: &'a mut [f32],
+    places: usize,
+    hidden: usize,
+}
+
+impl<'a> Memory<'a> {
+    /// Bytes for a sequence of up to `context` positions.
+    pub fn bytes(manifest: &Manifest, context: usize) -> usize {
+        Arena::cost::<u32>(context.div_ceil(KV_BLOCK)) + Columns::bytes(manifest, ring(manifest))
     }
 
     /// Takes its memory.
-    pub fn new(manifest: &Manifest, arena: &mut Arena<'a>) -> Result<Self, ArenaFull> {
-        let layer_len = Self::layer_len(manifest);
-        Ok(Self { data: arena.zeros(manifest.conv_layers() * layer_len)?, layer_len })
+    pub fn new(
+        manifest: &Manifest,
+        context: usize,
+        arena: &mut Arena<'a>,
+    ) -> Result<Self, ArenaFull> {
+        let table = arena.zeros(context.div_ceil(KV_BLOCK))?;
+        let columns = Columns::new(manifest, ring(manifest), arena)?;
+        Ok(Self { table, blocks: 0, columns, oldest: 0, len: 0 })
     }
 
-    fn layer_len(manifest: &Manifest) -> usize {
-        (manifest.shape.conv_width as usize - 1) * manifest.shape.hidden as usize
+    /// Positions that were computed.
+    pub const fn len(&self) -> usize {
+        self.len
     }
 
-    /// The state of one layer, `(conv_width - 1, hidden)`, oldest first.
-    pub fn layer(&mut self, layer: usize) -> &mut [f32] {
-        &mut self.data[layer * self.layer_len..][..self.layer_len]
+    /// Whether nothing was computed.
+    pub const fn is_empty(&self) -> bool {
+        self.len == 0
     }
 
-    /// All of it.
-    pub fn bytes_mut(&mut self) -> &mut [u8] {
-        bytemuck::cast_slice_mut(self.data)
+    /// The numbers of the blocks of keys and values, in order of position.
+    pub fn table(&self) -> &[u32] {
+        &self.table[..self.blocks]
     }
 
-    /// Forgets everything.
-    pub fn clear(&mut self) {
-        self.data.fill(0.0);
+    /// Sees to it that the positions from [`Self::len`] to `end` can be written. Says whether there
+    /// are enough blocks; what it took stays.
+    pub fn reserve(&mut self, pool: &mut KvPool<'_>, end: usize) -> bool {
+        // A block that others have too is not written in.
+        let tail = self.len / KV_BLOCK;
+        if let Some(&shared) = self.table().get(tail).filter(|&&block| !pool.is_sole(block)) {
+            let Some(own) = pool.take() else { return false };
+            pool.copy(shared, own);
+            pool.give_back(shared);
+            self.table[tail] = own;
+        }
+        while self.blocks * KV_BLOCK < end {
+            let Some(block) = pool.take() else { return false };
+            self.table[self.blocks] = block;
+            self.blocks += 1;
+        }
+        true
     }
+
+    /// The columns of layer `layer` before position [`Self::len`], oldest first: `(conv_width - 1,
+    /// hidden)`, zeros before the beginning.
+    pub fn window(&self, layer: usize, window: &mut [f32]) {
+        let hidden = self.columns.hidden;
+        let width = window.len() / hidden;
+        for (index, column) in window.chunks_exact_mut(hidden).enumerate() {
+            match (self.len + index).checked_sub(width) {
+                None => column.fill(0.0),
+                Some(at) => column.copy_from_slice(self.columns.get(layer, self.columns.place(at))),
+            }
+        }
+    }
+
+    /// `count` more positions were computed. `staged` has the columns of the last ones, that of
+    /// position [`Self::len`] plus `i` at `first + i - skipped`.
+    pub fn commit(&mut self, count: usize, staged: &Columns<'_>, (first, skipped): (usize, usize)) {
+        let (start, end) = (self.len, self.len + count);
+        let from = start.max(end.saturating_sub(self.columns.places));
+        for position in from..end {
+            let staged_at = first + position - start - skipped;
+            let place = self.columns.place(position);
+            for layer in 0..self.columns.layers() {
+                self.columns.get_mut(layer, place).copy_from_slice(staged.get(layer, staged_at));
+            }
+        }
+        self.oldest = self.oldest.max(end.saturating_sub(self.columns.places));
+        self.len = end;
+    }
+
+    /// Whether [`Self::rewind`] can go back to `len` positions.
+    pub fn can_rewind(&self, len: usize) -> bool {
+        let first = len.saturating_sub(self.columns.places / 2);
+        len == 0 || len <= self.len && first >= self.oldest
+    }
+
+    /// Goes back to `len` positions, for which [`Self::can_rewind`] holds, and gives back what blocks
+    /// are not needed for them.
+    pub fn rewind(&mut self, pool: &mut KvPool<'_>, len: usize) {
+        debug_assert!(self.can_rewind(len));
+        if len == 0 {
+            self.oldest = 0;
+        }
+        self.len = len;
+        while self.blocks > len.div_ceil(KV_BLOCK) {
+            self.blocks -= 1;
+            pool.give_back(self.table[self.blocks]);
+        }
+    }
+
+    /// Becomes a copy of `other`, which keeps what it has: blocks are shared.
+    pub fn copy_from(&mut self, pool: &mut KvPool<'_>, other: &Memory<'_>) {
+        self.rewind(pool, 0);
+        for (to, &block) in self.table.iter_mut().zip(&other.table[..other.blocks]) {
+            pool.share(block);
+            *to = block;
+        }
+        self.blocks = other.blocks;
+        self.columns.data.copy_from_slice(other.columns.data);
+        (self.oldest, self.len) = (other.oldest, other.len);
+    }
+
+    /// Calls `each` with all memory that the computed positions have changed, always in the same
+    /// order.
+    pub fn visit<E>(
+        &mut self,
+        pool: &mut KvPool<'_>,
+        each: &mut impl FnMut(&mut [u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        pool.visit(&self.table[..self.blocks], self.len, each)?;
+        each(bytemuck::cast_slice_mut(self.columns.data))
+    }
+
+    /// As if `len` positions had been computed, for which [`Self::visit`] is then given the memory.
+    /// Says whether there are enough blocks.
+    pub fn restore(&mut self, pool: &mut KvPool<'_>, len: usize) -> bool {
+        self.rewind(pool, 0);
+        let enough = self.reserve(pool, len);
+        self.len = len;
+        self.oldest = len.saturating_sub(self.columns.places);
+        enough
+    }
+}
+
+impl<'a> Columns<'a> {
+    /// Bytes for `places` columns of each convolution.
+    pub fn bytes(manifest: &Manifest, places: usize) -> usize {
+        Arena::cost::<f32>(Self::numbers(manifest, places))
+    }
+
+    /// Takes its memory.
+    pub fn new(
+        manifest: &Manifest,
+        places: usize,
+        arena: &mut Arena<'a>,
+    ) -> Result<Self, ArenaFull> {
+        let hidden = manifest.shape.hidden as usize;
+        Ok(Self { data: arena.zeros(Self::numbers(manifest, places))?, places, hidden })
+    }
+
+    fn numbers(manifest: &Manifest, places: usize) -> usize {
+        manifest.conv_layers() * places * manifest.shape.hidden as usize
+    }
+
+    /// The column of a layer at a place.
+    pub fn get(&self, layer: usize, place: usize) -> &[f32] {
+        &self.data[(layer * self.places + place) * self.hidden..][..self.hidden]
+    }
+
+    /// The column of a layer at a place.
+    pub fn get_mut(&mut self, layer: usize, place: usize) -> &mut [f32] {
+        &mut self.data[(layer * self.places + place) * self.hidden..][..self.hidden]
+    }
+
+    /// How many there are of each layer.
+    pub const fn places(&self) -> usize {
+        self.places
+    }
+
+    /// Where the column of a position is, of those that are kept by position.
+    const fn place(&self, position: usize) -> usize {
+        position % self.places
+    }
+
+    fn layers(&self) -> usize {
+        self.data.len() / (self.places * self.hidden)
+    }
+}
+
+/// Columns that a sequence keeps: twice as many as the next token needs, so that it can go back
+/// by as many tokens.
+pub fn ring(manifest: &Manifest) -> usize {
+    2 * (manifest.shape.conv_width as usize - 1)
 }

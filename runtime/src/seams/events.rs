@@ -6,6 +6,8 @@ use super::{Micros, StorageErrorKind};
 pub enum Event {
     /// The router chose `expert` of MoE bank `bank` for the token at `position`.
     Routed {
+        /// Number of the token's sequence in the batch.
+        run: u16,
         /// Position of the token in the sequence.
         position: u32,
         /// Number of the MoE layer, counted from the first MoE layer.

@@ -13,9 +13,10 @@ use rill::image::{
 };
 use rill::kernels::best;
 use rill::model::kv::KvFormat;
+use rill::engine::Options;
 use rill::plan::{Plan, PlanRequest};
 use rill::seams::{ManualClock, RamDisk, Serial, Silent, World};
-use rill::session::{Options, Session};
+use rill::session::Session;
 use rill_fuzz::{Edit, common::hub_folder, tiny};
 use rill_linux::cpu;
 use rill_pack::{Quiet, pack};
@@ -98,12 +99,8 @@ fn run(image: &[u8], damage: &Damage, memory: &mut [u8]) -> Option<()> {
     let mut disk = RamDisk::new(image, 0);
     let image = Image::open(&mut disk, &mut vec![0; PAGE_ALIGN]).ok()?;
     let batch = Some(1 + u32::from(damage.batch % 8));
-    let request = PlanRequest {
-        arena: memory.len() as u64,
-        context: Some(16),
-        batch,
-        kv: KvFormat::default(),
-    };
+    let arena = memory.len() as u64;
+    let request = PlanRequest { context: Some(16), batch, ..PlanRequest::new(arena) };
     let plan = Plan::new(&image, &request).ok()?;
     let clock = ManualClock::new(1);
     let mut world =

@@ -12,7 +12,8 @@ use core::ffi::{CStr, c_char, c_int};
 
 use rill::image::layout::{BLOCK, Format, TILE_ROWS};
 use rill::kernels::{
-    self, Attend, CpuFeatures, FinePanel, Head, Kernels, KeyValues, MAX_WIDTH, Panel,
+    self, Attend, Blocks, CpuFeatures, FinePanel, Head, KV_BLOCK, Kernels, KeyValues, MAX_WIDTH,
+    Panel,
 };
 
 #[cfg(not(target_os = "none"))]
@@ -24,6 +25,8 @@ const TILE_ROW_COUNT: usize = 2;
 const HEAD_DIM: usize = 64;
 const POSITIONS: usize = 256;
 const QUERIES: usize = 4;
+/// The blocks of keys and values.
+const TABLE: [u32; POSITIONS / KV_BLOCK] = [0, 1, 2, 3];
 
 /// Operands, aligned as the engine aligns them.
 #[repr(C, align(64))]
@@ -37,8 +40,7 @@ struct Operands {
     x: [f32; MAX_WIDTH * COLS],
     z: [f32; COLS],
     weight: [f32; COLS],
-    keys: [u16; POSITIONS * HEAD_DIM],
-    values: [u16; POSITIONS * HEAD_DIM],
+    keys_and_values: [u16; 2 * POSITIONS * HEAD_DIM],
 }
 
 struct Shared(UnsafeCell<Operands>);
@@ -67,9 +69,13 @@ fn call(kernels: &Kernels, operation: &[u8], tokens: usize, o: &mut Operands) ->
         b"rms_norm" => (kernels.rms_norm)(&o.x[..COLS], &o.weight, 1e-5, &mut o.z),
         b"add_scaled" => (kernels.add_scaled)(&mut o.z, &o.weight, 0.5),
         b"attend" => {
+            let (pool, values_at) = (&o.keys_and_values[..], KV_BLOCK * HEAD_DIM);
+            let (stride, width) = (2 * values_at, HEAD_DIM);
+            let table = &TABLE[..];
+            let blocks = Blocks { pool, table, stride, keys_at: 0, values_at, width };
             let attend = Attend {
                 queries: &o.x[..QUERIES * HEAD_DIM],
-                kv: KeyValues::F16(Head::unscaled(&o.keys, &o.values)),
+                kv: KeyValues::F16(Head::unscaled(blocks)),
                 head_dim: HEAD_DIM,
                 len: POSITIONS,
             };

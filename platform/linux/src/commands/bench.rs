@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use rill::report::Account;
 use rill::seams::{Parallel, Silent};
-use rill::session::{Phase, SessionStats};
 use rill::size::Size;
+use rill::stats::{Phase, Stats};
 use rill_linux::memory::peak_resident;
 use serde::Serialize;
 
@@ -182,7 +182,7 @@ fn feed(engine: &mut Engine, groups: &[&[u32]]) -> Result<Sample, Failure> {
 }
 
 /// What is fed one token at a time counts as a prompt too.
-fn all(stats: SessionStats) -> Phase {
+fn all(stats: Stats) -> Phase {
     stats.prompt.plus(stats.decode)
 }
 

@@ -8,7 +8,7 @@ use rill::chat::Role;
 use rill::generate::Ending;
 use rill::image::Template;
 use rill::seams::Silent;
-use rill::session::SessionError;
+use rill::sequence::SequenceError;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
@@ -184,7 +184,7 @@ fn gone() -> Failure {
 }
 
 /// Begins a conversation.
-fn begin(args: &Args, engine: &mut Engine) -> Result<(), SessionError> {
+fn begin(args: &Args, engine: &mut Engine) -> Result<(), SequenceError> {
     engine.session.reset();
     match &args.system {
         Some(system) => engine.session.append_message(Role::System, system),

@@ -42,8 +42,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 
 fn print(model: &Model, budget: &Budget, out: &mut impl Write) -> std::io::Result<()> {
     let plan = &budget.plan;
-    let (name, kv) = (&model.image.manifest.name, plan.kv.name());
-    writeln!(out, "{name} with a context of {} tokens, keys and values in {kv}", plan.context)?;
+    let (name, kv) = (&model.image.manifest.name, plan.sizes.kv.name());
+    writeln!(
+        out,
+        "{name} with a context of {} tokens, keys and values in {kv}",
+        plan.sizes.context
+    )?;
     let mut line =
         |name: &str, bytes: u64| writeln!(out, "{name:<20} {bytes:>14}  {:>10}", Size(bytes));
     for part in Use::ALL {
@@ -55,7 +59,7 @@ fn print(model: &Model, budget: &Budget, out: &mut impl Write) -> std::io::Resul
     let [least, most] = budget.bounds(&model.image);
     line("least that works", least)?;
     line("most of any use", most)?;
-    writeln!(out, "batch of a prompt    {:>14}  tokens", plan.batch)?;
+    writeln!(out, "batch of a prompt    {:>14}  tokens", plan.sizes.batch)?;
     if plan.pages > 0 {
         writeln!(out, "expert slots         {:>14}  of {} experts", plan.slots, plan.pages)?;
         let cycle = u64::from(plan.cycle) * plan.page_len;
@@ -84,9 +88,9 @@ fn as_json(model: &Model, budget: &Budget) -> Value {
         "least_bytes": least,
         "most_bytes": most,
         "parts": parts,
-        "context": plan.context,
-        "batch": plan.batch,
-        "kv": plan.kv.name(),
+        "context": plan.sizes.context,
+        "batch": plan.sizes.batch,
+        "kv": plan.sizes.kv.name(),
         "slots": plan.slots,
         "pages": plan.pages,
         "page_bytes": plan.page_len,

@@ -138,7 +138,7 @@ fn replay(routes: &Routes, policy: &dyn Policy, slots: usize, skip: usize) -> Ou
             let pages = pages(routes, token, bank);
             missing.clear();
             missing.extend(pages.iter().filter(|&&page| shelf.want(page, 1).is_none()));
-            shelf.settle(bank as u32, 1);
+            shelf.settle(bank as u32, 1, true);
             for &page in &missing {
                 shelf.place(page);
             }
@@ -168,7 +168,7 @@ fn pages(routes: &Routes, token: usize, bank: usize) -> Vec<u32> {
 /// Evicts what is wanted last (<https://doi.org/10.1147/sj.52.0078>). It knows the whole trace.
 struct Belady {
     /// The numbers of all uses of each page, ascending.
-    uses: Vec<Vec<u32>>,
+    uses: Vec<Vec<u64>>,
 }
 
 impl Belady {
@@ -203,7 +203,7 @@ impl Policy for Belady {
         let now = history.uses();
         candidates.max_by_key(|&page| {
             let uses = &self.uses[page as usize];
-            uses.get(uses.partition_point(|&use_| use_ <= now)).copied().unwrap_or(u32::MAX)
+            uses.get(uses.partition_point(|&use_| use_ <= now)).copied().unwrap_or(u64::MAX)
         })
     }
 }

@@ -251,14 +251,14 @@ fn attend_together<E: Load, const N: usize>(a: &Attend<'_>, head: &Head<'_, E>, 
     out.fill(0.0);
     for from in (0..a.len).step_by(KEY_BLOCK) {
         let count = (a.len - from).min(KEY_BLOCK);
-        let keys = head.keys[from * dim..][..KEY_BLOCK * dim].as_chunks::<KEY_BLOCK>().0;
+        let keys = head.elements.keys(from, KEY_BLOCK).as_chunks::<KEY_BLOCK>().0;
         let mut scores = scores::<E, N>(a.queries, keys);
         let mut shrink = [0.0; N];
         for ((scores, shrink), (largest, total)) in
             scores.iter_mut().zip(&mut shrink).zip(largest.iter_mut().zip(&mut total))
         {
             if E::SCALED {
-                scale(scores, &head.key_scales[from..]);
+                scale(scores, head.scales.keys(from, KEY_BLOCK));
             }
             hide_from(scores, count);
             let new = max16(*scores, *largest);
@@ -268,10 +268,10 @@ fn attend_together<E: Load, const N: usize>(a: &Attend<'_>, head: &Head<'_, E>, 
             let sum = vdup_n_f32(sum16(*scores));
             *total = vget_lane_f32::<0>(vfma_n_f32(sum, vdup_n_f32(*total), *shrink));
             if E::SCALED {
-                scale(scores, &head.value_scales[from..]);
+                scale(scores, head.scales.values(from..from + KEY_BLOCK));
             }
         }
-        let values = &head.values[from * dim..][..count * dim];
+        let values = head.elements.values(from..from + count);
         add_values::<E, N>(values, &scores, &shrink, out);
     }
     for (out, total) in out.chunks_exact_mut(dim).zip(total) {

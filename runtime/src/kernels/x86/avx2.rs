@@ -13,7 +13,7 @@ use crate::kernels::panel::{
     put_block, put_fine_block,
 };
 use crate::kernels::{
-    Attend, Conv, Element, Head, KEY_BLOCK, Kernels, KeyValues, check_attend, check_conv,
+    Attend, Conv, Element, Head, KEY_BLOCK, KV_BLOCK, Kernels, KeyValues, check_attend, check_conv,
     check_matmul, math,
 };
 

@@ -225,12 +225,12 @@ macro_rules! float_kernels {
             queries: &[f32],
             out: &mut [f32],
         ) {
-            let block_len = KEY_BLOCK * a.head_dim;
+            const { assert!(KV_BLOCK.is_multiple_of(KEYS_AT_ONCE * KEY_BLOCK)) };
             let mut running = Running { largest: [f32::NEG_INFINITY; Q], total: [0.0; Q] };
             out.fill(0.0);
             let mut from = 0;
             while from + KEYS_AT_ONCE * KEY_BLOCK <= a.len {
-                let keys = &head.keys[from * a.head_dim..][..KEYS_AT_ONCE * block_len];
+                let keys = head.elements.keys(from, KEYS_AT_ONCE * KEY_BLOCK);
                 for scores in score::<E, Q, KEYS_AT_ONCE>(a.head_dim, queries, keys) {
                     let block = from..from + KEY_BLOCK;
                     attend_block(a.head_dim, head, block, scores, &mut running, out);
@@ -238,7 +238,7 @@ macro_rules! float_kernels {
                 }
             }
             while from < a.len {
-                let keys = &head.keys[from * a.head_dim..][..block_len];
+                let keys = head.elements.keys(from, KEY_BLOCK);
                 let [scores] = score::<E, Q, 1>(a.head_dim, queries, keys);
                 let block = from..a.len.min(from + KEY_BLOCK);
                 attend_block(a.head_dim, head, block, scores, &mut running, out);
@@ -291,11 +291,11 @@ macro_rules! float_kernels {
         ) {
             let mut weights = [[0.0; KEY_BLOCK]; Q];
             let mut shrink = [1.0; Q];
-            let scales = |scales: &[u16]| load_half_some(&scales[block.start..][..KEY_BLOCK]);
             for q in 0..Q {
                 let mut scores = scores[q];
                 if E::SCALED {
-                    scores = mul(scores, scales(head.key_scales));
+                    let scales = head.scales.keys(block.start, KEY_BLOCK);
+                    scores = mul(scores, load_half_some(scales));
                 }
                 if block.len() < KEY_BLOCK {
                     let mut known = [0.0; KEY_BLOCK];
@@ -317,11 +317,12 @@ macro_rules! float_kernels {
                 running.largest[q] = new;
                 running.total[q] = first(total);
                 if E::SCALED {
-                    weight = mul(weight, scales(head.value_scales));
+                    let scales = head.scales.values(block.start..block.start + KEY_BLOCK);
+                    weight = mul(weight, load_half_some(scales));
                 }
                 store(weight, &mut weights[q]);
             }
-            let values = &head.values[block.start * head_dim..block.end * head_dim];
+            let values = head.elements.values(block);
             let mut d = 0;
             while d + VALUES_AT_ONCE * 16 <= head_dim {
                 let at = d..d + VALUES_AT_ONCE * 16;

@@ -1,0 +1,568 @@
+//! A loaded model that continues sequences.
+
+use core::fmt;
+use core::ops::Range;
+
+use crate::arena::{Arena, ArenaFull};
+use crate::chat::{ChatError, Conversation, Role};
+use crate::experts::{Cache, CacheStats, History, Lookahead, Policy, Rates, Reuse};
+use crate::image::layout::align_up;
+use crate::image::{Chat, Image, ImageError, Manifest, Sampling, Section, checksum, page_shape};
+use crate::kernels::Kernels;
+use crate::model::Model;
+use crate::model::batch::{Kind, MAX_RUNS, Rows, Run, Wanted};
+use crate::model::kv::{KvFormat, KvPool};
+use crate::model::scratch::Scratch;
+use crate::model::weights::Weights;
+use crate::plan::{Plan, SECTION_ALIGN, Use};
+use crate::sampler::Sampler;
+use crate::seams::{Parallel, World};
+use crate::sequence::{Results, Sequence, SequenceError};
+use crate::stats::{Phase, Stats};
+use crate::tokenizer::{EncodeError, SCRATCH_WORDS_PER_BYTE, Tokenizer};
+
+/// Longest run of text without a place to cut, in bytes.
+pub const PIECE_BYTES: usize = 8 << 10;
+
+/// Why a model could not be loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum LoadError {
+    /// The image is unusable.
+    Image(ImageError),
+    /// The arena is smaller than the plan says.
+    Arena,
+}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Image(error) => error.fmt(f),
+            Self::Arena => write!(f, "the arena is smaller than its plan"),
+        }
+    }
+}
+
+impl core::error::Error for LoadError {}
+
+impl From<ImageError> for LoadError {
+    fn from(error: ImageError) -> Self {
+        Self::Image(error)
+    }
+}
+
+impl From<ArenaFull> for LoadError {
+    fn from(ArenaFull: ArenaFull) -> Self {
+        Self::Arena
+    }
+}
+
+/// What came after the last token of a sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum Step {
+    /// The next token.
+    Token(u32),
+    /// A token that ends the answer; it is part of the sequence.
+    End(u32),
+    /// The context is full.
+    Full,
+}
+
+/// What [`Engine::load`] needs to know besides the image.
+#[derive(Clone, Copy)]
+pub struct Options {
+    /// The table of functions.
+    pub kernels: &'static Kernels,
+    /// Chooses which pages give way.
+    pub policy: &'static dyn Policy,
+    /// Whether pages may be read on a guess.
+    pub lookahead: bool,
+    /// How to sample; `None` as the image advises.
+    pub sampling: Option<Sampling>,
+    /// Seed of the sampler.
+    pub seed: u64,
+}
+
+impl Options {
+    /// The default policy, look-ahead where it pays, sampling as the image advises, seed 0.
+    pub fn new(kernels: &'static Kernels) -> Self {
+        Self { kernels, policy: &Reuse, lookahead: true, sampling: None, seed: 0 }
+    }
+}
+
+/// A loaded model: weights, experts and working memory, for all its sequences.
+pub struct Engine<'a> {
+    model: Model<'a>,
+    tokenizer: Tokenizer<'a>,
+    chat: Chat,
+    /// Writes messages; `None` for a model that does not chat.
+    conversation: Option<Conversation>,
+    desk: Desk<'a>,
+    /// Most rows of a batch.
+    batch: usize,
+    /// Number of the last batch that was computed.
+    batches: u64,
+    /// Of whose rows the desk has logits.
+    written: Range<usize>,
+    stats: Stats,
+}
+
+/// What one sequence puts into a batch.
+pub struct Share<'s, 'a> {
+    /// The sequence.
+    pub sequence: &'s mut Sequence<'a>,
+    /// How many of its pending tokens, from the first on; at least 1.
+    pub tokens: usize,
+    /// Whose results are wanted.
+    pub wanted: Wanted,
+}
+
+/// What an engine writes on, for whichever sequence it works.
+#[derive(Debug)]
+pub struct Desk<'a> {
+    /// Of some rows of the last batch, (rows, vocab).
+    logits: &'a mut [f32],
+    /// Scratch of the tokenizer.
+    pieces: &'a mut [u32],
+}
+
+impl<'a> Desk<'a> {
+    /// Bytes it takes, for the logits of `rows` rows.
+    pub fn bytes(manifest: &Manifest, rows: usize) -> usize {
+        Arena::cost::<f32>(manifest.shape.vocab as usize * rows)
+            + Arena::cost::<u32>(PIECE_BYTES * SCRATCH_WORDS_PER_BYTE)
+    }
+
+    fn new(manifest: &Manifest, rows: usize, arena: &mut Arena<'a>) -> Result<Self, ArenaFull> {
+        Ok(Self {
+            logits: arena.zeros(manifest.shape.vocab as usize * rows)?,
+            pieces: arena.zeros(PIECE_BYTES * SCRATCH_WORDS_PER_BYTE)?,
+        })
+    }
+}
+
+impl<'a> Engine<'a> {
+    /// Loads the resident sections into `arena` as `plan` says, checks them, and makes as many empty
+    /// sequences as were planned for.
+    ///
+    /// `arena` has at least [`Plan::total`] bytes at an address aligned to 16 KiB.
+    pub fn load(
+        image: &Image,
+        plan: &Plan,
+        options: Options,
+        arena: &'a mut [u8],
+        world: &mut World<'_, 'a>,
+    ) -> Result<(Self, &'a mut [Sequence<'a>]), LoadError> {
+        let manifest = &image.manifest;
+        let sizes = plan.sizes;
+        let mut arena = Arena::new(arena);
+        let mut cut = |part| plan.cut(part, &mut arena);
+        let resident = section(image, Section::Resident, cut(Use::Resident)?, world)?;
+        let tables = section(image, Section::Tokenizer, cut(Use::Tokenizer)?, world)?;
+        let sums = section(image, Section::PageSums, cut(Use::PageSums)?, world)?;
+        let mut index = cut(Use::Index)?;
+        let key_values = &mut cut(Use::KeyValues)?;
+        let kv = KvPool::new(manifest, sizes.blocks(), sizes.kv, &mut index, key_values)?;
+        let mut own = cut(Use::Sequences)?;
+        let mut scratch = cut(Use::Scratch)?;
+        let [batch, results, sequences] =
+            [sizes.batch, sizes.results(), sizes.conversations].map(|x| x as usize);
+        let rows = Rows::new(manifest, batch, sequences.min(batch), results, &mut scratch)?;
+        let desk = Desk::new(manifest, results, &mut scratch)?;
+        let scratch = Scratch::new(manifest, batch, &mut scratch)?;
+        let mut slots = cut(Use::Slots)?;
+        let weights = Weights::new(manifest, resident, &mut index)?;
+        let cache = match page_shape(manifest) {
+            Some(shape) => {
+                let (index, pages) = (&mut index, &mut slots);
+                let memory = crate::experts::Memory { index, pages, slots: plan.slots as usize };
+                let alignment = world.storage.geometry().alignment as usize;
+                let sums = bytemuck::cast_slice(sums);
+                Some(Cache::new(image, shape, sums, alignment, options.policy, memory)?)
+            }
+            None => None,
+        };
+        let tokenizer = Tokenizer::parse(tables, manifest.shape.vocab)
+            .map_err(|_| LoadError::Image(ImageError::Tokenizer))?;
+        let sampler = Sampler::new(options.sampling.unwrap_or(manifest.sampling), options.seed);
+        let context = sizes.context as usize;
+        let mut list = own.section(Arena::cost::<Sequence<'_>>(sequences), 1)?;
+        let sequences =
+            list.build(sequences, |_| Sequence::new(manifest, context, sampler.clone(), &mut own))?;
+        let engine = Self {
+            model: Model {
+                shape: manifest.shape,
+                kernels: options.kernels,
+                weights,
+                kv,
+                cache,
+                lookahead: Lookahead::new(options.lookahead),
+                rows,
+                scratch,
+            },
+            tokenizer,
+            chat: manifest.chat.clone(),
+            conversation: Conversation::new(manifest.chat.clone()).ok(),
+            desk,
+            batch,
+            batches: 0,
+            written: 0..0,
+            stats: Stats::default(),
+        };
+        Ok((engine, sequences))
+    }
+
+    /// Appends tokens to a sequence. They are computed by the next batch that it has a share in.
+    pub fn append(&self, sequence: &mut Sequence<'a>, tokens: &[u32]) -> Result<(), SequenceError> {
+        if let Some(&id) = tokens.iter().find(|&&id| id >= self.model.shape.vocab) {
+            return Err(SequenceError::Token(id));
+        }
+        let needed = sequence.tokens().len() + tokens.len();
+        let full = sequence.full(Some(needed));
+        sequence.room().get_mut(..tokens.len()).ok_or(full)?.copy_from_slice(tokens);
+        sequence.grow(tokens.len());
+        Ok(())
+    }
+
+    /// Appends raw text, without any chat format; a begin token goes first where the sequence is
+    /// empty, the model wants one, and the text does not bring it. Names of control tokens in the
+    /// text become those tokens.
+    pub fn append_text(
+        &mut self,
+        sequence: &mut Sequence<'a>,
+        text: &str,
+    ) -> Result<(), SequenceError> {
+        let is_first = sequence.tokens().is_empty();
+        let begin = self.chat.begin.filter(|_| is_first);
+        let begin = begin.filter(|&begin| !self.tokenizer.begins_with(text, begin));
+        // A context has at least one token.
+        let (first, rest) = sequence.room().split_at_mut(usize::from(begin.is_some()));
+        first.iter_mut().zip(begin).for_each(|(first, begin)| *first = begin);
+        let begins = first.len();
+        let written = self.tokenizer.encode(text, true, self.desk.pieces, rest);
+        wrote(sequence, written.map(|count| begins + count).map_err(ChatError::Encode))
+    }
+
+    /// Appends a message of a conversation; nothing in it is taken for a control token.
+    pub fn append_message(
+        &mut self,
+        sequence: &mut Sequence<'a>,
+        role: Role,
+        content: &str,
+    ) -> Result<(), SequenceError> {
+        let Some(conversation) = &mut self.conversation else { return Err(SequenceError::NoChat) };
+        conversation.set_place(sequence.place);
+        let (pieces, room) = (&mut *self.desk.pieces, sequence.room());
+        let written = conversation.message(&self.tokenizer, role, content, pieces, room);
+        sequence.place = conversation.place();
+        wrote(sequence, written)
+    }
+
+    /// Begins an answer: the next tokens are the assistant's.
+    pub fn begin_answer(&mut self, sequence: &mut Sequence<'a>) -> Result<(), SequenceError> {
+        let Some(conversation) = &mut self.conversation else { return Err(SequenceError::NoChat) };
+        conversation.set_place(sequence.place);
+        let (pieces, room) = (&mut *self.desk.pieces, sequence.room());
+        let written = conversation.prompt_answer(&self.tokenizer, pieces, room);
+        sequence.place = conversation.place();
+        wrote(sequence, written)
+    }
+
+    /// Sees to it that there is memory for the keys and values of the first `tokens` pending tokens of
+    /// a sequence. [`Self::forward`] does it for all; to know whose fault it is, call this first.
+    pub fn reserve(
+        &mut self,
+        sequence: &mut Sequence<'a>,
+        tokens: usize,
+    ) -> Result<(), SequenceError> {
+        let end = sequence.computed() + tokens;
+        if sequence.memory.reserve(&mut self.model.kv, end) {
+            Ok(())
+        } else {
+            Err(SequenceError::NoBlocks)
+        }
+    }
+
+    /// Takes pending tokens of one or several sequences through the model: together at most
+    /// [`Self::batch`] tokens of at most [`MAX_RUNS`] sequences. What comes out for each of them is bit
+    /// for bit what it would be alone.
+    ///
+    /// After an error every sequence is as it was, and the call can be made again.
+    pub fn forward(
+        &mut self,
+        world: &mut World<'_, 'a>,
+        shares: &mut [Share<'_, 'a>],
+    ) -> Result<(), SequenceError> {
+        for share in &mut *shares {
+            self.reserve(share.sequence, share.tokens)?;
+        }
+        let (start, before) = (world.clock.now(), self.cache_stats());
+        let mut runs = heapless::Vec::<Run<'_, 'a>, MAX_RUNS>::new();
+        for share in &mut *shares {
+            let Share { sequence, tokens, wanted } = share;
+            let sampled = sequence.sampled && sequence.pending().len() == 1;
+            let kind = if sampled { Kind::Answer } else { Kind::Prompt };
+            let (memory, tokens) = sequence.pending_mut(*tokens);
+            let run = Run { memory, tokens, wanted: *wanted, keep: 1, kind };
+            assert!(runs.push(run).is_ok(), "a batch has at most MAX_RUNS sequences");
+        }
+        // Whatever the rows were before, they are going to be overwritten.
+        self.batches += 1;
+        self.written = 0..0;
+        self.model.forward(world, &runs)?;
+        let is_prompt = runs.iter().any(|run| run.kind == Kind::Prompt);
+        // A token that was sampled has been counted.
+        let prompts = runs.iter().filter(|run| run.kind == Kind::Prompt);
+        let tokens = prompts.map(|run| run.tokens.len() as u64).sum();
+        drop(runs);
+        let mut first = 0;
+        for (number, Share { sequence, tokens, wanted }) in shares.iter_mut().enumerate() {
+            let rows = &self.model.rows;
+            sequence.memory.commit(*tokens, &rows.staged, rows.staged_at(number));
+            let count = wanted.of(*tokens);
+            sequence.results = Some(Results { batch: self.batches, first, count });
+            first += count;
+        }
+        if first <= self.results() {
+            self.write_logits(world.parallel, 0..first);
+        }
+        let cache = self.cache_stats().since(before);
+        let time = world.clock.now() - start;
+        let phase = if is_prompt { &mut self.stats.prompt } else { &mut self.stats.decode };
+        *phase = phase.plus(Phase { tokens, time, sampling: 0, cache });
+        Ok(())
+    }
+
+    /// Computes logits of rows of the last batch whose results were wanted.
+    fn write_logits(&mut self, parallel: &dyn Parallel, rows: Range<usize>) {
+        let vocab = self.model.shape.vocab as usize;
+        if !rows.is_empty() {
+            let logits = &mut self.desk.logits[..rows.len() * vocab];
+            self.model.logits(parallel, rows.clone(), logits);
+        }
+        self.written = rows;
+    }
+
+    /// Logits (vocab,) after the last token of a sequence; `None` when it has pending tokens, or its
+    /// results were not wanted of the last batch: then its last token is to be computed again, see
+    /// [`Self::uncompute_last`]. [`Self::sample`] spoils them.
+    pub fn logits(&mut self, sequence: &Sequence<'a>) -> Option<&mut [f32]> {
+        let results = sequence.results.filter(|results| results.batch == self.batches);
+        let last = results.filter(|results| results.count > 0)?;
+        let row = (last.first + last.count - 1).checked_sub(self.written.start)?;
+        let vocab = self.model.shape.vocab as usize;
+        let is_there = sequence.pending().is_empty() && row < self.written.len();
+        is_there.then(|| &mut self.desk.logits[row * vocab..][..vocab])
+    }
+
+    /// Calls `each` with the logits (vocab,) of every token of a sequence whose results were wanted of
+    /// the last batch, in order.
+    pub fn each_logits(
+        &mut self,
+        parallel: &dyn Parallel,
+        sequence: &Sequence<'a>,
+        mut each: impl FnMut(&[f32]),
+    ) {
+        let vocab = self.model.shape.vocab as usize;
+        let Some(results) = sequence.results.filter(|r| r.batch == self.batches) else { return };
+        let end = results.first + results.count;
+        for from in (results.first..end).step_by(self.results()) {
+            let rows = from..end.min(from + self.results());
+            self.write_logits(parallel, rows.clone());
+            self.desk.logits.chunks_exact(vocab).take(rows.len()).for_each(&mut each);
+        }
+    }
+
+    /// Sees to it that the last token of a sequence is pending, for its logits.
+    pub fn uncompute_last(&mut self, sequence: &mut Sequence<'a>) {
+        sequence.uncompute_last(&mut self.model.kv);
+    }
+
+    /// Chooses the next token of a sequence from its [`Self::logits`], and spoils them.
+    pub fn sample(
+        &mut self,
+        world: &World<'_, 'a>,
+        sequence: &mut Sequence<'a>,
+    ) -> Result<u32, SequenceError> {
+        let start = world.clock.now();
+        let logits = self.logits(sequence).ok_or(SequenceError::Empty)?;
+        let (sampler, seen) = sequence.choice();
+        let sample = sampler.sample(logits, seen);
+        sequence.results = None;
+        let sampling = world.clock.now() - start;
+        let phase = Phase { tokens: 1, time: sampling, sampling, ..Phase::default() };
+        self.stats.decode = self.stats.decode.plus(phase);
+        sample.ok_or(SequenceError::NoNumbers)
+    }
+
+    /// Appends a token that was sampled, or chosen in the place of a sample.
+    pub fn accept(&self, sequence: &mut Sequence<'a>, id: u32) -> Result<Step, SequenceError> {
+        if sequence.tokens().len() == sequence.context() {
+            return Ok(Step::Full);
+        }
+        self.append(sequence, &[id])?;
+        sequence.sampled = true;
+        if !self.chat.stops.contains(&id) {
+            return Ok(Step::Token(id));
+        }
+        if let Some(conversation) = &self.conversation {
+            sequence.place = conversation.place_after(id);
+        }
+        Ok(Step::End(id))
+    }
+
+    /// Forgets a sequence and gives back its memory. Pages in RAM stay.
+    pub fn reset(&mut self, sequence: &mut Sequence<'a>) {
+        self.cut(sequence, 0);
+        sequence.place = crate::chat::Place::Start;
+    }
+
+    /// Goes back to the first `len` tokens of a sequence. What can stay computed does; the rest is
+    /// pending again.
+    pub fn cut(&mut self, sequence: &mut Sequence<'a>, len: usize) {
+        sequence.cut(&mut self.model.kv, len);
+    }
+
+    /// Makes `to` a copy of `from`: keys and values are shared until one of them writes on.
+    pub fn fork(&mut self, from: &Sequence<'a>, to: &mut Sequence<'a>) {
+        to.copy_from(&mut self.model.kv, from);
+    }
+
+    /// Calls `each` with all memory that the computed tokens of a sequence have changed.
+    pub(crate) fn visit_memory<E>(
+        &mut self,
+        sequence: &mut Sequence<'a>,
+        each: &mut impl FnMut(&mut [u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        sequence.memory.visit(&mut self.model.kv, each)
+    }
+
+    /// As if the first `len` tokens of a sequence had been computed: then [`Self::visit_memory`] gives
+    /// their memory.
+    pub(crate) fn restore_memory(
+        &mut self,
+        sequence: &mut Sequence<'a>,
+        len: usize,
+    ) -> Result<(), SequenceError> {
+        let enough = sequence.memory.restore(&mut self.model.kv, len);
+        if enough { Ok(()) } else { Err(SequenceError::NoBlocks) }
+    }
+
+    /// Reads on towards slots that are all full, for when nothing else is to be done: see
+    /// [`Cache::warm`]. `false` when nothing is left to read, or no page may be read on a guess.
+    pub fn warm(
+        &mut self,
+        world: &mut World<'_, 'a>,
+        first: &[u32],
+    ) -> Result<bool, SequenceError> {
+        match &mut self.model.cache {
+            Some(cache) if self.model.lookahead.is_allowed() => {
+                Ok(cache.warm(world, first).inspect_err(|_| cache.recover(world))?)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// The pages that are in RAM.
+    pub fn resident_pages(&self) -> impl Iterator<Item = u32> {
+        self.model.cache.iter().flat_map(Cache::resident)
+    }
+
+    /// What is known of every page's uses; `None` for a dense model.
+    pub fn history(&self) -> Option<&History<'a>> {
+        self.model.cache.as_ref().map(Cache::history)
+    }
+
+    /// Takes over what another run found out about `page`.
+    pub fn recall(&mut self, page: u32, rates: Rates) {
+        if let Some(cache) = &mut self.model.cache {
+            cache.recall(page, rates);
+        }
+    }
+
+    /// Most rows of a batch.
+    pub const fn batch(&self) -> usize {
+        self.batch
+    }
+
+    /// Most rows whose logits there is room for at once.
+    fn results(&self) -> usize {
+        self.desk.logits.len() / self.model.shape.vocab as usize
+    }
+
+    /// Blocks of keys and values that no sequence has, of [`KV_BLOCK`](crate::kernels::KV_BLOCK) tokens
+    /// each.
+    pub const fn free_blocks(&self) -> usize {
+        self.model.kv.free()
+    }
+
+    /// The tokenizer of the image.
+    pub const fn tokenizer(&self) -> &Tokenizer<'a> {
+        &self.tokenizer
+    }
+
+    /// How the image's model chats.
+    pub const fn chat(&self) -> &Chat {
+        &self.chat
+    }
+
+    /// The table of functions in use.
+    pub const fn kernels(&self) -> &'static Kernels {
+        self.model.kernels
+    }
+
+    /// How keys and values are kept.
+    pub const fn kv_format(&self) -> KvFormat {
+        self.model.kv.format()
+    }
+
+    /// Size of the vocabulary.
+    pub const fn vocab(&self) -> u32 {
+        self.model.shape.vocab
+    }
+
+    /// Where the time went so far.
+    pub const fn stats(&self) -> Stats {
+        self.stats
+    }
+
+    fn cache_stats(&self) -> CacheStats {
+        self.model.cache.as_ref().map(Cache::stats).unwrap_or_default()
+    }
+}
+
+/// Takes note of tokens that an encoder wrote after a sequence.
+fn wrote(
+    sequence: &mut Sequence<'_>,
+    written: Result<usize, ChatError>,
+) -> Result<(), SequenceError> {
+    match written {
+        Ok(count) => {
+            sequence.grow(count);
+            Ok(())
+        }
+        Err(ChatError::Encode(EncodeError::Full { .. })) => Err(sequence.full(None)),
+        Err(ChatError::Encode(error)) => Err(SequenceError::Text(error)),
+        Err(ChatError::NoTokens) => Err(SequenceError::NoChat),
+    }
+}
+
+/// Reads a section into its part of the arena and checks it.
+fn section<'a>(
+    image: &Image,
+    section: Section,
+    mut arena: Arena<'a>,
+    world: &mut World<'_, 'a>,
+) -> Result<&'a [u8], LoadError> {
+    let span = image.header.span(section);
+    let len = span.len as usize;
+    let bytes = arena.bytes(align_up(len, SECTION_ALIGN), SECTION_ALIGN)?;
+    let read = world.storage.read_at(span.offset, bytes);
+    read.map_err(|error| ImageError::Storage(section, error))?;
+    let bytes = &bytes[..len];
+    if checksum(bytes) != span.checksum {
+        return Err(ImageError::Checksum(section).into());
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,115 @@
+//! Keeping a sequence elsewhere: what is written of it, and taking it back.
+//!
+//! Four numbers (u32: tokens, of them computed, whether the last is a sample, the place in a
+//! conversation), the tokens (u32 each), then what the model remembers of the computed ones: block by
+//! block of keys and values, then the columns of the convolutions. All in native byte order.
+
+use crate::chat::Place;
+use crate::engine::Engine;
+use crate::sequence::{Sequence, SequenceError};
+
+/// Why a sequence was not written or taken back. `E` is the own error of whoever keeps it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SaveError<E> {
+    /// The sequence says no: its context or the memory for keys and values is too small.
+    Sequence(SequenceError),
+    /// Whoever keeps it cannot.
+    Place(E),
+    /// It contradicts itself.
+    Damaged,
+}
+
+/// What stands before the tokens.
+struct Head {
+    len: usize,
+    computed: usize,
+    sampled: bool,
+    place: Place,
+}
+
+impl Head {
+    fn read<E>(read: &mut impl FnMut(&mut [u8]) -> Result<(), E>) -> Result<Self, SaveError<E>> {
+        let mut words = [0_u32; 4];
+        read(bytemuck::bytes_of_mut(&mut words)).map_err(SaveError::Place)?;
+        let [len, computed, sampled, place] = words;
+        let place = Place::of(place).filter(|_| computed <= len && sampled <= 1);
+        Ok(Self {
+            len: len as usize,
+            computed: computed as usize,
+            sampled: sampled == 1,
+            place: place.ok_or(SaveError::Damaged)?,
+        })
+    }
+}
+
+impl<'a> Engine<'a> {
+    /// Writes a sequence and all that the model remembers of it, in pieces. [`Self::restore`] reads
+    /// them; whoever keeps them in between says which image and [`Self::kv_format`] they belong to and
+    /// finds damage.
+    pub fn save<E>(
+        &mut self,
+        sequence: &mut Sequence<'a>,
+        mut write: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let [len, computed] = [sequence.tokens().len(), sequence.computed()].map(|n| n as u32);
+        let head = [len, computed, u32::from(sequence.sampled), sequence.place.code()];
+        write(bytemuck::bytes_of(&head))?;
+        write(bytemuck::cast_slice(sequence.tokens()))?;
+        self.visit_memory(sequence, &mut |bytes| write(bytes))
+    }
+
+    /// Whether [`Self::restore`] could take what `read` gives, as far as can be told without changing
+    /// anything: `read` is asked for the beginning of it.
+    pub fn check_saved<E>(
+        &self,
+        sequence: &Sequence<'a>,
+        mut read: impl FnMut(&mut [u8]) -> Result<(), E>,
+    ) -> Result<(), SaveError<E>> {
+        let head = Head::read(&mut read)?;
+        if head.len > sequence.context() {
+            return Err(SaveError::Sequence(sequence.full(Some(head.len))));
+        }
+        for _ in 0..head.len {
+            let mut id = 0_u32;
+            read(bytemuck::bytes_of_mut(&mut id)).map_err(SaveError::Place)?;
+            if id >= self.vocab() {
+                return Err(SaveError::Damaged);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes what [`Self::save`] wrote in the place of a sequence; `read` fills its piece or fails.
+    /// After an error the sequence is as after a reset: see [`Self::check_saved`].
+    pub fn restore<E>(
+        &mut self,
+        sequence: &mut Sequence<'a>,
+        mut read: impl FnMut(&mut [u8]) -> Result<(), E>,
+    ) -> Result<(), SaveError<E>> {
+        self.reset(sequence);
+        let restored = self.restore_into_empty(sequence, &mut read);
+        if restored.is_err() {
+            self.reset(sequence);
+        }
+        restored
+    }
+
+    fn restore_into_empty<E>(
+        &mut self,
+        sequence: &mut Sequence<'a>,
+        read: &mut impl FnMut(&mut [u8]) -> Result<(), E>,
+    ) -> Result<(), SaveError<E>> {
+        let head = Head::read(read)?;
+        let full = sequence.full(Some(head.len));
+        let tokens = sequence.room().get_mut(..head.len).ok_or(SaveError::Sequence(full))?;
+        read(bytemuck::cast_slice_mut(tokens)).map_err(SaveError::Place)?;
+        if tokens.iter().any(|&id| id >= self.vocab()) {
+            return Err(SaveError::Damaged);
+        }
+        sequence.grow(head.len);
+        self.restore_memory(sequence, head.computed).map_err(SaveError::Sequence)?;
+        sequence.sampled = head.sampled;
+        sequence.place = head.place;
+        self.visit_memory(sequence, read).map_err(SaveError::Place)
+    }
+}

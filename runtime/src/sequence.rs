@@ -1,0 +1,219 @@
+//! A sequence of tokens that a model continues: one conversation's own state.
+
+use core::fmt;
+
+use crate::arena::{Arena, ArenaFull};
+use crate::chat::Place;
+use crate::experts::PageError;
+use crate::image::{Manifest, Sampling};
+use crate::model::kv::KvPool;
+use crate::model::state::Memory;
+use crate::sampler::{Sampler, mark_seen, seen_words};
+use crate::tokenizer::EncodeError;
+
+/// Why a sequence cannot go on. It is as it was before the call that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub enum SequenceError {
+    /// The text cannot be encoded.
+    Text(EncodeError),
+    /// The sequence would have more tokens than the context.
+    ContextFull {
+        /// Tokens of the context.
+        context: u32,
+        /// Tokens that the sequence would have, where that is known.
+        needed: Option<usize>,
+    },
+    /// Other sequences have all memory for keys and values.
+    NoBlocks,
+    /// A token that the model does not have.
+    Token(u32),
+    /// A page cannot be had. The tokens that wanted it are still to be computed.
+    Page(PageError),
+    /// There is nothing to continue: append something first.
+    Empty,
+    /// The image does not say how its model chats.
+    NoChat,
+    /// No logit is a number: the weights are damaged or not a language model's.
+    NoNumbers,
+}
+
+impl fmt::Display for SequenceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(error) => error.fmt(f),
+            Self::ContextFull { context, needed } => {
+                write!(f, "the context of {context} tokens is full")?;
+                if let Some(needed) = needed {
+                    write!(f, " ({needed} are needed)")?;
+                }
+                write!(f, "; begin anew, or with a larger one")
+            }
+            Self::NoBlocks => write!(
+                f,
+                "other conversations have all memory for keys and values; end one, or plan for fewer"
+            ),
+            Self::Token(id) => write!(f, "token {id} is not in the model's vocabulary"),
+            Self::Page(error) => error.fmt(f),
+            Self::Empty => write!(f, "there is nothing to continue; give a prompt"),
+            Self::NoNumbers => write!(f, "the model computes no numbers; pack it again"),
+            Self::NoChat => write!(f, "this model has no chat format; use a raw prompt"),
+        }
+    }
+}
+
+impl core::error::Error for SequenceError {}
+
+impl From<PageError> for SequenceError {
+    fn from(error: PageError) -> Self {
+        Self::Page(error)
+    }
+}
+
+/// Results of a sequence that an engine still has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Results {
+    /// Number of the batch.
+    pub(crate) batch: u64,
+    /// The first of its rows among those whose results were wanted, and how many they are.
+    pub(crate) first: usize,
+    pub(crate) count: usize,
+}
+
+/// One sequence: its tokens, what the model remembers of them, how its next token is chosen.
+///
+/// An [`Engine`](crate::engine::Engine) makes and continues it.
+#[derive(Debug)]
+pub struct Sequence<'a> {
+    pub(crate) memory: Memory<'a>,
+    /// (context,); the first `len` are the sequence.
+    tokens: &'a mut [u32],
+    len: usize,
+    /// A bit for each token of the vocabulary: whether the sequence has it.
+    seen: &'a mut [u32],
+    pub(crate) sampler: Sampler,
+    /// Where a conversation stands.
+    pub(crate) place: Place,
+    /// The last token is a sample.
+    pub(crate) sampled: bool,
+    pub(crate) results: Option<Results>,
+}
+
+impl<'a> Sequence<'a> {
+    /// Bytes that a sequence of up to `context` tokens takes, without keys and values.
+    pub fn bytes(manifest: &Manifest, context: usize) -> usize {
+        let vocab = manifest.shape.vocab as usize;
+        Memory::bytes(manifest, context)
+            + Arena::cost::<u32>(context)
+            + Arena::cost::<u32>(seen_words(vocab))
+    }
+
+    /// Takes its memory.
+    pub(crate) fn new(
+        manifest: &Manifest,
+        context: usize,
+        sampler: Sampler,
+        arena: &mut Arena<'a>,
+    ) -> Result<Self, ArenaFull> {
+        let vocab = manifest.shape.vocab as usize;
+        Ok(Self {
+            memory: Memory::new(manifest, context, arena)?,
+            tokens: arena.zeros(context)?,
+            len: 0,
+            seen: arena.zeros(seen_words(vocab))?,
+            sampler,
+            place: Place::Start,
+            sampled: false,
+            results: None,
+        })
+    }
+
+    /// The sequence: what was appended and what was sampled.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens[..self.len]
+    }
+
+    /// Tokens of it that were computed.
+    pub fn computed(&self) -> usize {
+        self.memory.len()
+    }
+
+    /// Tokens that were appended or sampled and are still to be computed.
+    pub fn pending(&self) -> &[u32] {
+        &self.tokens[self.memory.len()..self.len]
+    }
+
+    /// Most tokens it can have.
+    pub fn context(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Chooses its next tokens from now on: the settings and the seed are new.
+    pub fn set_sampling(&mut self, settings: Sampling, seed: u64) {
+        self.sampler = Sampler::new(settings, seed);
+    }
+
+    /// What the model remembers, and the next tokens to be computed.
+    pub(crate) fn pending_mut(&mut self, count: usize) -> (&mut Memory<'a>, &[u32]) {
+        let computed = self.memory.len();
+        (&mut self.memory, &self.tokens[computed..computed + count])
+    }
+
+    /// Room after the sequence; what is written there counts after [`Self::grow`].
+    pub(crate) fn room(&mut self) -> &mut [u32] {
+        &mut self.tokens[self.len..]
+    }
+
+    /// The next `count` tokens have been written.
+    pub(crate) fn grow(&mut self, count: usize) {
+        for &id in &self.tokens[self.len..][..count] {
+            mark_seen(self.seen, id);
+        }
+        self.len += count;
+        self.sampled = false;
+    }
+
+    /// Which tokens the sequence has, and how the next is chosen.
+    pub(crate) fn choice(&mut self) -> (&mut Sampler, &[u32]) {
+        (&mut self.sampler, self.seen)
+    }
+
+    /// Its error for a context that is too small.
+    pub(crate) fn full(&self, needed: Option<usize>) -> SequenceError {
+        SequenceError::ContextFull { context: self.context() as u32, needed }
+    }
+
+    /// Goes back to the first `len` tokens, of which as many stay computed as can. The place in a
+    /// conversation is the caller's to set.
+    pub(crate) fn cut(&mut self, pool: &mut KvPool<'_>, len: usize) {
+        self.len = self.len.min(len);
+        if self.memory.len() > self.len {
+            let len = if self.memory.can_rewind(self.len) { self.len } else { 0 };
+            self.memory.rewind(pool, len);
+        }
+        self.seen.fill(0);
+        for &id in &self.tokens[..self.len] {
+            mark_seen(self.seen, id);
+        }
+        self.sampled = false;
+        self.results = None;
+    }
+
+    /// Sees to it that the last token is still to be computed, for its logits.
+    pub(crate) fn uncompute_last(&mut self, pool: &mut KvPool<'_>) {
+        if let Some(before) = self.len.checked_sub(1).filter(|_| self.pending().is_empty()) {
+            let before = if self.memory.can_rewind(before) { before } else { 0 };
+            self.memory.rewind(pool, before);
+        }
+    }
+
+    /// Becomes a copy of `other`, with the same random state.
+    pub(crate) fn copy_from(&mut self, pool: &mut KvPool<'_>, other: &Sequence<'_>) {
+        self.memory.copy_from(pool, &other.memory);
+        self.tokens[..other.len].copy_from_slice(other.tokens());
+        self.seen.copy_from_slice(other.seen);
+        self.len = other.len;
+        self.sampler = other.sampler.clone();
+        (self.place, self.sampled, self.results) = (other.place, other.sampled, None);
+    }
+}

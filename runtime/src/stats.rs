@@ -1,0 +1,56 @@
+//! Where the time of tokens went.
+
+use crate::experts::CacheStats;
+use crate::seams::Micros;
+
+/// Where an engine's time went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Stats {
+    /// Tokens of prompts that were computed.
+    pub prompt: Phase,
+    /// Tokens that were sampled, and computed when they were continued.
+    pub decode: Phase,
+}
+
+/// One kind of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "defmt", derive(defmt::Format))]
+pub struct Phase {
+    /// Tokens.
+    pub tokens: u64,
+    /// Time from beginning to end.
+    pub time: Micros,
+    /// Time of it for sampling.
+    pub sampling: Micros,
+    /// The experts' pages; zeros for a dense model.
+    pub cache: CacheStats,
+}
+
+impl Phase {
+    /// Time for the model's arithmetic: what is neither sampling nor the cache's.
+    pub fn computing(&self) -> Micros {
+        let CacheStats { waiting, checking, managing, .. } = self.cache;
+        self.time.saturating_sub(self.sampling + waiting + checking + managing)
+    }
+
+    /// What was added since `before`.
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            tokens: self.tokens - before.tokens,
+            time: self.time - before.time,
+            sampling: self.sampling - before.sampling,
+            cache: self.cache.since(before.cache),
+        }
+    }
+
+    /// Both together.
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            tokens: self.tokens + other.tokens,
+            time: self.time + other.time,
+            sampling: self.sampling + other.sampling,
+            cache: self.cache.plus(other.cache),
+        }
+    }
+}
