@@ -1,10 +1,9 @@
 //! `cargo xtask doctor`: what this machine lacks, and what brings it.
 
 use anyhow::{Result, bail};
-use rill_board::{Board, Emulator, Platform};
-
-use crate::need::Need;
-use crate::{bochs, program, run, workspace};
+use rill_board::{Board, Platform};
+use xtask::need::Need;
+use xtask::{needs, workspace};
 
 /// Say what is missing for each task and board, and the command that installs it.
 #[derive(Debug, clap::Args)]
@@ -45,49 +44,22 @@ fn tasks(boards: &[Board]) -> Result<Vec<Task>> {
     let task = |name: &str, needs: &[Need]| Task { name: name.into(), needs: needs.to_vec() };
     let mut tasks = vec![
         task("test", &[Need::GCC, Need::GXX, Need::RUSTFMT, Need::CLIPPY, Need::CARGO_DENY]),
-        task(
-            "count",
-            &[Need::target("aarch64-unknown-linux-gnu"), Need::CROSS_GCC, Need::QEMU_PLUGINS],
-        ),
-        task("emulate-x86", &bochs::needs()),
+        task("count", &[Need::target(needs::LINUX_ARM), Need::CROSS_GCC, Need::QEMU_PLUGINS]),
+        task("emulate-x86", &needs::emulate_x86()),
     ];
     for board in boards {
         let name = &board.name;
-        tasks.push(task(&format!("image --board {name}"), &image_needs(board)));
-        tasks.push(task(&format!("run --board {name}"), &run_needs(board)?));
+        tasks.push(task(&format!("image --board {name}"), &needs::image(board)));
+        tasks.push(task(&format!("run --board {name}"), &needs::run(board)?));
         if board.platform == Platform::Bare {
             // What decodes the log is built for this machine.
-            let needs = [run_needs(board)?, vec![Need::GCC]].concat();
+            let needs = [needs::run(board)?, vec![Need::GCC]].concat();
             tasks.push(task(&format!("run --log --board {name}"), &needs));
         }
         if board.appliance.is_some() {
-            let needs = [image_needs(board), appliance_needs().to_vec()].concat();
+            let needs = [needs::image(board), needs::APPLIANCE.to_vec()].concat();
             tasks.push(task(&format!("image --appliance --board {name}"), &needs));
         }
     }
     Ok(tasks)
-}
-
-/// What making an image for a board takes.
-pub fn image_needs(board: &Board) -> Vec<Need> {
-    match board.platform {
-        Platform::Linux => program::needs(board),
-        Platform::Bare => vec![Need::target(board.target.clone())],
-    }
-}
-
-/// What running a board here takes.
-pub fn run_needs(board: &Board) -> Result<Vec<Need>> {
-    let mut needs = image_needs(board);
-    match board.emulator {
-        None => {}
-        Some(Emulator::User) => needs.push(run::user_emulator(board)?),
-        Some(Emulator::System { .. }) => needs.push(Need::QEMU_SYSTEM),
-    }
-    Ok(needs)
-}
-
-/// What an appliance takes beside.
-pub fn appliance_needs() -> [Need; 4] {
-    [Need::APT, Need::DPKG, Need::MKE2FS, Need::QEMU_SYSTEM]
 }

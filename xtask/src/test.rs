@@ -8,13 +8,13 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Result, bail};
-use bytesize::ByteSize;
 use rill_board::{Disk, Emulator, Platform};
+use xtask::board_args::BoardArgs;
+use xtask::need::Need;
+use xtask::needs::{self, LINUX_ARM};
+use xtask::workspace;
 
-use crate::board_test::Comparison;
-use crate::need::Need;
-use crate::run::Emulation;
-use crate::{board_test, bochs, doctor, fault_test, log, power_cut_test, program, workspace};
+use crate::images;
 
 /// Check formatting, lints, documentation, tests, other CPUs and dependencies.
 ///
@@ -23,44 +23,15 @@ use crate::{board_test, bochs, doctor, fault_test, log, power_cut_test, program,
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Fail when a check has to be left out.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "board")]
     all: bool,
     /// Only the checks whose name contains this.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "board")]
     only: Option<String>,
-    /// Instead, talk with this board and compare its answers with those of this machine.
-    #[arg(long, value_name = "NAME", conflicts_with_all = ["all", "only"])]
-    board: Option<String>,
-    /// Cores of that board, where one can choose.
-    #[arg(long, value_name = "N", requires = "board")]
-    cores: Option<u32>,
-    /// Boot that board's appliance in QEMU's virtual machine.
-    #[arg(long, requires = "board", conflicts_with = "cores")]
-    appliance: bool,
-    /// Take that board's card away, damage it and slow it down, where it has no operating system.
-    #[arg(long, requires = "board", conflicts_with_all = ["cores", "appliance"])]
-    faults: bool,
-    /// Cut the power of that board's appliance while it writes.
-    #[arg(long, requires = "board", conflicts_with_all = ["cores", "appliance", "faults"])]
-    power_cut: bool,
-    /// Compare what was found in RAM and read from flash too: as many experts fit there as here,
-    /// and none is read on a guess.
-    #[arg(long, requires = "board", conflicts_with_all = ["faults", "appliance"])]
-    counters: bool,
-    /// Talk with a real board with Linux: what `ssh` takes as destination.
-    #[arg(long, value_name = "USER@BOARD", requires = "board")]
-    #[arg(conflicts_with_all = ["cores", "appliance", "faults"])]
-    host: Option<String>,
-    /// Packed model to talk with [default: the small kiosk model of this repository]
-    #[arg(long, value_name = "MODEL.rill", requires = "board", conflicts_with = "faults")]
-    model: Option<PathBuf>,
-    /// RAM that the board's program may use.
-    #[arg(long, value_name = "SIZE", requires = "board", conflicts_with = "faults")]
-    ram: Option<ByteSize>,
+    #[command(flatten)]
+    on: BoardArgs,
 }
 
-/// Target of boards with Linux.
-const LINUX_ARM: &str = "aarch64-unknown-linux-gnu";
 /// Target of PCs with Linux.
 const LINUX_X86: &str = "x86_64-unknown-linux-gnu";
 /// Target of boards without an operating system.
@@ -117,7 +88,7 @@ fn checks() -> Result<Vec<Check>> {
         Check::cargo("tests", &["test", "--workspace"]),
         Check::cargo("cargo run is rill", &["run", "--quiet", "--", "inspect"]),
         Check::cargo("fuzz targets", &["check", "--manifest-path", "tests/fuzz/Cargo.toml"]),
-        Check::cargo("log decoder", &log::package("test").each_ref().map(String::as_str)),
+        Check::cargo("log decoder", &workspace::log_decoder("test").each_ref().map(String::as_str)),
         Check::cargo("engine without an OS", &["build", "-p", "rill", "--target", BARE_ARM])
             .needing(&[Need::target(BARE_ARM)]),
     ];
@@ -134,9 +105,10 @@ fn checks() -> Result<Vec<Check>> {
     }
     checks.extend(board_checks()?);
     let deny = ["check", "bans", "licenses", "sources"];
-    for (name, manifest) in
-        [("dependencies", "Cargo.toml"), ("dependencies of the log decoder", log::DECODER)]
-    {
+    for (name, manifest) in [
+        ("dependencies", "Cargo.toml"),
+        ("dependencies of the log decoder", workspace::LOG_DECODER),
+    ] {
         let args = [&["deny", "--manifest-path", manifest][..], &deny].concat();
         checks.push(Check::cargo(name, &args).needing(&[Need::CARGO_DENY]));
     }
@@ -148,7 +120,7 @@ fn emulated(what: &str, cpu: &str, tests: &[&str]) -> Check {
     let runner = format!("qemu-aarch64 -L /usr/aarch64-linux-gnu -cpu {cpu}");
     let args = [&["test", "--target", LINUX_ARM][..], tests].concat();
     Check::cargo(format!("{what} on {cpu}"), &args)
-        .needing(&cross_needs())
+        .needing(&needs::cross())
         .env("CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER", &runner)
 }
 
@@ -157,15 +129,21 @@ fn emulated_x86(cpu: &str, table: &str) -> Result<Check> {
     let xtask = std::env::current_exe()?.display().to_string();
     let variable = format!("RILL_TEST_KERNELS={table}");
     let runner = [&xtask, "emulate-x86", "--env", &variable, cpu];
-    let runner = format!("target.{LINUX_X86}.runner = {runner:?}");
-    let linker = program::linker("x86_64");
-    let args = ["test", "--config", &runner, "--target", LINUX_X86, "-p", "rill", "--lib"];
-    let args = [&args[..], &["kernels::", "--", "--test-threads=1"]].concat();
+    let linker = needs::linker("x86_64");
+    // Not in the environment, which the runner would build for itself with. All that there is when
+    // the program runs: no libraries, and little room for symbols.
+    let settings = [
+        format!("runner = {runner:?}"),
+        format!("linker = {:?}", linker.what()),
+        "rustflags = [\"-Ctarget-feature=+crt-static\", \"-Cstrip=symbols\"]".to_owned(),
+    ];
+    let settings = settings.map(|setting| format!("target.{LINUX_X86}.{setting}"));
+    let settings = settings.iter().flat_map(|setting| ["--config", setting]);
+    let args =
+        ["--target", LINUX_X86, "-p", "rill", "--lib", "kernels::", "--", "--test-threads=1"];
+    let args: Vec<_> = once("test").chain(settings).chain(args).collect();
     Ok(Check::cargo(format!("kernels on {cpu}"), &args)
-        .needing(&[&[Need::target(LINUX_X86), linker.clone()][..], &bochs::needs()].concat())
-        .env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_LINKER", &linker.what())
-        // All that there is when it runs: no libraries, and little room for symbols.
-        .env("RUSTFLAGS", "-Ctarget-feature=+crt-static -Cstrip=symbols"))
+        .needing(&[&[Need::target(LINUX_X86), linker.clone()][..], &needs::emulate_x86()].concat()))
 }
 
 /// Makes an image for every board, and talks with all that can be emulated.
@@ -181,8 +159,8 @@ fn board_checks() -> Result<Vec<Check>> {
             checks.push(Check::xtask(format!("{what} {name}"), args)?.needing(&needs));
             Ok(())
         };
-        add("image for", &["image", "--board", name, "-o", &images], doctor::image_needs(&board))?;
-        let needs = doctor::run_needs(&board)?;
+        add("image for", &["image", "--board", name, "-o", &images], needs::image(&board))?;
+        let needs = needs::run(&board)?;
         let chat = ["test", "--board", name];
         add("chat with", &chat, needs.clone())?;
         // A machine whose cores one can choose shows what only one core, or several, do wrong.
@@ -198,7 +176,7 @@ fn board_checks() -> Result<Vec<Check>> {
             add("faults of", &[&chat[..], &["--faults"]].concat(), needs.clone())?;
         }
         if board.appliance.is_some() {
-            let needs = [&needs[..], &doctor::appliance_needs()].concat();
+            let needs = [&needs[..], &needs::APPLIANCE].concat();
             let args = [&chat[..], &["--appliance"]].concat();
             add("chat with the appliance of", &args, needs.clone())?;
             // One stands for all: they differ in nothing that QEMU's virtual machine has.
@@ -216,7 +194,7 @@ fn board_checks() -> Result<Vec<Check>> {
     for board in counted {
         let name = &*board.name;
         let mut args = vec!["count", "--board", name];
-        let mut needs = [&cross_needs()[..], &[Need::QEMU_PLUGINS]].concat();
+        let mut needs = [&needs::cross()[..], &[Need::QEMU_PLUGINS]].concat();
         if board.platform == Platform::Bare {
             args.extend(["--against", COUNTED]);
             needs.push(Need::QEMU_SYSTEM);
@@ -242,29 +220,10 @@ shift
 cd "$(dirname "$0")/home" && exec sh -c "$*"
 "#;
 
-/// Building and running for 64-bit Arm Linux.
-fn cross_needs() -> [Need; 3] {
-    [Need::target(LINUX_ARM), Need::CROSS_GCC, Need::QEMU_USER]
-}
-
 /// Runs all checks and sums them up.
 pub fn run(args: &Args) -> Result<()> {
-    if let Some(board) = &args.board {
-        if args.faults {
-            return fault_test::run(board);
-        }
-        if args.power_cut {
-            return power_cut_test::run(board);
-        }
-        let emulation =
-            Emulation { cores: args.cores, appliance: args.appliance, ..Emulation::default() };
-        let comparison = Comparison {
-            model: args.model.clone(),
-            ram: args.ram,
-            host: args.host.clone(),
-            counters: args.counters,
-        };
-        return board_test::run(board, &emulation, &comparison);
+    if args.on.board.is_some() {
+        return images::run();
     }
     let wanted = |check: &Check| args.only.as_ref().is_none_or(|only| check.name.contains(only));
     let (mut passed, mut failed, mut left_out) = (0, Vec::new(), Vec::new());

@@ -33,6 +33,15 @@ pub fn cache(name: &str) -> Result<PathBuf> {
     Ok(folder)
 }
 
+/// Package of what decodes logs, which is no part of the workspace.
+pub const LOG_DECODER: &str = "xtask/log/Cargo.toml";
+
+/// Arguments of cargo: a task with that package, and where it is built.
+pub fn log_decoder(task: &str) -> [String; 5] {
+    let target = target_dir().join("log").display().to_string();
+    [task, "--manifest-path", LOG_DECODER, "--target-dir", &target].map(str::to_owned)
+}
+
 /// A cargo command in the repository, free of flags meant for another build.
 pub fn cargo() -> Command {
     let mut command = Command::new(env!("CARGO"));

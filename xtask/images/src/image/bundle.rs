@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
+use xtask::{needs, workspace};
 
 use super::sizes::Sizes;
 use super::{Inputs, licences, put};
-use crate::{program, workspace};
+use crate::program;
 
 /// Names every file of a bundle with its checksum, as `sha256sum` reads it.
 pub const SUMS: &str = "SHA256SUMS";
@@ -28,7 +29,7 @@ const README: &str = include_str!("linux/README.txt");
 pub fn make(inputs: &Inputs, output: &Path) -> Result<Vec<PathBuf>> {
     let board = &inputs.board;
     let built = program::build(board, "rill")?;
-    let others = licences::collect("rill-linux", &program::target(board))?;
+    let others = licences::collect("rill-linux", &needs::linux_target(board))?;
     let made = tempfile::Builder::new().prefix(".rill").tempdir_in(output)?;
     let program = made.path().join("rill");
     program::strip(board, &built, &program)?;

@@ -5,12 +5,12 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use bytesize::ByteSize;
-use rill_board::{Board, Emulator, Platform};
+use rill_board::{Emulator, Platform};
 
 use crate::chat::{Machine, Wire};
 use crate::image::{self, Inputs};
-use crate::need::{self, Need};
-use crate::{log, program, qemu, workspace};
+use crate::{log, program, qemu};
+use xtask::{need, needs, workspace};
 
 /// Run a model on a board: emulated here, or on a real one over ssh.
 #[derive(Debug, clap::Args)]
@@ -100,7 +100,7 @@ fn program(inputs: &Inputs, emulation: &Emulation) -> Result<Machine> {
     let mut command = match &board.emulator {
         None => Command::new(program),
         Some(Emulator::User) => {
-            let emulator = user_emulator(board)?;
+            let emulator = needs::user_emulator(board)?;
             need::require(std::slice::from_ref(&emulator))?;
             let mut command = Command::new(emulator.what());
             command.args(["-cpu", &board.cpu.model]).args(&emulation.arguments).arg(program);
@@ -156,15 +156,6 @@ fn settings(options: &[String]) -> Result<Vec<(String, Option<String>)>> {
         }
     }
     Ok(settings)
-}
-
-/// What emulates the board's CPU.
-pub fn user_emulator(board: &Board) -> Result<Need> {
-    match board.architecture() {
-        "aarch64" => Ok(Need::QEMU_USER),
-        "x86_64" => Ok(Need::QEMU_USER_X86),
-        other => bail!("{}: no emulator is known for {other}", board.name),
-    }
 }
 
 /// Copies a bundle to a board and runs its program there, without installing it.

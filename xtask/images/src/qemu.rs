@@ -5,11 +5,11 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use rill_board::{Board, Disk, Emulator};
+use xtask::need::{self, Need};
+use xtask::workspace;
 
 use crate::debian::Debian;
 use crate::image::appliance::Made;
-use crate::need::{self, Need};
-use crate::workspace;
 
 /// Debian's QEMU for machines that the installed one lacks.
 const NEWER: [&str; 3] = ["qemu-system-arm", "qemu-system-common", "qemu-system-data"];

@@ -8,8 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package, PackageId};
 use spdx::{Expression, LicenseId};
-
-use crate::workspace;
+use xtask::workspace;
 
 /// What is linked in that cargo does not know.
 const BESIDES: [(&str, &str, &str); 2] = [

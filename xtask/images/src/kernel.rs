@@ -9,9 +9,9 @@ use object::read::elf::{ElfFile64, ProgramHeader};
 use object::{Endianness, Object, ObjectSymbol, SymbolKind};
 use rill_board::Board;
 
-use crate::need::{self, Need};
 use crate::program::executable;
-use crate::workspace;
+use xtask::need::{self, Need};
+use xtask::workspace;
 
 /// Builds the kernel; returns the ELF file, which has symbols.
 pub fn build(board: &Board) -> Result<PathBuf> {

@@ -16,9 +16,8 @@ use anyhow::{Context, Result, bail};
 use bytesize::ByteSize;
 use rill_board::{Board, Platform};
 
-use crate::workspace;
-
 pub use disk::RAW;
+use xtask::workspace;
 
 /// Make an image of a model for a board.
 ///

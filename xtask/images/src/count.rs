@@ -10,9 +10,10 @@ use rill_board::{Board, Disk, Emulator, Instructions, Platform};
 
 use crate::chat::converse;
 use crate::image::Inputs;
-use crate::need::{self, Need};
 use crate::run::Emulation;
-use crate::{kernel, program, run, workspace};
+use crate::{kernel, program, run};
+use xtask::need::{self, Need};
+use xtask::workspace;
 
 /// Count the instructions that each token costs on a board, kernel by kernel.
 ///

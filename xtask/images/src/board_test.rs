@@ -1,18 +1,19 @@
 //! `cargo xtask test --board`: a board's chat against the same on this machine.
 
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use bytesize::ByteSize;
 use rill_board::{Board, Platform};
 use serde_json::Value;
+use xtask::board_args::BoardArgs;
+use xtask::workspace;
 
 use crate::chat::{TURNS, Transcript, converse};
 use crate::image::Inputs;
 use crate::run::Emulation;
-use crate::{log, program, run, workspace};
+use crate::{fault_test, log, power_cut_test, program, run};
 
 /// Options of `rill chat` for both sides: sampling as the image advises, and an end.
 const SETTINGS: [(&str, Option<&str>); 2] = [("seed", Some("7")), ("max-tokens", Some("48"))];
@@ -24,36 +25,40 @@ const RAM: ByteSize = ByteSize::mib(18);
 /// As little for a board whose counters are compared, where a shorter context takes less.
 const COUNTED_RAM: ByteSize = ByteSize::mib(8);
 
-/// What is compared.
-#[derive(Debug, Default)]
-pub struct Comparison {
-    /// The packed model; the kiosk's without one.
-    pub model: Option<PathBuf>,
-    /// RAM of the board's program.
-    pub ram: Option<ByteSize>,
-    /// A real board, as `ssh` calls it, in place of an emulated one.
-    pub host: Option<String>,
-    /// Whether experts found in RAM, missed and evicted, and bytes read, have to be equal too.
-    pub counters: bool,
+/// Tests a board as its options say.
+pub fn run(args: &BoardArgs) -> Result<()> {
+    let name = args.board.as_deref().context("name a board with --board")?;
+    if args.faults {
+        return fault_test::run(name);
+    }
+    if args.power_cut {
+        return power_cut_test::run(name);
+    }
+    compare(name, args)
 }
 
 /// Talks with a board and compares what it says with what the program says on this machine.
-pub fn run(name: &str, emulation: &Emulation, comparison: &Comparison) -> Result<()> {
-    let inputs = inputs(name, comparison)?;
+fn compare(name: &str, args: &BoardArgs) -> Result<()> {
+    let inputs = inputs(name, args)?;
     let files = tempfile::tempdir_in(workspace::cache("run")?)?;
     let frames = files.path().join("log");
-    let emulation = &Emulation { log: Some(frames.clone()), ..emulation.clone() };
-    let machine = match &comparison.host {
+    let emulation = &Emulation {
+        cores: args.cores,
+        appliance: args.appliance,
+        log: Some(frames.clone()),
+        ..Emulation::default()
+    };
+    let machine = match &args.host {
         Some(host) => run::over_ssh(&inputs, host)?,
         None => run::machine(&inputs, emulation)?,
     };
     let there = converse(machine, &TURNS)?;
-    let mut host = self::inputs("host", comparison)?;
+    let mut host = self::inputs("host", args)?;
     // A name of its own: how often experts were used in earlier runs is kept beside the image.
     let image = files.path().join("model.rill");
     symlink(host.model.canonicalize()?, &image)?;
     host.model = image;
-    if comparison.counters {
+    if args.counters {
         host.ram = ram_for(&host, there.slots().context("no experts in the answer to /stats")?)?;
     }
     let here = converse(run::machine(&host, &Emulation::default())?, &TURNS)?;
@@ -62,7 +67,7 @@ pub fn run(name: &str, emulation: &Emulation, comparison: &Comparison) -> Result
     if there.answers != here.answers {
         bail!("{name} answers otherwise than this machine, which says:\n{}", here.answers);
     }
-    if comparison.counters && there.counters() != here.counters() {
+    if args.counters && there.counters() != here.counters() {
         bail!("{name} counts otherwise than this machine, which says:\n{}", here.stats);
     }
     let board = workspace::board(name)?;
@@ -77,7 +82,7 @@ pub fn run(name: &str, emulation: &Emulation, comparison: &Comparison) -> Result
     if board.platform == Platform::Bare {
         check_log(&board, &log::decode(&board, &frames)?, emulation, &there)?;
     }
-    let what = if comparison.counters { "answers, hits and bytes" } else { "answers" };
+    let what = if args.counters { "answers, hits and bytes" } else { "answers" };
     println!("{name}: {what} of {} turns equal those of this machine ({kernels})", TURNS.len());
     Ok(())
 }
@@ -93,11 +98,11 @@ fn check_log(board: &Board, log: &str, emulation: &Emulation, there: &Transcript
     Ok(())
 }
 
-fn inputs(name: &str, comparison: &Comparison) -> Result<Inputs> {
-    let default = if comparison.counters { COUNTED_RAM } else { RAM };
-    let ram = comparison.ram.unwrap_or(default);
-    let mut inputs = Inputs::new(name, comparison.model.as_deref(), Some(ram))?;
-    let counted = if comparison.counters { &COUNTED[..] } else { &[] };
+fn inputs(name: &str, args: &BoardArgs) -> Result<Inputs> {
+    let default = if args.counters { COUNTED_RAM } else { RAM };
+    let ram = args.ram.unwrap_or(default);
+    let mut inputs = Inputs::new(name, args.model.as_deref(), Some(ram))?;
+    let counted = if args.counters { &COUNTED[..] } else { &[] };
     let settings = SETTINGS.iter().chain(counted);
     inputs.settings =
         settings.map(|(name, value)| ((*name).to_owned(), value.map(str::to_owned))).collect();

@@ -12,13 +12,14 @@ use mbrman::MBR;
 use rill::image::{HEADER_BYTES, Header, Section};
 use rill_board::{Board, Disk, Emulator, Platform};
 use serde_json::json;
+use xtask::workspace;
 
 use crate::chat::{Machine, Talk, Wire, converse, script};
 use crate::image::{self, Inputs, RAW};
 use crate::monitor::{Monitor, Socket};
 use crate::qemu::{Boot, CARD};
 use crate::run::Emulation;
-use crate::{log, qemu, run, workspace};
+use crate::{log, qemu, run};
 
 /// What is asked before and after each fault.
 const TURN: &str = "Tell me a story about a fox and a kite.";

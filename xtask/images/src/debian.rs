@@ -7,11 +7,10 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::need::{self, Need};
-use crate::workspace;
-
 /// The suite whose Linux is booted.
 pub const SUITE: &str = "bookworm";
+use xtask::need::{self, Need};
+use xtask::workspace;
 
 const MIRROR: &str = "http://deb.debian.org/debian";
 const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";

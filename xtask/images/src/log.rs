@@ -6,11 +6,9 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
 use rill_board::Board;
+use xtask::workspace;
 
-use crate::{kernel, workspace};
-
-/// Package of the decoder, which is no part of the workspace.
-pub const DECODER: &str = "xtask/log/Cargo.toml";
+use crate::kernel;
 
 /// Decodes the frames that a board's kernel, the one last built, has written to a file: a line each.
 ///
@@ -32,15 +30,13 @@ pub fn find<'l>(log: &'l str, level: &str, text: &str) -> Result<&'l str> {
     found.with_context(|| format!("no line {level} of the log says {text:?}:\n{log}"))
 }
 
-/// Arguments of cargo: a task with the decoder, and where that is built.
-pub fn package(task: &str) -> [String; 5] {
-    let target = workspace::target_dir().join("log").display().to_string();
-    [task, "--manifest-path", DECODER, "--target-dir", &target].map(str::to_owned)
-}
-
 fn decoder(board: &Board, frames: &Path) -> Result<Command> {
     let mut cargo = workspace::cargo();
-    cargo.args(package("run")).args(["--quiet", "--"]).arg(kernel::kept(board)?).arg(frames);
+    cargo
+        .args(workspace::log_decoder("run"))
+        .args(["--quiet", "--"])
+        .arg(kernel::kept(board)?)
+        .arg(frames);
     Ok(cargo)
 }
 

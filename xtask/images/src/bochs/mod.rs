@@ -15,12 +15,11 @@ use anyhow::{Context, Result, bail, ensure};
 use object::Endianness;
 use object::elf::PT_INTERP;
 use object::read::elf::{ElfFile64, ProgramHeader};
+use xtask::workspace;
 
 use self::boot::Boot;
 use crate::debian::{self, Debian, SUITE};
 use crate::initramfs::Archive;
-use crate::need::Need;
-use crate::workspace;
 
 /// Run a static program for x86-64 Linux on an emulated CPU, also one that this machine does not have.
 ///
@@ -68,11 +67,6 @@ const LOOK: Duration = Duration::from_millis(100);
 const ENDED: &str = "Attempted to kill init! exitcode=0x";
 /// As many files as Bochs loads into memory.
 const IMAGES: usize = 4;
-
-/// What this takes, beside a program to run.
-pub fn needs() -> Vec<Need> {
-    [&build::NEEDS[..], &[Need::DPKG]].concat()
-}
 
 /// Runs a program to its end and shows what it prints; fails when it fails.
 pub fn run(args: &Args) -> Result<()> {

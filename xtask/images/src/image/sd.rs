@@ -109,8 +109,9 @@ fn firmware(inputs: &Inputs, files: &mut Vec<(String, Content)>) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use xtask::workspace;
+
     use super::*;
-    use crate::workspace;
 
     #[test]
     fn firmware_comes_from_a_folder_with_its_licence() {

@@ -8,9 +8,9 @@ use std::thread::available_parallelism;
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
+use xtask::{need, needs, workspace};
 
-use crate::need::{self, Need};
-use crate::{debian, workspace};
+use crate::debian;
 
 /// The source, in Debian's pool, and its SHA-256.
 const SOURCE: &str = "main/b/bochs/bochs_3.0+dfsg.orig.tar.xz";
@@ -41,9 +41,6 @@ const OPTIONS: [&str; 16] = [
 /// Half the time to build of -O2; what runs afterwards takes half a minute.
 const FLAGS: &str = "-O1";
 
-/// What building takes.
-pub const NEEDS: [Need; 3] = [Need::GXX, Need::MAKE, Need::APT];
-
 /// The program: built the first time.
 pub fn program() -> Result<PathBuf> {
     let folder = workspace::cache("bochs")?;
@@ -53,7 +50,7 @@ pub fn program() -> Result<PathBuf> {
     if program.is_file() {
         return Ok(program);
     }
-    need::require(&NEEDS)?;
+    need::require(&needs::BOCHS)?;
     println!("building {VERSION}, once: this takes a minute or two");
     let made = tempfile::tempdir_in(&folder)?;
     debian::unpack_source(SOURCE, SHA256, made.path()).context("cannot get Bochs' source")?;

@@ -10,8 +10,9 @@ use serde_json::json;
 use crate::chat::{Machine, TURNS, Talk, Wire, script};
 use crate::image::{Inputs, appliance};
 use crate::monitor::{Monitor, Socket};
+use crate::qemu;
 use crate::qemu::CARD;
-use crate::{qemu, workspace};
+use xtask::workspace;
 
 const RAM: ByteSize = ByteSize::mib(32);
 const TOKENS: u64 = 16;

@@ -7,34 +7,13 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 use cargo_metadata::Message;
 use rill_board::Board;
+use xtask::{need, needs, workspace};
 
-use crate::need::{self, Need};
-use crate::workspace;
-
-/// Rust's target for a board with Linux.
-pub fn target(board: &Board) -> String {
-    if board.is_native() { format!("{ARCH}-unknown-linux-gnu") } else { board.target.clone() }
-}
-
-/// What building for a board takes.
-pub fn needs(board: &Board) -> Vec<Need> {
-    vec![Need::target(target(board)), linker(board.architecture())]
-}
-
-/// What links programs for Linux on this architecture.
-pub fn linker(architecture: &str) -> Need {
-    match architecture {
-        "aarch64" => Need::CROSS_GCC,
-        arch if arch == ARCH => Need::GCC,
-        _ => Need::CROSS_GCC_X86,
-    }
-}
-
-/// Builds a program of `platform/linux`: static, with symbols, with no model inside and with no path of this machine
-/// in it, so that equal sources give equal bytes.
+/// Builds a program of `platform/linux`: static, with symbols, with no model inside and with no path
+/// of this machine in it, so that equal sources give equal bytes.
 pub fn build(board: &Board, name: &str) -> Result<PathBuf> {
-    need::require(&needs(board))?;
-    let target = target(board);
+    need::require(&needs::program(board))?;
+    let target = needs::linux_target(board);
     let mut cargo = workspace::cargo();
     cargo.args(["build", "--release", "--package", "rill-linux", "--bin", name]);
     cargo.args(["--no-default-features", "--target", &target, "--message-format"]);

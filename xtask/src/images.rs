@@ -1,0 +1,48 @@
+//! The tasks that pack models and make, run and measure images. They have a program of their own,
+//! `rill-images`: what only looks at this machine does not wait until it is built.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use xtask::workspace;
+
+/// Their names; `rill-images` reads the rest of the line.
+#[derive(Debug, clap::Subcommand)]
+pub enum Task {
+    /// Pack a checkpoint into an image
+    Pack(Rest),
+    /// Make an image of a model for a board
+    Image(Rest),
+    /// Run a model on a board: emulated here, or on a real one over ssh
+    Run(Rest),
+    /// Count the instructions that each token costs on a board, kernel by kernel
+    Count(Rest),
+    /// Run a static program for x86-64 Linux on an emulated CPU, also one that this machine does
+    /// not have
+    EmulateX86(Rest),
+}
+
+/// Options and arguments, as they stand.
+#[derive(Debug, clap::Args)]
+#[command(disable_help_flag = true)]
+pub struct Rest {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "OPTION")]
+    rest: Vec<OsString>,
+}
+
+/// Builds `rill-images` and becomes it, with the arguments of this program.
+pub fn run() -> Result<()> {
+    let program = std::env::current_exe()?.with_file_name("rill-images");
+    let mut cargo = workspace::cargo();
+    cargo.args(["build", "--package", "rill-images"]);
+    if program.exists() {
+        cargo.arg("--quiet");
+    } else {
+        eprintln!("building what packs models and makes images, once: this takes some minutes");
+    }
+    workspace::run(&mut cargo)?;
+    let error = Command::new(&program).args(std::env::args_os().skip(1)).exec();
+    Err(error).with_context(|| format!("cannot start {}", program.display()))
+}

@@ -1,3 +1,0 @@
-//! `cargo xtask pack`.
-
-pub use rill_pack::cli::{Args, run};
