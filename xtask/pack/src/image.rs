@@ -2,6 +2,7 @@
 //! header, which are known last, are filled in afterwards.
 
 use std::io::{self, Seek, SeekFrom, Write};
+use std::ops::ControlFlow;
 
 use rill::image::layout::{TILE_ROWS, align_up};
 use rill::image::{
@@ -11,6 +12,7 @@ use rill::image::{
 use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::checkpoint::{Checkpoint, Ffn, Layer, Mixer, Part, Swiglu};
+use crate::journal::Earlier;
 use crate::matrix::{Joint, Loss, MatrixError, Weave};
 use crate::options::Progress;
 use crate::summary::{Class, Report};
@@ -47,12 +49,13 @@ pub fn lay_out(manifest: &Manifest, manifest_len: usize, tokenizer_len: usize) -
 }
 
 /// Writes an image from the start of `out`, all of it, and returns its header and what became of
-/// each tensor.
+/// each tensor. Pieces that are there from an `earlier` attempt stay as they are.
 pub fn write<W: Write + Seek>(
     out: &mut W,
     checkpoint: &Checkpoint,
     manifest: &Manifest,
     tokenizer: &[u8],
+    earlier: &mut dyn Earlier,
     progress: &dyn Progress,
 ) -> Result<(Header, Report), WriteError> {
     let mut buffer = [0; MANIFEST_MOST];
@@ -62,7 +65,7 @@ pub fn write<W: Write + Seek>(
     let mut header = lay_out(manifest, encoded.len(), tokenizer.len());
     progress.start(header.file_len);
     let out = Output { inner: out, at: 0, start: 0, hash: Xxh3Default::new(), progress };
-    let mut packer = Packer { out, checkpoint, report: Report::default() };
+    let mut packer = Packer { out, checkpoint, earlier, report: Report::default() };
 
     packer.out.put(&[0; HEADER_BYTES])?;
     packer.out.begin(&header, Section::Manifest)?;
@@ -106,10 +109,11 @@ pub fn write<W: Write + Seek>(
 struct Packer<'w, W> {
     out: Output<'w, W>,
     checkpoint: &'w Checkpoint,
+    earlier: &'w mut dyn Earlier,
     report: Report,
 }
 
-impl<W: Write> Packer<'_, W> {
+impl<W: Write + Seek> Packer<'_, W> {
     fn layer(&mut self, tensors: &LayerTensors, parts: &Layer) -> Result<(), WriteError> {
         self.floats(&tensors.operator_norm, &parts.operator_norm)?;
         match (&tensors.mixer, &parts.mixer) {
@@ -145,7 +149,7 @@ impl<W: Write> Packer<'_, W> {
                 self.router(router, rows)?;
                 match values {
                     Some(values) => self.floats(bias, values),
-                    None => self.put_floats(bias, &vec![0.0; bias.len() / 4]),
+                    None => self.out.pad_to(self.out.start + bias.end as u64),
                 }
             }
             _ => unreachable!("the manifest was made from this checkpoint"),
@@ -169,23 +173,38 @@ impl<W: Write> Packer<'_, W> {
         let width = matrix.shape.format.tile_row_bytes(matrix.shape.blocks());
         let rows = matrix.shape.tile_rows();
         let step = (CHUNK / width).max(1);
-        let mut losses = vec![Loss::default(); parts.len()];
         let mut bytes = Vec::new();
         for first in (0..rows).step_by(step) {
             let tile_rows = first..rows.min(first + step);
             bytes.resize(tile_rows.len() * width, 0);
-            joint.encode(&self.checkpoint.files, tile_rows, &mut bytes, &mut losses)?;
-            self.out.put(&bytes)?;
+            let mut losses = vec![Loss::default(); parts.len()];
+            self.piece(&mut bytes, &mut losses, |checkpoint, bytes, losses| {
+                Ok(joint.encode(&checkpoint.files, tile_rows, bytes, losses)?)
+            })?;
+            self.report.add(class, &joint, &losses);
         }
-        self.report.add(class, &joint, &losses);
         Ok(())
+    }
+
+    /// Writes a piece of the image that `make` fills in, unless an earlier attempt has.
+    fn piece(
+        &mut self,
+        bytes: &mut [u8],
+        losses: &mut [Loss],
+        make: impl FnOnce(&Checkpoint, &mut [u8], &mut [Loss]) -> Result<(), WriteError>,
+    ) -> Result<(), WriteError> {
+        if self.earlier.take(self.out.at, bytes, losses)? {
+            return self.out.pass(bytes);
+        }
+        make(self.checkpoint, bytes, losses)?;
+        self.earlier.made(self.out.at, bytes, losses)?;
+        self.out.put(bytes)
     }
 
     /// Writes every page, and its two checksums into `sums`.
     fn pages(&mut self, shape: &PageShape, sums: &mut [u8]) -> Result<(), WriteError> {
         let checkpoint = self.checkpoint;
         let mut page = vec![0; shape.bytes()];
-        let (front, rest) = page.split_at_mut(shape.down_at());
         let experts = checkpoint.layers.iter().flat_map(|layer| match &layer.ffn {
             Ffn::Dense(_) => &[][..],
             Ffn::Moe { experts, .. } => experts,
@@ -195,28 +214,31 @@ impl<W: Write> Packer<'_, W> {
             let woven =
                 Joint { parts: &[gate, up], weave: Weave::Interleave, shape: shape.gate_up };
             let down = Joint { parts: &[&expert.down], weave: Weave::Stack, shape: shape.down };
-            self.whole(&woven, &mut front[..shape.gate_up.bytes()])?;
-            self.whole(&down, &mut rest[..shape.down.bytes()])?;
+            let mut losses = [Loss::default(); 3];
+            self.piece(&mut page, &mut losses, |checkpoint, page, losses| {
+                let (front, rest) = page.split_at_mut(shape.down_at());
+                let (of_woven, of_down) = losses.split_at_mut(2);
+                let whole = |joint: &Joint<'_>, into: &mut [u8], losses: &mut [Loss]| {
+                    let rows = 0..joint.shape.tile_rows();
+                    joint.encode(&checkpoint.files, rows, into, losses)
+                };
+                whole(&woven, &mut front[..shape.gate_up.bytes()], of_woven)?;
+                whole(&down, &mut rest[..shape.down.bytes()], of_down)?;
+                Ok(())
+            })?;
+            let (front, rest) = page.split_at(shape.down_at());
             sums[..8].copy_from_slice(&page_checksum(front).to_le_bytes());
             sums[8..].copy_from_slice(&page_checksum(rest).to_le_bytes());
-            self.out.put(front)?;
-            self.out.put(rest)?;
+            self.report.add(Class::Experts, &woven, &losses[..2]);
+            self.report.add(Class::Experts, &down, &losses[2..]);
         }
         Ok(())
     }
 
-    /// Makes a whole matrix of a page.
-    fn whole(&mut self, joint: &Joint<'_>, into: &mut [u8]) -> Result<(), WriteError> {
-        let mut losses = vec![Loss::default(); joint.parts.len()];
-        joint.encode(&self.checkpoint.files, 0..joint.shape.tile_rows(), into, &mut losses)?;
-        self.report.add(Class::Experts, joint, &losses);
-        Ok(())
-    }
-
     /// The numbers of a part, row by row.
-    fn numbers(&self, part: &Part) -> Result<Vec<f32>, WriteError> {
+    fn numbers(checkpoint: &Checkpoint, part: &Part) -> Result<Vec<f32>, WriteError> {
         let mut bytes = Vec::new();
-        let files = &self.checkpoint.files;
+        let files = &checkpoint.files;
         files.read(part, 0..part.rows, &mut bytes).map_err(MatrixError::from)?;
         let mut numbers = vec![0.0; part.rows * part.cols];
         part.stored.dequantise(&bytes, &mut numbers);
@@ -227,38 +249,51 @@ impl<W: Write> Packer<'_, W> {
     }
 
     fn floats(&mut self, place: &Place, part: &Part) -> Result<(), WriteError> {
-        let numbers = self.numbers(part)?;
-        self.put_floats(place, &numbers)
+        self.arranged(place, part, |numbers| numbers)
     }
 
     /// (hidden, conv_width) in the source, (conv_width, hidden) in the image.
     fn taps(&mut self, place: &Place, part: &Part) -> Result<(), WriteError> {
-        let numbers = self.numbers(part)?;
-        let mut turned = Vec::with_capacity(numbers.len());
-        for tap in 0..part.cols {
-            turned.extend(numbers.iter().skip(tap).step_by(part.cols));
-        }
-        self.put_floats(place, &turned)
+        self.arranged(place, part, |numbers| {
+            let mut turned = Vec::with_capacity(numbers.len());
+            for tap in 0..part.cols {
+                turned.extend(numbers.iter().skip(tap).step_by(part.cols));
+            }
+            turned
+        })
     }
 
     /// (experts, hidden) in the source, `[tile row][column][16]` in the image.
     fn router(&mut self, place: &Place, part: &Part) -> Result<(), WriteError> {
-        let numbers = self.numbers(part)?;
-        let mut tiles = vec![0.0; align_up(part.rows, TILE_ROWS) * part.cols];
-        for (row, weights) in numbers.chunks_exact(part.cols).enumerate() {
-            let tile = row / TILE_ROWS * TILE_ROWS * part.cols;
-            for (col, &weight) in weights.iter().enumerate() {
-                tiles[tile + col * TILE_ROWS + row % TILE_ROWS] = weight;
+        self.arranged(place, part, |numbers| {
+            let mut tiles = vec![0.0; align_up(part.rows, TILE_ROWS) * part.cols];
+            for (row, weights) in numbers.chunks_exact(part.cols).enumerate() {
+                let tile = row / TILE_ROWS * TILE_ROWS * part.cols;
+                for (col, &weight) in weights.iter().enumerate() {
+                    tiles[tile + col * TILE_ROWS + row % TILE_ROWS] = weight;
+                }
             }
-        }
-        self.put_floats(place, &tiles)
+            tiles
+        })
     }
 
-    fn put_floats(&mut self, place: &Place, numbers: &[f32]) -> Result<(), WriteError> {
-        debug_assert_eq!(place.len(), numbers.len() * 4);
-        let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
+    /// Writes the numbers of a part in another order.
+    fn arranged(
+        &mut self,
+        place: &Place,
+        part: &Part,
+        arrange: impl FnOnce(Vec<f32>) -> Vec<f32>,
+    ) -> Result<(), WriteError> {
         self.out.place(place.start)?;
-        self.out.put(&bytes)
+        let mut bytes = vec![0; place.len()];
+        self.piece(&mut bytes, &mut [], |checkpoint, bytes, _| {
+            let numbers = arrange(Self::numbers(checkpoint, part)?);
+            debug_assert_eq!(bytes.len(), numbers.len() * 4);
+            for (bytes, number) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(numbers) {
+                *bytes = number.to_le_bytes();
+            }
+            Ok(())
+        })
     }
 }
 
@@ -273,7 +308,7 @@ struct Output<'w, W> {
     progress: &'w dyn Progress,
 }
 
-impl<W: Write> Output<'_, W> {
+impl<W: Write + Seek> Output<'_, W> {
     fn begin(&mut self, header: &Header, section: Section) -> Result<(), WriteError> {
         self.start = header.span(section).offset;
         self.pad_to(self.start)?;
@@ -305,11 +340,23 @@ impl<W: Write> Output<'_, W> {
 
     fn put(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
         self.inner.write_all(bytes)?;
+        self.count(bytes);
+        go_on(self.progress.advance(bytes.len() as u64))
+    }
+
+    /// Goes on after bytes that are in the file already.
+    fn pass(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
+        self.inner.seek_relative(bytes.len() as i64)?;
+        self.count(bytes);
+        go_on(self.progress.pass(bytes.len() as u64))
+    }
+
+    fn count(&mut self, bytes: &[u8]) {
         self.hash.update(bytes);
         self.at += bytes.len() as u64;
-        if self.progress.advance(bytes.len() as u64).is_break() {
-            return Err(WriteError::Cancelled);
-        }
-        Ok(())
     }
+}
+
+fn go_on(flow: ControlFlow<()>) -> Result<(), WriteError> {
+    if flow.is_break() { Err(WriteError::Cancelled) } else { Ok(()) }
 }

@@ -10,15 +10,18 @@
 //! - [`quantise`]: blocks of integers from real weights;
 //! - [`tokenizer`] and [`chat`]: the checkpoint's tokenizer and chat template, checked;
 //! - `manifest`, `matrix`, `image`: the formats chosen, tile rows, the file;
-//! - `pack`: a file that is there whole or not at all;
+//! - `pack`: a file that is there whole or not at all; with `attempt` and `journal` one that goes
+//!   on where a killed process was;
 //! - `cli` (feature `cli`): the `pack` command.
 
+mod attempt;
 pub mod chat;
 pub mod checkpoint;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod gguf;
 mod image;
+mod journal;
 mod manifest;
 mod matrix;
 mod options;
@@ -34,6 +37,6 @@ mod vocabulary;
 pub use image::WriteError;
 pub use matrix::{Loss, MatrixError};
 pub use options::{Options, Progress, Quiet};
-pub use pack::{PackError, pack};
+pub use pack::{Origin, PackError, pack, pack_from};
 pub use summary::{Class, Report, Summary, TensorReport};
 pub use vocabulary::VocabularyError;

@@ -26,8 +26,12 @@ impl Default for Options {
 pub trait Progress {
     /// The image will have this many bytes.
     fn start(&self, bytes: u64);
-    /// This many more are written. `Break` stops packing; nothing is left behind.
+    /// This many more are written. `Break` stops packing.
     fn advance(&self, bytes: u64) -> ControlFlow<()>;
+    /// This many more were there already, from an attempt that ended early.
+    fn pass(&self, bytes: u64) -> ControlFlow<()> {
+        self.advance(bytes)
+    }
 }
 
 /// Nobody listens.

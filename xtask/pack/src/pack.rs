@@ -2,9 +2,12 @@ use std::io::{self, BufWriter, ErrorKind, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use rill::image::{Manifest, ManifestError};
+use xxhash_rust::xxh3::xxh3_64;
 
-use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::attempt::Attempt;
+use crate::checkpoint::{Checkpoint, CheckpointError, Store};
 use crate::image::{self, WriteError};
+use crate::journal::{Earlier, Nothing};
 use crate::manifest;
 use crate::matrix::MatrixError;
 use crate::options::{Options, Progress};
@@ -15,8 +18,7 @@ use crate::vocabulary::{self, PackedVocabulary};
 /// Bytes gathered before they go to the file.
 const BUFFER: usize = 1 << 20;
 
-/// Why a checkpoint was not packed. Nothing is left of the attempt, and a file that was there
-/// before is untouched.
+/// Why a checkpoint was not packed. A file that was there before is untouched.
 #[derive(Debug, thiserror::Error)]
 pub enum PackError {
     /// The source cannot be used.
@@ -47,9 +49,28 @@ pub enum PackError {
         /// Why.
         error: io::Error,
     },
+    /// Another process is making the same image.
+    #[error("{0} is being made by another process; wait for it")]
+    Busy(PathBuf),
+    /// The source is not what it is said to be.
+    #[error("{0}; nothing was kept of it")]
+    Check(io::Error),
     /// The caller asked to stop.
     #[error("stopped; nothing was written")]
     Cancelled,
+}
+
+impl PackError {
+    /// Whether the same attempt may end well another time.
+    fn may_pass(&self) -> bool {
+        matches!(
+            self,
+            Self::Checkpoint(CheckpointError::Read { .. })
+                | Self::DiskFull { .. }
+                | Self::Write { .. }
+                | Self::Cancelled
+        )
+    }
 }
 
 /// Packs `source`, a GGUF file or a Hugging Face folder, into the image `output`.
@@ -68,10 +89,59 @@ pub fn pack(
     let failed = |error| job.failed(error);
     let mut target = Target::create(output).map_err(failed)?;
     let mut writer = BufWriter::with_capacity(BUFFER, target.file());
-    let summary = job.run(&mut writer, progress)?;
+    let summary = job.run(&mut writer, &mut Nothing, progress)?;
     writer.into_inner().map_err(|error| failed(error.into_error()))?;
     target.commit().map_err(failed)?;
     Ok(summary)
+}
+
+/// Where a checkpoint that is not on this machine comes from.
+pub struct Origin<'o> {
+    /// Opens its files.
+    pub store: &'o dyn Store,
+    /// Tells its very bytes from those of any other.
+    pub identity: &'o str,
+    /// Called when all is packed and before the image gets its name.
+    pub check: &'o dyn Fn() -> io::Result<()>,
+}
+
+/// As [`pack`], but an attempt that ends early, even by a kill or a power cut, leaves what it has
+/// made beside `output`, and the next one goes on from there if it has the same origin and options.
+/// The image has the same bytes as one that was packed at once.
+pub fn pack_from(
+    origin: &Origin<'_>,
+    source: &Path,
+    output: &Path,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Summary, PackError> {
+    let checkpoint = Checkpoint::open_in(origin.store, source)?;
+    let job = Job::new(&checkpoint, output, options)?;
+    let mut attempt = Attempt::at(output, &job.identity(origin.identity)).map_err(|error| {
+        if error.kind() == ErrorKind::ResourceBusy {
+            PackError::Busy(output.into())
+        } else {
+            job.failed(error)
+        }
+    })?;
+    let mut writer = BufWriter::with_capacity(BUFFER, attempt.target.file());
+    let made = job.run(&mut writer, &mut attempt.journal, progress).and_then(|summary| {
+        writer.into_inner().map_err(|error| job.failed(error.into_error()))?;
+        (origin.check)().map_err(PackError::Check)?;
+        Ok(summary)
+    });
+    match made {
+        Ok(summary) => {
+            attempt.finish(summary.header.file_len).map_err(|error| job.failed(error))?;
+            Ok(summary)
+        }
+        Err(error) => {
+            if !error.may_pass() {
+                attempt.discard();
+            }
+            Err(error)
+        }
+    }
 }
 
 /// A checkpoint and all that is decided before anything is written.
@@ -95,14 +165,24 @@ impl<'c> Job<'c> {
         Ok(Self { checkpoint, words, manifest, options, output })
     }
 
+    /// Equal for two jobs only if they make the same image in the same way.
+    fn identity(&self, origin: &str) -> String {
+        let Self { words, manifest, options, .. } = self;
+        let version = env!("CARGO_PKG_VERSION");
+        let manifest = xxh3_64(format!("{manifest:?}").as_bytes());
+        let words = xxh3_64(&words.tables);
+        format!("rill {version}, {options:?}, {manifest:016x}, {words:016x}, {origin}")
+    }
+
     /// Writes the image.
     fn run(
         &self,
         writer: &mut (impl Write + Seek),
+        earlier: &mut dyn Earlier,
         progress: &dyn Progress,
     ) -> Result<Summary, PackError> {
         let Self { checkpoint, words, manifest, options, .. } = self;
-        match image::write(writer, checkpoint, manifest, &words.tables, progress) {
+        match image::write(writer, checkpoint, manifest, &words.tables, earlier, progress) {
             Ok((header, report)) => Ok(Summary {
                 header,
                 manifest: manifest.clone(),
@@ -133,9 +213,12 @@ impl<'c> Job<'c> {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::io::{Cursor, SeekFrom};
+    use std::rc::Rc;
 
     use super::*;
+    use crate::checkpoint::{Disk, Source};
     use crate::options::Quiet;
 
     /// A device that fails in a given way after so many bytes.
@@ -175,7 +258,7 @@ mod tests {
         let run = |room, kind| {
             let inner = Cursor::new(Vec::new());
             let mut writer = BufWriter::new(Faulty { inner, room, kind });
-            job.run(&mut writer, &Quiet).map(|summary| summary.header.file_len)
+            job.run(&mut writer, &mut Nothing, &Quiet).map(|summary| summary.header.file_len)
         };
         let len = run(u64::MAX, ErrorKind::Other).unwrap();
         for room in [0, 100, 20_000, 1_000_000, len / 2, len - 1] {
@@ -186,6 +269,89 @@ mod tests {
             assert!(matches!(broken, PackError::Write { .. }), "{room}");
         }
         assert_eq!(run(len, ErrorKind::StorageFull).unwrap(), len);
+    }
+
+    /// The disk, until so many reads were made.
+    #[derive(Debug, Clone)]
+    struct Unsteady(Rc<Cell<u64>>);
+
+    impl Store for Unsteady {
+        fn is_folder(&self, path: &Path) -> io::Result<bool> {
+            Disk.is_folder(path)
+        }
+
+        fn open(&self, path: &Path) -> io::Result<Box<dyn Source>> {
+            Ok(Box::new(UnsteadySource(Disk.open(path)?, self.clone())))
+        }
+
+        fn whole_path(&self, path: &Path) -> PathBuf {
+            Disk.whole_path(path)
+        }
+    }
+
+    #[derive(Debug)]
+    struct UnsteadySource(Box<dyn Source>, Unsteady);
+
+    impl Source for UnsteadySource {
+        fn size(&self) -> u64 {
+            self.0.size()
+        }
+
+        fn read_at(&self, at: u64, end: u64, into: &mut [u8]) -> io::Result<()> {
+            assert!(end == 0 || at + into.len() as u64 <= end, "a read stays in its tensor");
+            let left = &self.1.0;
+            left.set(left.get().checked_sub(1).ok_or(ErrorKind::ConnectionReset)?);
+            self.0.read_at(at, end, into)
+        }
+    }
+
+    #[test]
+    fn attempts_that_end_early_add_up_to_the_image_that_is_packed_at_once() {
+        let kiosk = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/kiosk");
+        for source in ["kiosk-16m", "kiosk-q4_0.gguf"] {
+            let source = kiosk.join(source);
+            let folder = tempfile::tempdir().unwrap();
+            let [whole, output] = ["whole.rill", "k.rill"].map(|name| folder.path().join(name));
+            let options = Options::default();
+            let expected = pack(&source, &whole, &options, &Quiet).unwrap();
+            let left = Rc::new(Cell::new(0));
+            let store = Unsteady(left.clone());
+            let try_once = |reads, identity: &str, check: io::Result<()>| {
+                left.set(reads);
+                let check = Cell::new(Some(check));
+                let check = || check.take().unwrap();
+                let origin = Origin { store: &store, identity, check: &check };
+                let result = pack_from(&origin, &source, &output, &options, &Quiet);
+                (result, reads - left.get())
+            };
+            // Each attempt comes at least a piece further than the one before.
+            let mut attempts = 0;
+            let summary = loop {
+                attempts += 1;
+                match try_once(60, "a", Ok(())).0 {
+                    Ok(summary) => break summary,
+                    Err(PackError::Checkpoint(CheckpointError::Read { .. })) => {}
+                    Err(error) => panic!("{error}"),
+                }
+                assert!(attempts < 100, "it ends");
+            };
+            assert!(attempts > 5, "{attempts}");
+            assert_eq!(summary, expected);
+            let bytes = std::fs::read(&output).unwrap();
+            assert!(bytes == std::fs::read(&whole).unwrap());
+            let names = || std::fs::read_dir(folder.path()).unwrap().count();
+            assert_eq!(names(), 2, "nothing else is left");
+
+            // What is left of another origin is not used.
+            let (_, all) = try_once(1 << 40, "a", Ok(()));
+            assert!(try_once(all - 1, "a", Ok(())).0.is_err());
+            assert!(try_once(all - 1, "b", Ok(())).0.is_err());
+            // A source that is found to be wrong leaves nothing, and the old image as it was.
+            let wrong = try_once(1 << 40, "b", Err(ErrorKind::InvalidData.into())).0;
+            assert!(matches!(wrong, Err(PackError::Check(_))));
+            assert_eq!(names(), 2, "nothing else is left");
+            assert!(bytes == std::fs::read(&output).unwrap());
+        }
     }
 
     #[test]

@@ -31,19 +31,35 @@ impl Target {
                 let _ = fs::remove_file(entry.path());
             }
         }
+        let temporary = Self::temporary(path, &prefix)?;
+        temporary.as_file().lock()?;
+        Ok(Self::of(temporary, path))
+    }
+
+    /// A new file beside `path`, with a name that begins with `prefix`.
+    pub fn temporary(path: &Path, prefix: &str) -> io::Result<NamedTempFile> {
         let mut builder = Builder::new();
-        builder.prefix(&prefix);
+        builder.prefix(prefix);
         if let Some(permissions) = ordinary() {
             builder.permissions(permissions);
         }
-        let temporary = builder.tempfile_in(folder)?;
-        temporary.as_file().lock()?;
-        Ok(Self { temporary, path: path.into() })
+        builder.tempfile_in(folder_of(path))
+    }
+
+    /// The file that `temporary` is, on its way to `path`.
+    pub fn of(temporary: NamedTempFile, path: &Path) -> Self {
+        Self { temporary, path: path.into() }
     }
 
     /// The file to write.
     pub fn file(&mut self) -> &mut File {
         self.temporary.as_file_mut()
+    }
+
+    /// Removes the file, even one that would be left for a later attempt.
+    pub fn discard(self) {
+        // Nothing is lost when it stays.
+        let _ = self.temporary.close();
     }
 
     /// Brings the bytes to the device, then gives the file its name, in place of an older one.
@@ -57,7 +73,8 @@ impl Target {
     }
 }
 
-fn folder_of(path: &Path) -> &Path {
+/// The folder that a file is in.
+pub(crate) fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),
