@@ -324,9 +324,7 @@ impl<'a> Engine<'a> {
             sequence.results = Some(Results { batch: self.batches, first, count });
             first += count;
         }
-        if first <= self.results() {
-            self.write_logits(world.parallel, 0..first);
-        }
+        self.write_logits(world.parallel, first.saturating_sub(self.results())..first);
         let cache = self.cache_stats().since(before);
         let time = world.clock.now() - start;
         let phase = if is_prompt { &mut self.stats.prompt } else { &mut self.stats.decode };
@@ -347,13 +345,29 @@ impl<'a> Engine<'a> {
     /// Logits (vocab,) after the last token of a sequence; `None` when it has pending tokens, or its
     /// results were not wanted of the last batch: then its last token is to be computed again, see
     /// [`Self::uncompute_last`]. [`Self::sample`] spoils them.
-    pub fn logits(&mut self, sequence: &Sequence<'a>) -> Option<&mut [f32]> {
-        let results = sequence.results.filter(|results| results.batch == self.batches);
-        let last = results.filter(|results| results.count > 0)?;
-        let row = (last.first + last.count - 1).checked_sub(self.written.start)?;
+    pub fn logits(
+        &mut self,
+        parallel: &dyn Parallel,
+        sequence: &Sequence<'a>,
+    ) -> Option<&mut [f32]> {
+        let row = self.last_row(sequence)?;
+        if !self.written.contains(&row) {
+            self.write_logits(parallel, row..row + 1);
+        }
         let vocab = self.model.shape.vocab as usize;
-        let is_there = sequence.pending().is_empty() && row < self.written.len();
-        is_there.then(|| &mut self.desk.logits[row * vocab..][..vocab])
+        Some(&mut self.desk.logits[(row - self.written.start) * vocab..][..vocab])
+    }
+
+    /// Whether there are [`Self::logits`] of a sequence.
+    pub fn has_logits(&self, sequence: &Sequence<'a>) -> bool {
+        self.last_row(sequence).is_some()
+    }
+
+    /// The row of the last batch that the logits after the last token of a sequence come from.
+    fn last_row(&self, sequence: &Sequence<'a>) -> Option<usize> {
+        let results = sequence.results.filter(|results| results.batch == self.batches);
+        let results = results.filter(|_| sequence.pending().is_empty())?;
+        (results.first + results.count).checked_sub(1).filter(|_| results.count > 0)
     }
 
     /// Calls `each` with the logits (vocab,) of every token of a sequence whose results were wanted of
@@ -386,7 +400,7 @@ impl<'a> Engine<'a> {
         sequence: &mut Sequence<'a>,
     ) -> Result<u32, SequenceError> {
         let start = world.clock.now();
-        let logits = self.logits(sequence).ok_or(SequenceError::Empty)?;
+        let logits = self.logits(world.parallel, sequence).ok_or(SequenceError::Empty)?;
         let (sampler, seen) = sequence.choice();
         let sample = sampler.sample(logits, seen);
         sequence.results = None;

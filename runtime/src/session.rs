@@ -9,7 +9,7 @@ use crate::model::batch::Wanted;
 use crate::model::kv::KvFormat;
 use crate::plan::Plan;
 use crate::saving::SaveError;
-use crate::seams::{Parallel, World};
+use crate::seams::{Parallel, Serial, World};
 use crate::sequence::{Sequence, SequenceError};
 use crate::stats::Stats;
 use crate::tokenizer::Tokenizer;
@@ -96,7 +96,7 @@ impl<'a> Session<'a> {
         if self.tokens().len() == self.context() {
             return Ok(Step::Full);
         }
-        if self.sequence.pending().is_empty() && self.engine.logits(self.sequence).is_none() {
+        if self.sequence.pending().is_empty() && !self.engine.has_logits(self.sequence) {
             self.engine.uncompute_last(self.sequence);
         }
         while self.compute(world)? {}
@@ -113,7 +113,8 @@ impl<'a> Session<'a> {
     /// Logits (vocab,) after the last token that was computed, when nothing is left to compute; none
     /// else. [`step`](Self::step) changes them.
     pub fn logits(&mut self) -> &[f32] {
-        self.engine.logits(self.sequence).map_or(&[], |logits| &*logits)
+        // They were written with the last batch: nothing is left to compute.
+        self.engine.logits(&Serial, self.sequence).map_or(&[], |logits| &*logits)
     }
 
     /// Forgets the sequence. Pages in RAM stay.

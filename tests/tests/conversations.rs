@@ -1,0 +1,302 @@
+//! Many conversations in one engine: each gets the logits that it would get alone, bit for bit,
+//! whatever the others do, and however it came to its tokens.
+
+use proptest::prelude::*;
+use proptest::sample::Index;
+use rill::engine::{Engine, Share};
+use rill::experts::POLICIES;
+use rill::kernels::KV_BLOCK;
+use rill::model::batch::Wanted;
+use rill::model::kv::KvFormat;
+use rill::seams::Fault;
+use rill::sequence::{Sequence, SequenceError};
+use rill_tests::kiosk;
+use rill_tests::reference::cases;
+use rill_tests::rig::{Many, Rig, Setting};
+
+/// What happens next.
+#[derive(Debug, Clone)]
+enum Act {
+    /// A conversation is given tokens.
+    Append(Index, usize),
+    /// One batch: for each conversation how many of its pending tokens it takes, and whether all of
+    /// their results are wanted.
+    Batch(Vec<(usize, bool)>),
+    /// A conversation becomes a copy of another.
+    Fork(Index, Index),
+    /// A conversation goes back by so many tokens.
+    Cut(Index, usize),
+    /// A conversation is given up.
+    Reset(Index),
+    /// A conversation is kept elsewhere and taken back, by another.
+    Move(Index, Index),
+    /// A conversation computes its last token again.
+    Again(Index),
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let one = any::<Index>;
+    prop_oneof![
+        4 => (one(), 1..90_usize).prop_map(|(who, count)| Act::Append(who, count)),
+        8 => prop::collection::vec((0..70_usize, any::<bool>()), 4).prop_map(Act::Batch),
+        1 => (one(), one()).prop_map(|(from, to)| Act::Fork(from, to)),
+        1 => (one(), 1..100_usize).prop_map(|(who, count)| Act::Cut(who, count)),
+        1 => one().prop_map(Act::Reset),
+        1 => (one(), one()).prop_map(|(from, to)| Act::Move(from, to)),
+        1 => one().prop_map(Act::Again),
+    ]
+}
+
+/// Text to take tokens from.
+fn text() -> Vec<u32> {
+    cases().into_iter().flat_map(|case| case.ids).collect()
+}
+
+/// Logits by tokens, of a model that computes one sequence alone.
+struct Alone {
+    rig: Rig,
+}
+
+impl Alone {
+    fn new(kv: KvFormat) -> Self {
+        let setting = Setting { kv, ..Setting::default() };
+        Self { rig: Rig::new(kiosk::default_image(), setting).unwrap() }
+    }
+
+    /// The logits after the last of `ids`.
+    fn last(&mut self, ids: &[u32]) -> Vec<u32> {
+        self.rig.session.reset();
+        self.rig.session.append(ids).unwrap();
+        self.rig.with(|session, world| while session.compute(world).unwrap() {});
+        bits(self.rig.session.logits())
+    }
+
+    /// The logits after each of `ids` from number `from` on.
+    fn every(&mut self, ids: &[u32], from: usize) -> Vec<Vec<u32>> {
+        self.rig.logits(ids).unwrap()[from..].iter().map(|row| bits(row)).collect()
+    }
+}
+
+fn bits(logits: &[f32]) -> Vec<u32> {
+    logits.iter().map(|x| x.to_bits()).collect()
+}
+
+/// Two different ones of the conversations.
+fn two<'s>(
+    sequences: &'s mut [Sequence<'static>],
+    from: &Index,
+    to: &Index,
+) -> Option<[(usize, &'s mut Sequence<'static>); 2]> {
+    let [from, to] = [from, to].map(|index| index.index(sequences.len()));
+    let [one, other] = sequences.get_disjoint_mut([from, to]).ok()?;
+    Some([(from, one), (to, other)])
+}
+
+/// Takes shares of the pending tokens, as many as there are and as fit into a batch, and compares what
+/// comes out.
+fn batch(
+    rig: &mut Rig<Many>,
+    wishes: &[(usize, bool)],
+    alone: &mut Alone,
+) -> Result<(), TestCaseError> {
+    let outcome = rig.with(|(engine, sequences), world| {
+        let mut room = engine.batch();
+        let mut shares: Vec<Share<'_, 'static>> = Vec::new();
+        for (sequence, &(tokens, every)) in sequences.iter_mut().zip(wishes) {
+            let pending = sequence.pending().len();
+            let tokens = tokens.min(pending).min(room);
+            if tokens == 0 {
+                continue;
+            }
+            room -= tokens;
+            let wanted = match (every, tokens == pending) {
+                (true, _) => Wanted::Every,
+                (false, true) => Wanted::Last,
+                (false, false) => Wanted::Nothing,
+            };
+            shares.push(Share { sequence, tokens, wanted });
+        }
+        if shares.is_empty() {
+            return Ok(Vec::new());
+        }
+        engine.forward(world, &mut shares)?;
+        let computed = shares.into_iter().map(|share| (share.sequence, share.tokens, share.wanted));
+        let mut results = Vec::new();
+        for (sequence, tokens, wanted) in computed {
+            let ids = sequence.tokens()[..sequence.computed()].to_vec();
+            let mut rows = Vec::new();
+            if wanted == Wanted::Last {
+                let last = engine.logits(world.parallel, sequence);
+                rows.push(bits(last.expect("the last row was wanted")));
+            }
+            engine.each_logits(world.parallel, sequence, |row| rows.push(bits(row)));
+            results.push((ids, tokens, wanted, rows));
+        }
+        Ok::<_, SequenceError>(results)
+    });
+    match outcome {
+        Ok(results) => {
+            for (ids, tokens, wanted, rows) in results {
+                let expected = match wanted {
+                    Wanted::Nothing => Vec::new(),
+                    // Once as it stands ready, once as one of all.
+                    Wanted::Last => vec![alone.last(&ids); 2],
+                    Wanted::Every => alone.every(&ids, ids.len() - tokens),
+                };
+                prop_assert!(rows == expected, "{wanted:?} of {tokens} after {}", ids.len());
+            }
+        }
+        // By chance a page may fail as often as it is tried: nothing is lost.
+        Err(SequenceError::Page(_)) => {}
+        Err(error) => prop_assert!(false, "{error}"),
+    }
+    Ok(())
+}
+
+/// Keeps one sequence and takes it back as another.
+fn carry(engine: &mut Engine<'static>, from: &mut Sequence<'static>, to: &mut Sequence<'static>) {
+    let mut saved = Vec::new();
+    let written = engine.save(from, |bytes| {
+        saved.extend_from_slice(bytes);
+        Ok::<_, ()>(())
+    });
+    written.unwrap();
+    let reader = || {
+        let mut left = &saved[..];
+        move |into: &mut [u8]| {
+            let (now, later) = left.split_at_checked(into.len()).ok_or(())?;
+            into.copy_from_slice(now);
+            left = later;
+            Ok::<_, ()>(())
+        }
+    };
+    engine.check_saved(to, reader()).unwrap();
+    engine.restore(to, reader()).unwrap();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #[test]
+    fn each_conversation_is_as_if_it_were_alone(
+        acts in prop::collection::vec(act(), 1..40),
+        slots in prop_oneof![Just(None), (4..256_u32).prop_map(Some)],
+        (most, threads, seed) in (1..100_u32, 1..4_usize, any::<u64>()),
+        (policy, lookahead, int8) in (0..POLICIES.len(), any::<bool>(), any::<bool>()),
+        fault in prop_oneof![Just(Fault::None), (8..60_u32).prop_map(Fault::FlippedBit)],
+    ) {
+        let text = text();
+        let kv = if int8 { KvFormat::Int8 } else { KvFormat::F16 };
+        let setting = Setting {
+            slots,
+            batch: most,
+            kv,
+            threads,
+            seed,
+            policy: POLICIES[policy],
+            lookahead,
+            context: 300,
+            conversations: 4,
+            ..Setting::default()
+        };
+        let mut alone = Alone::new(kv);
+        let mut rig = Rig::many(kiosk::default_image(), setting).unwrap();
+        rig.disk.set_fault(fault);
+        let blocks = rig.session.0.free_blocks();
+        // What each conversation should have.
+        let mut told = vec![Vec::new(); 4];
+        for (number, act) in acts.iter().enumerate() {
+            let (engine, sequences) = &mut rig.session;
+            match act {
+                Act::Append(who, count) => {
+                    let who = who.index(4);
+                    let ids: Vec<u32> =
+                        text.iter().cycle().skip(number * 37).take(*count).copied().collect();
+                    match engine.append(&mut sequences[who], &ids) {
+                        Ok(()) => told[who].extend(ids),
+                        Err(error) => prop_assert!(told[who].len() + count > 300, "{error}"),
+                    }
+                }
+                Act::Batch(wishes) => batch(&mut rig, wishes, &mut alone)?,
+                Act::Fork(from, to) => if let Some([from, to]) = two(sequences, from, to) {
+                    engine.fork(from.1, to.1);
+                    told[to.0] = told[from.0].clone();
+                },
+                Act::Cut(who, count) => {
+                    let who = who.index(4);
+                    let len = told[who].len().saturating_sub(*count);
+                    engine.cut(&mut sequences[who], len);
+                    told[who].truncate(len);
+                    prop_assert!(sequences[who].computed() <= len);
+                }
+                Act::Reset(who) => {
+                    let who = who.index(4);
+                    engine.reset(&mut sequences[who]);
+                    told[who].clear();
+                }
+                Act::Move(from, to) => if let Some([from, to]) = two(sequences, from, to) {
+                    carry(engine, from.1, to.1);
+                    told[to.0] = told[from.0].clone();
+                },
+                Act::Again(who) => {
+                    let who = who.index(4);
+                    engine.uncompute_last(&mut sequences[who]);
+                    prop_assert!(told[who].is_empty() || !sequences[who].pending().is_empty());
+                }
+            }
+            for (told, sequence) in told.iter().zip(&*rig.session.1) {
+                prop_assert_eq!(sequence.tokens(), told);
+            }
+        }
+        // Every block comes back.
+        let (engine, sequences) = &mut rig.session;
+        sequences.iter_mut().for_each(|sequence| engine.reset(sequence));
+        prop_assert_eq!(engine.free_blocks(), blocks);
+    }
+}
+
+#[test]
+fn a_token_or_two_back_costs_nothing() {
+    let text = text();
+    let setting = Setting { slots: Some(40), conversations: 2, ..Setting::default() };
+    let mut rig = Rig::many(kiosk::default_image(), setting).unwrap();
+    rig.with(|(engine, sequences), world| {
+        let sequence = &mut sequences[0];
+        engine.append(sequence, &text[..60]).unwrap();
+        engine.forward(world, &mut [Share { sequence, tokens: 60, wanted: Wanted::Last }]).unwrap();
+        for back in [1, 2] {
+            engine.cut(sequence, 60 - back);
+            assert_eq!(sequence.computed(), 60 - back);
+        }
+        // Further back there is nothing to go on from.
+        engine.cut(sequence, 40);
+        assert_eq!((sequence.computed(), sequence.pending().len()), (0, 40));
+    });
+}
+
+#[test]
+fn a_fork_shares_memory_until_one_of_the_two_writes_on() {
+    let text = text();
+    let setting = Setting { conversations: 2, ..Setting::default() };
+    let mut rig = Rig::many(kiosk::default_image(), setting).unwrap();
+    rig.with(|(engine, sequences), world| {
+        let [one, other] = sequences else { panic!("two sequences") };
+        let free = engine.free_blocks();
+        let tokens = KV_BLOCK + 10;
+        engine.append(one, &text[..tokens]).unwrap();
+        for tokens in [64, tokens - 64] {
+            let share = Share { sequence: one, tokens, wanted: Wanted::Last };
+            engine.forward(world, &mut [share]).unwrap();
+        }
+        assert_eq!(engine.free_blocks(), free - 2);
+        engine.fork(one, other);
+        assert_eq!(engine.free_blocks(), free - 2);
+        engine.append(other, &text[..1]).unwrap();
+        engine.reserve(other, 1).unwrap();
+        // The whole block stays shared, the other is a copy.
+        assert_eq!(engine.free_blocks(), free - 3);
+        engine.reset(one);
+        assert_eq!(engine.free_blocks(), free - 2);
+        engine.reset(other);
+        assert_eq!(engine.free_blocks(), free);
+    });
+}
