@@ -176,7 +176,7 @@ fn converse(console: &mut Console) -> Result<Infallible, Failure> {
         load_time / 10_000 % 100,
     );
     match session.chat().template {
-        Template::Same => {}
+        Template::Same | Template::SameButThinking => {}
         Template::Differs => console.print(
             "note: this model was trained with another chat format; its answers may be poor\n",
         ),

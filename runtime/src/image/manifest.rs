@@ -136,6 +136,33 @@ pub struct Chat {
     pub assistant: String<24>,
     /// How the checkpoint's own template compares with this.
     pub template: Template,
+    /// How the model thinks before it answers; `None` for one that does not.
+    pub thinking: Option<Thinking>,
+}
+
+/// How a model thinks: in text between two markers, at the beginning of an answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Thinking {
+    /// What begins it (`<think>`).
+    pub open: String<24>,
+    /// What ends it (`</think>`).
+    pub close: String<24>,
+    /// Whether the prompt of an answer begins it, so that the model starts within.
+    pub prompted: bool,
+    /// What becomes of it when the conversation goes on.
+    pub earlier: Earlier,
+}
+
+/// What becomes of thinking when the conversation goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Earlier {
+    /// It stays.
+    #[default]
+    Stays,
+    /// It leaves before the next message.
+    Leaves,
+    /// It leaves when there is a later answer.
+    LeavesButLast,
 }
 
 /// How the checkpoint's chat template compares with the core's ChatML.
@@ -143,6 +170,8 @@ pub struct Chat {
 pub enum Template {
     /// It renders the same text.
     Same,
+    /// It renders the same text but for thinking, in which it does as [`Chat::thinking`] says.
+    SameButThinking,
     /// It renders something else: chatting would feed the model a format it was not trained on.
     Differs,
     /// The checkpoint has none.
@@ -265,6 +294,8 @@ impl Manifest {
             field("chat token", *id < s.vocab)?;
         }
         field("stop token", self.chat.stops.iter().all(|id| *id < s.vocab))?;
+        let marked = |thinking: &Thinking| !thinking.open.is_empty() && !thinking.close.is_empty();
+        field("thinking", self.chat.thinking.as_ref().is_none_or(marked))?;
         let p = &self.sampling;
         field("temperature", p.temperature.is_finite() && p.temperature >= 0.0)?;
         field("top_p", p.top_p > 0.0 && p.top_p <= 1.0)?;

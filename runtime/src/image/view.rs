@@ -1,12 +1,13 @@
 use super::checksum::checksum;
 use super::layout::{BLOCK, Format, MatrixShape, TENSOR_ALIGN, TILE_ROWS, align_up};
 use super::manifest::{Ffn, Manifest, ManifestError, Mixer};
+use super::template::TEMPLATE_MAX;
 use crate::seams::{Storage, StorageError};
 
 /// First bytes of every image.
 pub const MAGIC: [u8; 8] = *b"RILL\r\n\x1a\n";
 /// The version this code reads and writes.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 /// The weight layout of [`super::layout`].
 pub const LAYOUT_TILES_16X32: u32 = 1;
 /// Bytes of the header.
@@ -16,11 +17,13 @@ pub const PAGE_ALIGN: usize = 16 << 10;
 /// What a page's parts are aligned to where they can be read one at a time.
 pub const SPLIT_ALIGN: usize = 4 << 10;
 /// How many sections an image has.
-pub const SECTIONS: usize = 5;
+pub const SECTIONS: usize = 6;
 
 /// Largest manifest that is read; the largest legal one is smaller.
 const MANIFEST_MAX: usize = 4 << 10;
-const HEADER_SUM_AT: usize = 152;
+const HEADER_SUM_AT: usize = PAGE_LEN_AT + 8;
+const SPANS_AT: usize = 24;
+const PAGE_LEN_AT: usize = SPANS_AT + 24 * SECTIONS;
 
 /// The parts of an image, in file order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +33,8 @@ pub enum Section {
     Manifest,
     /// The tokenizer's tables.
     Tokenizer,
+    /// The checkpoint's chat template: [`ChatTemplate`](super::ChatTemplate).
+    Template,
     /// The always-used tensors.
     Resident,
     /// Two checksums a page.
@@ -40,14 +45,21 @@ pub enum Section {
 
 impl Section {
     /// All of them, in file order.
-    pub const ALL: [Self; SECTIONS] =
-        [Self::Manifest, Self::Tokenizer, Self::Resident, Self::PageSums, Self::Pages];
+    pub const ALL: [Self; SECTIONS] = [
+        Self::Manifest,
+        Self::Tokenizer,
+        Self::Template,
+        Self::Resident,
+        Self::PageSums,
+        Self::Pages,
+    ];
 
     /// What it is called in messages.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Manifest => "manifest",
             Self::Tokenizer => "tokenizer",
+            Self::Template => "chat template",
             Self::Resident => "resident weights",
             Self::PageSums => "page checksums",
             Self::Pages => "pages",
@@ -213,11 +225,14 @@ impl Header {
             return Err(ImageError::Layout(layout));
         }
         let span = |i: usize| {
-            let at = 24 + 24 * i;
+            let at = SPANS_AT + 24 * i;
             Span { offset: word(at), len: word(at + 8), checksum: word(at + 16) }
         };
-        let header =
-            Self { file_len: word(16), spans: core::array::from_fn(span), page_len: word(144) };
+        let header = Self {
+            file_len: word(16),
+            spans: core::array::from_fn(span),
+            page_len: word(PAGE_LEN_AT),
+        };
         // Lengths determine everything else, so a header is right when it equals a new one.
         if header.spans.iter().any(|span| span.len > 1 << 50) {
             return Err(ImageError::Header);
@@ -488,6 +503,9 @@ impl Image {
         let agree = |section, len| {
             if header.span(section).len == len { Ok(()) } else { Err(ImageError::Length(section)) }
         };
+        if header.span(Section::Template).len > TEMPLATE_MAX as u64 {
+            return Err(ImageError::Length(Section::Template));
+        }
         agree(Section::Resident, resident as u64)?;
         agree(Section::PageSums, pages * 16)?;
         agree(Section::Pages, pages * page)?;
@@ -527,7 +545,7 @@ mod tests {
 
     #[test]
     fn a_header_reads_back_and_a_changed_bit_is_noticed() {
-        let mut header = Header::new([100, 5000, 70_000, 64, 4 * 32_768], 32_768);
+        let mut header = Header::new([100, 5000, 300, 70_000, 64, 4 * 32_768], 32_768);
         header.spans[0].checksum = 7;
         let bytes = header.to_bytes();
         assert_eq!(Header::parse(&bytes), Ok(header));

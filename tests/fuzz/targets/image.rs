@@ -9,7 +9,8 @@ use std::cell::RefCell;
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use rill::image::{
-    HEADER_BYTES, Header, Image, Manifest, PAGE_ALIGN, Resident, Section, checksum, page_checksum, page_shape,
+    HEADER_BYTES, Header, Image, Manifest, PAGE_ALIGN, Resident, SECTIONS, Section, TEMPLATE_MAX, checksum, page_checksum,
+    page_shape,
 };
 use rill::kernels::best;
 use rill::model::kv::KvFormat;
@@ -31,6 +32,7 @@ const LARGEST: u64 = 2 << 20;
 struct Damage {
     manifest: Vec<Edit>,
     tokenizer: Vec<Edit>,
+    template: Vec<Edit>,
     resident: Vec<Edit>,
     pages: Vec<Edit>,
     /// After everything was made to fit.
@@ -41,7 +43,7 @@ struct Damage {
 }
 
 /// The sections of the sound image, in file order.
-fn sound() -> [Vec<u8>; 5] {
+fn sound() -> [Vec<u8>; SECTIONS] {
     let folder = tempfile::tempdir().expect("there is room for temporary files");
     let (source, image) = (folder.path().join("tiny"), folder.path().join("tiny.rill"));
     hub_folder::write(&source, &tiny().config(), &tiny().tensors());
@@ -55,20 +57,22 @@ fn sound() -> [Vec<u8>; 5] {
 }
 
 thread_local! {
-    static SOUND: [Vec<u8>; 5] = sound();
+    static SOUND: [Vec<u8>; SECTIONS] = sound();
     static MEMORY: RefCell<&'static mut [u8]> = RefCell::new(arena(ARENA));
 }
 
 /// An image of these sections whose lengths and checksums are what the manifest asks for, if it
 /// can be read at all.
-fn fit(mut sections: [Vec<u8>; 5]) -> Option<Vec<u8>> {
-    let [manifest, tokenizer, resident, sums, pages] = &mut sections;
+fn fit(mut sections: [Vec<u8>; SECTIONS]) -> Option<Vec<u8>> {
+    let [manifest, tokenizer, template, resident, sums, pages] = &mut sections;
+    template.truncate(TEMPLATE_MAX);
     let decoded = Manifest::decode(manifest).ok()?;
     let (_, resident_len) = Resident::of(&decoded, |_, _| {});
     let shape = page_shape(&decoded);
     let page_len = shape.map_or(0, |shape| shape.bytes());
     let pages_len = decoded.pages().checked_mul(page_len)?;
-    let lens = [manifest.len(), tokenizer.len(), resident_len, decoded.pages() * 16, pages_len];
+    let [words, prompts] = [tokenizer.len(), template.len()];
+    let lens = [manifest.len(), words, prompts, resident_len, decoded.pages() * 16, pages_len];
     let mut header = Header::new(lens.map(|len| len as u64), page_len as u64);
     if header.file_len > LARGEST {
         return None;
@@ -117,7 +121,8 @@ fn run(image: &[u8], damage: &Damage, memory: &mut [u8]) -> Option<()> {
 
 fuzz_target!(|damage: Damage| {
     let mut sections = SOUND.with(Clone::clone);
-    let edits = [&damage.manifest, &damage.tokenizer, &damage.resident, &vec![], &damage.pages];
+    let Damage { manifest, tokenizer, template, resident, pages, .. } = &damage;
+    let edits = [manifest, tokenizer, template, resident, &vec![], pages];
     for (section, edits) in sections.iter_mut().zip(edits) {
         edits.iter().for_each(|edit| edit.apply(section));
     }

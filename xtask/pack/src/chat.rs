@@ -1,17 +1,18 @@
 //! Compares a checkpoint's chat template with the core's ChatML.
 
-use minijinja::syntax::SyntaxConfig;
-use minijinja::value::Value;
-use minijinja::{Environment, Error, ErrorKind, context};
-use rill::image::{Chat, MAX_STOPS, Template};
+use rill::image::{Chat, ChatTemplate, Earlier, MAX_STOPS, Template, Thinking};
+use rill_template::{Template as Jinja, TemplateError, Words};
 
+use crate::chatml::{CLOSE, Habit, OPEN, ROLES, SAMPLES, Sample, THINK};
 use crate::tokenizer::Vocabulary;
 
-/// What the core is told about chatting, and why.
+/// What an image says about chatting, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChatReport {
     /// For the manifest.
     pub chat: Chat,
+    /// The template section.
+    pub template: Vec<u8>,
     /// One or a few lines for whoever packs.
     pub explanation: String,
 }
@@ -27,12 +28,9 @@ pub enum ChatError {
     UnknownStop(u32),
 }
 
-const OPEN: &str = "<|im_start|>";
-const CLOSE: &str = "<|im_end|>";
-const ROLES: [&str; 3] = ["system", "user", "assistant"];
-
-/// Finds out how to chat with a model: its tokens for ChatML, what ends an answer, and whether the
-/// checkpoint's own `template` (Jinja) renders sample conversations as the core does.
+/// Finds out how to chat with a model: its tokens for ChatML, what ends an answer, how it thinks,
+/// and whether the checkpoint's own `template` (Jinja) renders sample conversations as the core
+/// does. A template that can be used goes into the image.
 ///
 /// `eos` are the ends of an answer that the checkpoint names (`generation_config.json`), besides
 /// its tokenizer's.
@@ -43,33 +41,40 @@ pub fn chat(
 ) -> Result<ChatReport, ChatError> {
     let [open, close] = [OPEN, CLOSE].map(|name| vocabulary.control(name));
     let [system, user, assistant] = ROLES.map(|role| role.parse().unwrap_or_default());
-    let bos_text = vocabulary.bos().and_then(|id| vocabulary.added_text(id)).unwrap_or_default();
-    let comparison = compare(template, bos_text, eos_text(vocabulary), vocabulary.adds_bos());
-    let (template, explanation) = match (open.and(close), template) {
-        (None, Some(_)) => (
-            Template::Differs,
-            format!(
-                "the tokenizer has no control tokens {OPEN} and {CLOSE}, so the model does not chat in ChatML"
-            ),
-        ),
-        _ => comparison.verdict,
+    let name_of = |id: Option<u32>| id.and_then(|id| vocabulary.added_text(id)).unwrap_or_default();
+    let [bos, eos_text] = [vocabulary.bos(), vocabulary.eos()].map(name_of);
+    let words = Words {
+        bos: bos.into(),
+        eos: eos_text.into(),
+        control: vocabulary.controls().map(|(name, id)| (name.to_owned(), id)).collect(),
+        thinking: Some(THINK.map(str::to_owned)),
     };
-    let begins = vocabulary.adds_bos() || comparison.renders_bos;
+    let Comparison { template: verdict, explanation, habit, renders_bos } =
+        compare(template, words, open.and(close).is_some(), vocabulary.adds_bos());
+    let usable = template.filter(|_| verdict.is_usable());
+    let section =
+        usable.map(|source| ChatTemplate { bos, eos: eos_text, source }.bytes().collect());
+    let tokens = THINK.iter().all(|name| vocabulary.added(name).is_some());
+    let mentions = |source: &str| THINK.iter().any(|name| source.contains(name));
+    let thinks = tokens || template.is_some_and(mentions);
+    let [think_open, think_close] = THINK.map(|name| name.parse().unwrap_or_default());
     let chat = Chat {
-        begin: vocabulary.bos().filter(|_| begins),
+        begin: vocabulary.bos().filter(|_| vocabulary.adds_bos() || renders_bos),
         open,
         close,
         stops: stops(vocabulary, close, eos)?,
         system,
         user,
         assistant,
-        template,
+        template: verdict.0,
+        thinking: thinks.then_some(Thinking {
+            open: think_open,
+            close: think_close,
+            prompted: habit.prompted,
+            earlier: habit.earlier,
+        }),
     };
-    Ok(ChatReport { chat, explanation })
-}
-
-fn eos_text(vocabulary: &Vocabulary) -> &str {
-    vocabulary.eos().and_then(|id| vocabulary.added_text(id)).unwrap_or_default()
+    Ok(ChatReport { chat, template: section.unwrap_or_default(), explanation })
 }
 
 fn stops(
@@ -86,83 +91,106 @@ fn stops(
     heapless::Vec::from_slice(&all).map_err(|_| ChatError::Stops(all.len()))
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Message {
-    role: &'static str,
-    content: &'static str,
+/// How a template compares, and whether it can render at all.
+struct Verdict(Template, bool);
+
+impl Verdict {
+    fn is_usable(&self) -> bool {
+        self.1
+    }
 }
-
-const fn message(role: usize, content: &'static str) -> Message {
-    Message { role: ROLES[role], content }
-}
-
-const SYSTEM: Message = message(0, "You are a helpful guide. Answer in one sentence.");
-const QUESTION: Message = message(1, "Where is the library?\nI am on floor 2.");
-const ANSWER: Message = message(2, "It is on floor 5, next to the lift.");
-const AGAIN: Message = message(1, "And the café?");
-
-/// Conversations to compare, and whether the assistant is to answer next.
-const SAMPLES: [(&[Message], bool); 6] = [
-    (&[QUESTION], true),
-    (&[SYSTEM, QUESTION], true),
-    (&[QUESTION, ANSWER, AGAIN], true),
-    (&[SYSTEM, QUESTION, ANSWER, AGAIN], true),
-    (&[SYSTEM, QUESTION, ANSWER, AGAIN, ANSWER, QUESTION], true),
-    (&[SYSTEM, QUESTION, ANSWER], false),
-];
 
 /// What comparing a template gave.
 struct Comparison {
-    /// For the manifest and for the reader.
-    verdict: (Template, String),
+    template: Verdict,
+    /// For the reader.
+    explanation: String,
+    /// How the core has to think to be like the template.
+    habit: Habit,
     /// Whether the template itself writes the begin token.
     renders_bos: bool,
 }
 
-fn compare(template: Option<&str>, bos: &str, eos: &str, adds_bos: bool) -> Comparison {
-    let Some(template) = template else {
+/// What follows an explanation where a program can render the template.
+const FOLLOWED: &str = "on Linux the template is followed";
+
+fn compare(template: Option<&str>, words: Words, tokens: bool, adds_bos: bool) -> Comparison {
+    let habit = Habit::default();
+    let none =
+        |template, explanation| Comparison { template, explanation, habit, renders_bos: false };
+    let Some(source) = template else {
         let text = "the checkpoint has no chat template; ChatML is assumed";
-        return Comparison { verdict: (Template::Missing, text.into()), renders_bos: false };
+        return none(Verdict(Template::Missing, false), text.into());
     };
-    let renderer = match Renderer::new(template) {
-        Ok(renderer) => renderer,
-        Err(error) => {
-            let text = format!("the checkpoint's chat template cannot be compiled: {error:#}");
-            return Comparison { verdict: (Template::Differs, text), renders_bos: false };
-        }
-    };
-    let rendered = SAMPLES.map(|(messages, answer)| renderer.render(messages, answer, bos, eos));
-    let begins = |text: &Result<String, Error>| text.as_ref().is_ok_and(|t| t.starts_with(bos));
-    let renders_bos = !bos.is_empty() && rendered.iter().all(begins);
-    let expected_bos = if adds_bos || renders_bos { bos } else { "" };
-    let differences = SAMPLES.iter().zip(&rendered).filter_map(|((messages, answer), found)| {
-        let expected = chatml(messages, *answer, expected_bos);
-        match found {
-            Ok(found) if *found == expected => None,
-            Ok(found) => Some(difference(&expected, found)),
-            Err(error) => Some(format!("the checkpoint's chat template fails: {error:#}")),
-        }
+    let bos = words.bos.clone();
+    let rendered = Jinja::new(source, words).and_then(|jinja| {
+        let render = |sample: &Sample| Ok(jinja.render(&sample.conversation())?.text());
+        SAMPLES.iter().map(render).collect::<Result<Vec<String>, TemplateError>>()
     });
-    let verdict = match differences.into_iter().next() {
-        None => {
-            (Template::Same, "the checkpoint's chat template is ChatML as Rill writes it".into())
+    let rendered = match rendered {
+        Ok(rendered) => rendered,
+        Err(error) => {
+            // One that refuses some conversations can render others.
+            let usable = matches!(error, TemplateError::Refused(_));
+            let end = if usable { FOLLOWED } else { "ChatML is used instead" };
+            let text = format!("the checkpoint's template cannot be compared: {error}; {end}");
+            return none(Verdict(Template::Differs, usable), text);
         }
-        Some(difference) => (Template::Differs, difference),
     };
-    Comparison { verdict, renders_bos }
+    let renders_bos = !bos.is_empty() && rendered.iter().all(|text| text.starts_with(&bos));
+    let bos = if adds_bos || renders_bos { bos.as_str() } else { "" };
+    let differing = |habit| {
+        let mut pairs = SAMPLES.iter().zip(&rendered);
+        pairs.find_map(|(sample, found)| {
+            let expected = sample.chatml(bos, habit);
+            (*found != expected).then(|| difference(&expected, found))
+        })
+    };
+    let Some(first) = differing(habit).filter(|_| tokens) else {
+        return match tokens {
+            true => {
+                let text = "the checkpoint's chat template is ChatML as Rill writes it";
+                Comparison { renders_bos, ..none(Verdict(Template::Same, true), text.into()) }
+            }
+            false => {
+                let text = format!(
+                    "the tokenizer has no control tokens {OPEN} and {CLOSE}, so the model does not \
+                     chat in ChatML; {FOLLOWED}"
+                );
+                Comparison { renders_bos, ..none(Verdict(Template::Differs, true), text) }
+            }
+        };
+    };
+    let (template, explanation, habit) =
+        match Habit::all().skip(1).find(|habit| differing(*habit).is_none()) {
+            Some(habit) => {
+                let text = format!("the checkpoint's chat template is ChatML, but {}", said(habit));
+                (Template::SameButThinking, format!("{text}; {FOLLOWED}"), habit)
+            }
+            None => {
+                let prompted = rendered
+                    .iter()
+                    .zip(&SAMPLES)
+                    .all(|(text, sample)| !sample.asks() || text.trim_end().ends_with(THINK[0]));
+                let habit = Habit { prompted, ..habit };
+                (Template::Differs, format!("{first}; {FOLLOWED}"), habit)
+            }
+        };
+    Comparison { template: Verdict(template, true), explanation, habit, renders_bos }
 }
 
-/// The text of which the core writes the tokens.
-fn chatml(messages: &[Message], answer: bool, bos: &str) -> String {
-    let [_, _, assistant] = ROLES;
-    let mut text = String::from(bos);
-    for Message { role, content } in messages {
-        text += &format!("{OPEN}{role}\n{content}{CLOSE}\n");
-    }
-    if answer {
-        text += &format!("{OPEN}{assistant}\n");
-    }
-    text
+/// In what a template is not plain ChatML.
+fn said(habit: Habit) -> String {
+    let earlier = match habit.earlier {
+        Earlier::Stays => None,
+        Earlier::Leaves => Some("the thinking of earlier turns leaves the conversation"),
+        Earlier::LeavesButLast => {
+            Some("the thinking of earlier turns but the last leaves the conversation")
+        }
+    };
+    let prompted = habit.prompted.then_some("the prompt of an answer opens <think>");
+    let all: Vec<&str> = prompted.into_iter().chain(earlier).collect();
+    all.join(" and ")
 }
 
 /// Shows the first place where two texts differ.
@@ -182,49 +210,6 @@ fn difference(expected: &str, found: &str) -> String {
         excerpt(found),
         excerpt(expected)
     )
-}
-
-/// A template with what Hugging Face offers to templates.
-struct Renderer(Environment<'static>);
-
-const NAME: &str = "chat_template";
-
-impl Renderer {
-    fn new(template: &str) -> Result<Self, Error> {
-        let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
-        environment.set_syntax(syntax);
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", |text: String| -> Result<Value, Error> {
-            Err(Error::new(ErrorKind::InvalidOperation, text))
-        });
-        // A template that writes the date cannot be the core's: any fixed date shows that.
-        environment.add_function("strftime_now", |format: String| format);
-        environment.add_template_owned(NAME, template.to_owned())?;
-        Ok(Self(environment))
-    }
-
-    fn render(
-        &self,
-        messages: &[Message],
-        answer: bool,
-        bos: &str,
-        eos: &str,
-    ) -> Result<String, Error> {
-        let messages: Vec<Value> = messages
-            .iter()
-            .map(|Message { role, content }| context! { role => *role, content => *content })
-            .collect();
-        self.0.get_template(NAME)?.render(context! {
-            messages => messages,
-            add_generation_prompt => answer,
-            bos_token => bos,
-            eos_token => eos,
-            tools => (),
-            documents => (),
-        })
-    }
 }
 
 #[cfg(test)]
@@ -273,10 +258,18 @@ mod tests {
 {%- endif -%}
 ";
 
+    /// The same without thinking.
+    fn plain() -> String {
+        let start = LONG.find("    {%- if message['role'] == 'assistant'").unwrap();
+        let end = LONG.find("    {{- '<|im_start|>' + message").unwrap();
+        [&LONG[..start], &LONG[end..]].concat()
+    }
+
     #[test]
     fn chatml_is_recognised() {
-        let report = chat(&vocabulary(&CONTROL, true), Some(LONG), &[1]).unwrap();
+        let report = chat(&vocabulary(&CONTROL, true), Some(&plain()), &[1]).unwrap();
         assert_eq!(report.chat.template, Template::Same, "{}", report.explanation);
+        assert_eq!(report.chat.thinking, None);
         assert_eq!(
             (report.chat.begin, report.chat.open, report.chat.close),
             (Some(0), Some(2), Some(1))
@@ -286,12 +279,13 @@ mod tests {
 
     #[test]
     fn the_begin_token_is_the_template_s_or_the_tokenizer_s() {
-        let without = LONG.replace("{{- bos_token -}}", "");
+        let plain = plain();
+        let without = plain.replace("{{- bos_token -}}", "");
         let begin = |add_bos, template: &str| {
             let chat = chat(&vocabulary(&CONTROL, add_bos), Some(template), &[]).unwrap().chat;
             (chat.begin, chat.template)
         };
-        assert_eq!(begin(false, LONG), (Some(0), Template::Same));
+        assert_eq!(begin(false, &plain), (Some(0), Template::Same));
         assert_eq!(begin(false, &without), (None, Template::Same));
         assert_eq!(begin(true, &without), (Some(0), Template::Differs));
     }
@@ -328,5 +322,62 @@ mod tests {
         assert_eq!(chat(&vocabulary, None, &[999]), Err(ChatError::UnknownStop(999)));
         let many: Vec<u32> = (0..9).collect();
         assert_eq!(chat(&vocabulary, None, &many), Err(ChatError::Stops(9)));
+    }
+
+    const GENERATION: &str = include_str!("../../template/tests/data/generation.jinja");
+    const PREFILLED: &str = include_str!("../../template/tests/data/prefilled-thinking.jinja");
+    const STRIP: &str = include_str!("../../template/tests/data/strip-thinking.jinja");
+
+    #[test]
+    fn templates_that_think_are_told_from_those_that_do_not() {
+        let judged = |source: &str| {
+            let report = chat(&vocabulary(&CONTROL, true), Some(source), &[]).unwrap();
+            let section = ChatTemplate::parse(&report.template).unwrap();
+            assert_eq!(section, ChatTemplate { bos: "<s>", eos: CLOSE, source });
+            let thinking = report.chat.thinking.map(|t| (t.prompted, t.earlier));
+            (report.chat.template, thinking, report.explanation)
+        };
+        let same = "the checkpoint's chat template is ChatML as Rill writes it";
+        assert_eq!(judged(GENERATION), (Template::Same, None, same.into()));
+        let cases = [
+            (
+                PREFILLED,
+                (true, Earlier::Stays),
+                "ChatML, but the prompt of an answer opens <think>;",
+            ),
+            (
+                STRIP,
+                (false, Earlier::Leaves),
+                "ChatML, but the thinking of earlier turns leaves the conversation;",
+            ),
+        ];
+        // One that takes thinking even from an answer that nothing follows is not the core's.
+        assert_eq!(judged(LONG).0, Template::Differs);
+        let last = STRIP.replace("turn.role == 'user'", "turn.role == 'assistant'");
+        let butlast = (false, Earlier::LeavesButLast);
+        for (source, thinking, said) in cases.into_iter().chain([(&*last, butlast, "but the last")])
+        {
+            let (template, found, explanation) = judged(source);
+            assert_eq!(template, Template::SameButThinking, "{explanation}");
+            assert_eq!(found, Some(thinking), "{explanation}");
+            assert!(
+                explanation.contains(said) && explanation.contains("followed"),
+                "{explanation}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_template_that_means_ill_is_left_out() {
+        let loops =
+            "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}";
+        let long = "x".repeat(100_000);
+        for (source, part) in [(loops, "limits"), (&*long, "bytes"), ("{% for", "compiled")] {
+            let report = chat(&vocabulary(&CONTROL, true), Some(source), &[]).unwrap();
+            assert_eq!(report.chat.template, Template::Differs);
+            assert!(report.template.is_empty());
+            let text = report.explanation;
+            assert!(text.contains(part) && text.contains("ChatML is used instead"), "{text}");
+        }
     }
 }

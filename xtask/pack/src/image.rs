@@ -16,6 +16,7 @@ use crate::journal::Earlier;
 use crate::matrix::{Joint, Loss, MatrixError, Weave};
 use crate::options::Progress;
 use crate::summary::{Class, Report};
+use crate::vocabulary::PackedVocabulary;
 
 /// Largest encoded manifest that an image may have.
 pub const MANIFEST_MOST: usize = 4 << 10;
@@ -39,12 +40,19 @@ pub enum WriteError {
     Cancelled,
 }
 
-/// The header, without checksums, of an image with a manifest and tokenizer of these lengths.
-pub fn lay_out(manifest: &Manifest, manifest_len: usize, tokenizer_len: usize) -> Header {
+/// The header, without checksums, of an image with a manifest of this length and these words.
+pub fn lay_out(manifest: &Manifest, manifest_len: usize, words: &PackedVocabulary) -> Header {
     let (_, resident_len) = Resident::of(manifest, |_, _| {});
     let page_len = page_shape(manifest).map_or(0, |shape| shape.bytes());
     let pages = manifest.pages();
-    let lens = [manifest_len, tokenizer_len, resident_len, pages * 16, pages * page_len];
+    let lens = [
+        manifest_len,
+        words.tables.len(),
+        words.template.len(),
+        resident_len,
+        pages * 16,
+        pages * page_len,
+    ];
     Header::new(lens.map(|len| len as u64), page_len as u64)
 }
 
@@ -54,7 +62,7 @@ pub fn write<W: Write + Seek>(
     out: &mut W,
     checkpoint: &Checkpoint,
     manifest: &Manifest,
-    tokenizer: &[u8],
+    words: &PackedVocabulary,
     earlier: &mut dyn Earlier,
     progress: &dyn Progress,
 ) -> Result<(Header, Report), WriteError> {
@@ -62,18 +70,22 @@ pub fn write<W: Write + Seek>(
     let encoded = manifest.encode(&mut buffer)?;
     let mut layers = Vec::new();
     let (top, _) = Resident::of(manifest, |_, tensors| layers.push(tensors));
-    let mut header = lay_out(manifest, encoded.len(), tokenizer.len());
+    let mut header = lay_out(manifest, encoded.len(), words);
     progress.start(header.file_len);
     let out = Output { inner: out, at: 0, start: 0, hash: Xxh3Default::new(), progress };
     let mut packer = Packer { out, checkpoint, earlier, report: Report::default() };
 
     packer.out.put(&[0; HEADER_BYTES])?;
-    packer.out.begin(&header, Section::Manifest)?;
-    packer.out.put(encoded)?;
-    packer.out.end(&mut header, Section::Manifest)?;
-    packer.out.begin(&header, Section::Tokenizer)?;
-    packer.out.put(tokenizer)?;
-    packer.out.end(&mut header, Section::Tokenizer)?;
+    let texts = [
+        (Section::Manifest, encoded),
+        (Section::Tokenizer, &words.tables),
+        (Section::Template, &words.template),
+    ];
+    for (section, bytes) in texts {
+        packer.out.begin(&header, section)?;
+        packer.out.put(bytes)?;
+        packer.out.end(&mut header, section)?;
+    }
     packer.out.begin(&header, Section::Resident)?;
     packer.matrix(&top.embedding, &[&checkpoint.embedding], Weave::Stack, Class::Embedding)?;
     if let (Some(matrix), Some(part)) = (&top.head, &checkpoint.head) {

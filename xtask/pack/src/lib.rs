@@ -9,6 +9,7 @@
 //!   [`stored`] the encodings of weights);
 //! - [`quantise`]: blocks of integers from real weights;
 //! - [`tokenizer`] and [`chat`]: the checkpoint's tokenizer and chat template, checked;
+//!   `chatml`: what the core writes, for comparison;
 //! - `manifest`, `matrix`, `image`: the formats chosen, tile rows, the file;
 //! - `pack`: a file that is there whole or not at all; with `attempt` and `journal` one that goes
 //!   on where a killed process was;
@@ -16,6 +17,7 @@
 
 mod attempt;
 pub mod chat;
+mod chatml;
 pub mod checkpoint;
 #[cfg(feature = "cli")]
 pub mod cli;

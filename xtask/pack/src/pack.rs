@@ -170,7 +170,7 @@ impl<'c> Job<'c> {
         let Self { words, manifest, options, .. } = self;
         let version = env!("CARGO_PKG_VERSION");
         let manifest = xxh3_64(format!("{manifest:?}").as_bytes());
-        let words = xxh3_64(&words.tables);
+        let words = xxh3_64(&[&words.tables[..], &words.template].concat());
         format!("rill {version}, {options:?}, {manifest:016x}, {words:016x}, {origin}")
     }
 
@@ -182,7 +182,7 @@ impl<'c> Job<'c> {
         progress: &dyn Progress,
     ) -> Result<Summary, PackError> {
         let Self { checkpoint, words, manifest, options, .. } = self;
-        match image::write(writer, checkpoint, manifest, &words.tables, earlier, progress) {
+        match image::write(writer, checkpoint, manifest, words, earlier, progress) {
             Ok((header, report)) => Ok(Summary {
                 header,
                 manifest: manifest.clone(),
@@ -203,7 +203,7 @@ impl<'c> Job<'c> {
         let path = self.output.into();
         if error.kind() == ErrorKind::StorageFull {
             let Self { manifest, words, .. } = self;
-            let header = image::lay_out(manifest, image::MANIFEST_MOST, words.tables.len());
+            let header = image::lay_out(manifest, image::MANIFEST_MOST, words);
             PackError::DiskFull { path, needed: header.file_len }
         } else {
             PackError::Write { path, error }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use rill::image::layout::Format;
-use rill::image::{Header, Manifest};
+use rill::image::{Header, Manifest, Section};
 
 use crate::matrix::{Joint, Loss, is_exact};
 use crate::options::Options;
@@ -119,7 +119,8 @@ impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         let manifest = &self.manifest;
-        let [_, _, resident, _, pages] = self.header.spans;
+        let [resident, pages] =
+            [Section::Resident, Section::Pages].map(|section| self.header.span(section));
         writeln!(f, "{}: {:.1} MiB", manifest.name, mib(self.header.file_len))?;
         writeln!(
             f,

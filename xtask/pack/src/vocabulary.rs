@@ -32,6 +32,8 @@ pub enum VocabularyError {
 pub struct PackedVocabulary {
     /// The tokenizer section.
     pub tables: Vec<u8>,
+    /// The template section.
+    pub template: Vec<u8>,
     /// How to hold a conversation.
     pub chat: Chat,
     /// How the template was understood.
@@ -52,6 +54,7 @@ pub fn of(checkpoint: &Checkpoint) -> Result<PackedVocabulary, VocabularyError> 
     let report = chat(&vocabulary, checkpoint.template.as_deref(), &model.stops)?;
     Ok(PackedVocabulary {
         tables: vocabulary.tables(),
+        template: report.template,
         chat: report.chat,
         explanation: report.explanation,
     })

@@ -48,7 +48,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let generate = &args.generate;
     let mut engine = args.engine.load(None, generate.sampling(), generate.seed)?;
     match engine.session.chat().template {
-        Template::Same => {}
+        Template::Same | Template::SameButThinking => {}
         Template::Differs => eprintln!(
             "note: this model was trained with another chat format; its answers may be poor"
         ),

@@ -156,6 +156,17 @@ impl Vocabulary {
         self.added.iter().find(|token| token.is_special && token.text == name).map(|token| token.id)
     }
 
+    /// The control tokens: their names and ids.
+    pub fn controls(&self) -> impl Iterator<Item = (&str, u32)> {
+        let special = self.added.iter().filter(|token| token.is_special);
+        special.map(|token| (token.text.as_str(), token.id))
+    }
+
+    /// The added token with this name.
+    pub fn added(&self, name: &str) -> Option<u32> {
+        self.added.iter().find(|token| token.text == name).map(|token| token.id)
+    }
+
     /// The name of an added token.
     pub fn added_text(&self, id: u32) -> Option<&str> {
         self.added.iter().find(|token| token.id == id).map(|token| token.text.as_str())
