@@ -1,4 +1,3 @@
-use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -85,8 +84,8 @@ pub enum Failure {
     #[error("cannot write the result: {0}")]
     Output(#[from] io::Error),
     /// Packing failed.
-    #[error("{0}")]
-    Pack(#[from] Box<dyn Error>),
+    #[error(transparent)]
+    Pack(rill_pack::cli::Failure),
     /// Parts of the image are not what was packed.
     #[error("{0} damaged; copy or pack the image again")]
     Damaged(String),
@@ -101,6 +100,16 @@ fn advice(error: &SequenceError) -> &'static str {
         SequenceError::ContextFull { .. } => " (-c)",
         SequenceError::NoChat => " (--raw)",
         _ => "",
+    }
+}
+
+impl From<rill_pack::cli::Failure> for Failure {
+    fn from(failure: rill_pack::cli::Failure) -> Self {
+        match failure {
+            rill_pack::cli::Failure::Stopped => Self::Interrupted,
+            rill_pack::cli::Failure::Output(error) => Self::Output(error),
+            failure => Self::Pack(failure),
+        }
     }
 }
 

@@ -39,7 +39,10 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Task::parse() {
         Task::Test(args) => board_test::run(&args),
-        Task::Pack(args) => pack::run(&args).map_err(|error| anyhow::anyhow!("{error}")),
+        Task::Pack(args) => match pack::run(&args) {
+            Err(pack::Failure::Stopped) => return ExitCode::from(pack::STOPPED),
+            packed => packed.map_err(anyhow::Error::from),
+        },
         Task::Image(args) => image::run(&args),
         Task::Run(args) => run::run(&args),
         Task::Count(args) => count::run(&args),

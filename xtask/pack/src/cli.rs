@@ -1,25 +1,38 @@
 //! The `pack` command.
 
-use std::error::Error;
-use std::io::{IsTerminal, stderr};
+use std::io::{self, IsTerminal, Write, stderr, stdout};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::process::exit;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rill::image::layout::Format;
 
-use crate::{Options, Progress, pack};
+use crate::{Options, PackError, Progress, image_name, pack, pack_new, target};
 
 /// Packs a checkpoint into an image.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
     /// A GGUF file (any part of a split one) or a Hugging Face folder
     source: PathBuf,
-    /// The image to write [default: the source's name with `.rill`, in the current folder]
+    /// The image to write [default: the name of the source, or of the hub's repository or file that it
+    /// links to, with `.rill`, in the current folder]
     #[arg(short, long, value_name = "IMAGE")]
     output: Option<PathBuf>,
+    /// Replace the image even if it is of another model, or no image
+    #[arg(short, long)]
+    force: bool,
+    #[command(flatten)]
+    formats: Formats,
+}
+
+/// How weights are stored.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Formats {
     /// Format of experts that cannot be carried over exactly
     #[arg(long, value_enum, default_value = "q4")]
     experts: FormatName,
@@ -29,6 +42,17 @@ pub struct Args {
     /// Format of an embedding that cannot be carried over exactly
     #[arg(long, value_enum, default_value = "q8")]
     embedding: FormatName,
+}
+
+impl Formats {
+    /// As the packer understands them.
+    pub fn options(&self) -> Options {
+        Options {
+            experts: self.experts.into(),
+            dense: self.dense.into(),
+            embedding: self.embedding.into(),
+        }
+    }
 }
 
 /// A format as an option.
@@ -49,29 +73,78 @@ impl From<FormatName> for Format {
     }
 }
 
-/// Runs the command: a progress bar when somebody watches, then a summary. An interrupt (Ctrl-C,
-/// or a request to terminate) stops it cleanly.
-pub fn run(args: &Args) -> Result<(), Box<dyn Error>> {
-    let output = args.output.clone().unwrap_or_else(|| {
-        let whole = args.source.canonicalize().unwrap_or_else(|_| args.source.clone());
-        PathBuf::from(whole.file_name().unwrap_or_default()).with_extension("rill")
-    });
-    let options = Options {
-        experts: args.experts.into(),
-        dense: args.dense.into(),
-        embedding: args.embedding.into(),
-    };
-    ctrlc::set_handler(|| STOP.store(true, Ordering::Relaxed))?;
+/// Why the command did not do all that it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The checkpoint was not packed.
+    #[error(transparent)]
+    Pack(PackError),
+    /// A signal asked to stop.
+    #[error("stopped; nothing was written")]
+    Stopped,
+    /// The image is written, but not what is said about it.
+    #[error("cannot write the result: {0}")]
+    Output(#[from] io::Error),
+    /// The source has no name that the image could have.
+    #[error("{} has no name; name the image with -o", .0.display())]
+    Nameless(PathBuf),
+    /// The system does not let signals be watched.
+    #[error("cannot watch for Ctrl-C: {0}")]
+    Signals(#[from] ctrlc::Error),
+}
+
+impl From<PackError> for Failure {
+    fn from(error: PackError) -> Self {
+        if matches!(error, PackError::Cancelled) { Self::Stopped } else { Self::Pack(error) }
+    }
+}
+
+/// The exit status of a command that a signal ended.
+pub const STOPPED: u8 = 130;
+
+/// Runs the command: a progress bar when somebody watches, then a summary.
+///
+/// An interrupt (Ctrl-C, or a request to terminate) stops it cleanly. Where it cannot stop by itself
+/// in time, because a device or a network does not answer, and at a second interrupt, the process
+/// ends with [`STOPPED`]. Nothing half-written is left in either case.
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let named = || image_name(&args.source).ok_or_else(|| Failure::Nameless(args.source.clone()));
+    let output = args.output.clone().map_or_else(named, Ok)?;
+    ctrlc::set_handler(stop)?;
     let bar = Bar::new();
-    let summary = pack(&args.source, &output, &options, &bar);
+    let write = if args.force { pack } else { pack_new };
+    let summary = write(&args.source, &output, &args.formats.options(), &bar);
     bar.0.finish_and_clear();
-    println!("{}", summary?);
-    println!("wrote {}", output.display());
+    let mut out = stdout().lock();
+    writeln!(out, "{}", summary?)?;
+    writeln!(out, "wrote {}", output.display())?;
+    out.flush()?;
     Ok(())
 }
 
 /// Whether the user asked to stop.
 static STOP: AtomicBool = AtomicBool::new(false);
+
+/// How long it may take to stop.
+const GRACE: Duration = Duration::from_millis(1500);
+
+/// A signal arrived.
+fn stop() {
+    let end = || {
+        target::abandon();
+        exit(STOPPED.into())
+    };
+    if STOP.swap(true, Ordering::Relaxed) {
+        end();
+    }
+    let later = thread::Builder::new().spawn(move || {
+        thread::sleep(GRACE);
+        end()
+    });
+    if later.is_err() {
+        end();
+    }
+}
 
 struct Bar(ProgressBar);
 

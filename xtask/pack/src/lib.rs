@@ -11,7 +11,7 @@
 //! - [`tokenizer`] and [`chat`]: the checkpoint's tokenizer and chat template, checked;
 //!   `chatml`: what the core writes, for comparison;
 //! - `manifest`, `matrix`, `image`: the formats chosen, tile rows, the file;
-//! - `pack`: a file that is there whole or not at all; with `attempt` and `journal` one that goes
+//! - `output`, `pack`: its name; a file that is there whole or not at all; with `attempt` and `journal` one that goes
 //!   on where a killed process was;
 //! - `cli` (feature `cli`): the `pack` command.
 
@@ -27,18 +27,21 @@ mod journal;
 mod manifest;
 mod matrix;
 mod options;
+mod output;
 mod pack;
 pub mod quantise;
 mod quoted;
 pub mod stored;
 mod summary;
 mod target;
+mod threads;
 pub mod tokenizer;
 mod vocabulary;
 
 pub use image::WriteError;
 pub use matrix::{Loss, MatrixError};
 pub use options::{Options, Progress, Quiet};
-pub use pack::{Origin, PackError, pack, pack_from};
+pub use output::{OutputError, image_name};
+pub use pack::{Origin, PackError, pack, pack_from, pack_new};
 pub use summary::{Class, Report, Summary, TensorReport};
 pub use vocabulary::VocabularyError;

@@ -8,6 +8,7 @@ use std::ops::Range;
 use crate::checkpoint::{CheckpointError, Files, Part};
 use crate::quantise::{Unrepresentable, quantise, squared_error};
 use crate::stored::{Stored, q4_0, q8_0};
+use crate::threads;
 
 /// A matrix of the image and the tensors it is made of.
 #[derive(Debug)]
@@ -101,13 +102,23 @@ impl Joint<'_> {
         }
         let width = self.shape.format.tile_row_bytes(self.shape.blocks());
         let first = tile_rows.start;
-        let tile_losses: Vec<Vec<Loss>> = out
-            .par_chunks_exact_mut(width)
-            .enumerate()
-            .map_init(Vec::new, |weights, (i, tile)| {
-                self.encode_tile_row(&sources, first + i, tile, weights)
-            })
-            .collect::<Result<_, _>>()?;
+        let tile_losses: Vec<Vec<Loss>> = match threads::pool() {
+            Some(pool) => pool.install(|| {
+                out.par_chunks_exact_mut(width)
+                    .enumerate()
+                    .map_init(Vec::new, |weights, (i, tile)| {
+                        self.encode_tile_row(&sources, first + i, tile, weights)
+                    })
+                    .collect::<Result<_, _>>()
+            }),
+            None => {
+                let mut weights = Vec::new();
+                let tiles = out.chunks_exact_mut(width).enumerate();
+                tiles
+                    .map(|(i, tile)| self.encode_tile_row(&sources, first + i, tile, &mut weights))
+                    .collect()
+            }
+        }?;
         // Summed in order, so that the figures do not depend on the number of threads.
         for tile in tile_losses {
             for (loss, more) in losses.iter_mut().zip(tile) {

@@ -11,6 +11,7 @@ use crate::journal::{Earlier, Nothing};
 use crate::manifest;
 use crate::matrix::MatrixError;
 use crate::options::{Options, Progress};
+use crate::output::{self, OutputError};
 use crate::summary::Summary;
 use crate::target::Target;
 use crate::vocabulary::{self, PackedVocabulary};
@@ -33,9 +34,23 @@ pub enum PackError {
     /// The tokenizer cannot be used.
     #[error(transparent)]
     Tokenizer(#[from] vocabulary::VocabularyError),
+    /// Nothing may be written under the image's name.
+    #[error(transparent)]
+    Output(#[from] OutputError),
     /// There is no room for the image.
     #[error("the disk is full: {path} needs {needed} bytes in its folder; free some and try again")]
     DiskFull {
+        /// The image.
+        path: PathBuf,
+        /// Its size.
+        needed: u64,
+    },
+    /// Files cannot be so large there.
+    #[error(
+        "{path} needs {needed} bytes, more than a file may have there (FAT: 4 GiB; see also \
+         `ulimit -f`); choose another folder with -o"
+    )]
+    TooLarge {
         /// The image.
         path: PathBuf,
         /// Its size.
@@ -84,8 +99,32 @@ pub fn pack(
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<Summary, PackError> {
+    pack_if(|_| Ok(()), source, output, options, progress)
+}
+
+/// As [`pack`], but replaces nothing except an image of the same model.
+pub fn pack_new(
+    source: &Path,
+    output: &Path,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Summary, PackError> {
+    output::check_source(source, output)?;
+    let may_replace = |manifest: &Manifest| output::check_model(output, manifest);
+    pack_if(may_replace, source, output, options, progress)
+}
+
+fn pack_if(
+    may_replace: impl Fn(&Manifest) -> Result<(), OutputError>,
+    source: &Path,
+    output: &Path,
+    options: &Options,
+    progress: &dyn Progress,
+) -> Result<Summary, PackError> {
+    output::check_kind(output)?;
     let checkpoint = Checkpoint::open(source)?;
     let job = Job::new(&checkpoint, output, options)?;
+    may_replace(&job.manifest)?;
     let failed = |error| job.failed(error);
     let mut target = Target::create(output).map_err(failed)?;
     let mut writer = BufWriter::with_capacity(BUFFER, target.file());
@@ -201,12 +240,15 @@ impl<'c> Job<'c> {
     /// What to say when the output failed.
     fn failed(&self, error: io::Error) -> PackError {
         let path = self.output.into();
-        if error.kind() == ErrorKind::StorageFull {
-            let Self { manifest, words, .. } = self;
-            let header = image::lay_out(manifest, image::MANIFEST_MOST, words);
-            PackError::DiskFull { path, needed: header.file_len }
-        } else {
-            PackError::Write { path, error }
+        let Self { manifest, words, .. } = self;
+        let header = image::lay_out(manifest, image::MANIFEST_MOST, words);
+        let needed = header.file_len;
+        match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                PackError::DiskFull { path, needed }
+            }
+            ErrorKind::FileTooLarge => PackError::TooLarge { path, needed },
+            _ => PackError::Write { path, error },
         }
     }
 }
@@ -358,9 +400,11 @@ mod tests {
     fn an_output_that_cannot_be_made_is_an_error() {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/kiosk/kiosk-16m");
         let folder = tempfile::tempdir().unwrap();
-        for output in [folder.path().join("no/such/k.rill"), folder.path().join("..")] {
-            let result = pack(&source, &output, &Options::default(), &Quiet);
-            assert!(matches!(result, Err(PackError::Write { .. })), "{output:?}");
-        }
+        let try_it = |output| {
+            let output = folder.path().join(output);
+            pack(&source, &output, &Options::default(), &Quiet)
+        };
+        assert!(matches!(try_it("no/such/k.rill"), Err(PackError::Write { .. })));
+        assert!(matches!(try_it(".."), Err(PackError::Output(OutputError::NotAFile(_)))));
     }
 }

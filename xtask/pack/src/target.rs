@@ -1,39 +1,81 @@
 //! A file that appears whole or not at all.
 
 use std::fs::{self, File, Permissions};
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tempfile::{Builder, NamedTempFile};
+
+use crate::output;
 
 /// A file under way to its name.
 #[derive(Debug)]
 pub(crate) struct Target {
     temporary: NamedTempFile,
     path: PathBuf,
+    /// Only of a file that no later attempt can go on with.
+    under_way: Option<UnderWay>,
+}
+
+/// An entry of [`UNDER_WAY`].
+#[derive(Debug)]
+struct UnderWay(PathBuf);
+
+/// Files that are of no use to a later attempt and are removed by whoever ends the process early.
+static UNDER_WAY: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
+
+/// Removes the files that are under way: the process is about to end.
+#[cfg(feature = "cli")]
+pub(crate) fn abandon() {
+    for path in &*under_way() {
+        // It may be complete by now, and have another name.
+        let _ = fs::remove_file(path);
+    }
+}
+
+fn under_way() -> MutexGuard<'static, Vec<PathBuf>> {
+    UNDER_WAY.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl UnderWay {
+    fn new(path: &Path) -> Self {
+        under_way().push(path.into());
+        Self(path.into())
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        under_way().retain(|path| *path != self.0);
+    }
 }
 
 impl Target {
     /// Starts a file beside `path`, and removes what earlier attempts at `path` left behind when
-    /// they were killed.
+    /// they were killed. A `path` that is a link stands for the file that it leads to.
     ///
-    /// A file under way is locked by its writer, so one that can be locked has none.
+    /// A file under way is locked by its writer, so one that can be locked has none. Where a file
+    /// system has no locks, nothing is removed.
     pub fn create(path: &Path) -> io::Result<Self> {
-        let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
-        let folder = folder_of(path);
+        let path = &output::resolved(path)?;
+        let name = path.file_name().ok_or(ErrorKind::InvalidFilename)?;
         let prefix = format!(".{}.part-", name.to_string_lossy());
-        for entry in fs::read_dir(folder)? {
-            let entry = entry?;
-            if entry.file_name().to_string_lossy().starts_with(&prefix)
-                && File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok())
-            {
-                // Somebody else may have been faster.
-                let _ = fs::remove_file(entry.path());
+        remove_remains(folder_of(path), &prefix);
+        loop {
+            let temporary = Self::temporary(path, &prefix)?;
+            // An error says that there are no locks.
+            let _ = temporary.as_file().lock();
+            // Before it was locked, another attempt may have taken it for remains.
+            if temporary.path().try_exists()? {
+                if let Ok(old) = fs::metadata(path) {
+                    // A file system without permissions keeps its own.
+                    let _ = temporary.as_file().set_permissions(old.permissions());
+                }
+                let under_way = Some(UnderWay::new(temporary.path()));
+                return Ok(Self { under_way, ..Self::of(temporary, path) });
             }
         }
-        let temporary = Self::temporary(path, &prefix)?;
-        temporary.as_file().lock()?;
-        Ok(Self::of(temporary, path))
     }
 
     /// A new file beside `path`, with a name that begins with `prefix`.
@@ -48,7 +90,7 @@ impl Target {
 
     /// The file that `temporary` is, on its way to `path`.
     pub fn of(temporary: NamedTempFile, path: &Path) -> Self {
-        Self { temporary, path: path.into() }
+        Self { temporary, path: path.into(), under_way: None }
     }
 
     /// The file to write.
@@ -64,12 +106,50 @@ impl Target {
 
     /// Brings the bytes to the device, then gives the file its name, in place of an older one.
     pub fn commit(self) -> io::Result<()> {
-        self.temporary.as_file().sync_all()?;
-        self.temporary.persist(&self.path)?;
+        // The entry of `UNDER_WAY` goes last.
+        let Self { temporary, path, under_way: _under_way } = self;
+        allow(temporary.as_file().sync_all(), &NOT_SYNCED)?;
+        temporary.persist(&path)?;
         // The new name is itself data, of the folder.
         #[cfg(unix)]
-        File::open(folder_of(&self.path))?.sync_all()?;
+        {
+            let synced = File::open(folder_of(&path)).and_then(|folder| folder.sync_all());
+            allow(synced, &[&NOT_SYNCED[..], &NOT_OPENED].concat())?;
+        }
         Ok(())
+    }
+}
+
+/// What network and user-space file systems say that cannot bring a file or folder to its device by
+/// itself: EINVAL, EBADF, ENOSYS and ENOTSUP on Linux.
+const NOT_SYNCED: [i32; 4] = [22, 9, 38, 95];
+/// What is said of a folder in which one may write but not look: EPERM and EACCES.
+#[cfg(unix)]
+const NOT_OPENED: [i32; 2] = [1, 13];
+
+/// Takes some errors, by the system's numbers, for success.
+fn allow(result: io::Result<()>, errors: &[i32]) -> io::Result<()> {
+    result.or_else(|error| match error.raw_os_error() {
+        Some(number) if errors.contains(&number) => Ok(()),
+        _ => Err(error),
+    })
+}
+
+/// Removes files of a folder whose names begin with `prefix` and that nobody writes any more.
+fn remove_remains(folder: &Path, prefix: &str) {
+    // In a folder in which one may write but not look they stay.
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if !entry.file_name().to_string_lossy().starts_with(prefix)
+            || !entry.file_type().is_ok_and(|kind| kind.is_file())
+        {
+            continue;
+        }
+        let Ok(file) = File::open(entry.path()) else { continue };
+        if file.try_lock().is_ok() {
+            // Still locked, so that its writer, if there is one, sees that it is gone. Somebody else
+            // may have been faster.
+            let _ = fs::remove_file(entry.path());
+        }
     }
 }
 
@@ -132,6 +212,70 @@ mod tests {
         assert_eq!(names(folder.path()).len(), 3);
         drop((live, second));
         assert_eq!(names(folder.path()), [".b.rill.part-other"]);
+    }
+
+    #[test]
+    fn many_attempts_at_once_do_not_harm_each_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.rill");
+        std::thread::scope(|scope| {
+            for thread in 0..4_u8 {
+                let path = &path;
+                scope.spawn(move || {
+                    for _ in 0..50 {
+                        let mut target = Target::create(path).unwrap();
+                        target.file().write_all(&[thread; 999]).unwrap();
+                        target.commit().unwrap();
+                        let found = fs::read(path).unwrap();
+                        assert!(found.len() == 999 && found.iter().all(|byte| *byte == found[0]));
+                    }
+                });
+            }
+        });
+        assert_eq!(names(folder.path()), ["a.rill"]);
+    }
+
+    #[test]
+    fn an_abandoned_file_is_gone_and_a_finished_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.rill");
+        Target::create(&path).unwrap().commit().unwrap();
+        let target = Target::create(&path).unwrap();
+        // Not `abandon`, which would end other tests' files.
+        let entry = target.under_way.as_ref().unwrap().0.clone();
+        assert!(under_way().contains(&entry) && entry.exists());
+        target.commit().unwrap();
+        assert!(!under_way().contains(&entry) && !entry.exists());
+        assert_eq!(names(folder.path()), ["a.rill"]);
+    }
+
+    #[test]
+    fn what_a_file_system_does_not_have_is_no_failure() {
+        let error = |number| Err(io::Error::from_raw_os_error(number));
+        for number in NOT_SYNCED {
+            assert!(allow(error(number), &NOT_SYNCED).is_ok());
+        }
+        // EIO and ENOSPC: the bytes are not on the device.
+        for number in [5, 28] {
+            assert!(allow(error(number), &NOT_SYNCED).is_err());
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_stays_and_the_file_that_it_leads_to_is_replaced_with_its_permissions() {
+        use std::os::unix::fs::{PermissionsExt, symlink};
+        let folder = tempfile::tempdir().unwrap();
+        let (link, path) = (folder.path().join("link.rill"), folder.path().join("real.rill"));
+        symlink("real.rill", &link).unwrap();
+        Target::create(&link).unwrap().commit().unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+        let mut target = Target::create(&link).unwrap();
+        target.file().write_all(b"new").unwrap();
+        target.commit().unwrap();
+        assert_eq!(fs::read_link(&link).unwrap(), Path::new("real.rill"));
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[cfg(unix)]

@@ -15,10 +15,15 @@ use super::config::{Config, Generation};
 use super::source::{self, Reader, Store};
 use super::tensors::{Files, Located, Tensors};
 use super::{Checkpoint, CheckpointError, LayerTensor, Names, Parts, Swiglu, Words, assemble};
+use crate::output::cached_name;
 use crate::stored::Stored;
 
 /// Largest safetensors head, a limit of the format.
 const HEAD_MOST: u64 = 100_000_000;
+/// Largest `tokenizer.json`: several times that of any vocabulary in use.
+const TOKENIZER_MOST: u64 = 64 << 20;
+/// Largest other text.
+const TEXT_MOST: u64 = 8 << 20;
 
 /// Opens a Hugging Face folder.
 pub(super) fn open(store: &dyn Store, folder: &Path) -> Result<Checkpoint, CheckpointError> {
@@ -39,22 +44,24 @@ pub(super) fn open(store: &dyn Store, folder: &Path) -> Result<Checkpoint, Check
         add(store, &shard, &mut files, &mut tensors)?;
     }
     let model = config.model(name_of(store, folder), &generation)?;
-    let words = Words::Json(text(store, &folder.join("tokenizer.json"))?, tokenizer_config);
+    let file = folder.join("tokenizer.json");
+    let tokenizer = source::text(store, &file, TOKENIZER_MOST)
+        .map_err(|error| CheckpointError::Read { path: file, error })?;
+    let words = Words::Json(tokenizer, tokenizer_config);
     assemble(Parts { model, words, template }, files, &tensors, &HubNames)
 }
 
-/// The folder's own name.
+/// The folder's own name, or the repository's whose it is.
 fn name_of(store: &dyn Store, folder: &Path) -> String {
     let whole = store.whole_path(folder);
+    if let Some(name) = cached_name(&whole) {
+        return name.to_string_lossy().into_owned();
+    }
     whole.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-fn text(store: &dyn Store, path: &Path) -> Result<String, CheckpointError> {
-    source::text(store, path).map_err(|error| CheckpointError::Read { path: path.into(), error })
-}
-
 fn optional_text(store: &dyn Store, path: &Path) -> Result<Option<String>, CheckpointError> {
-    match source::text(store, path) {
+    match source::text(store, path, TEXT_MOST) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(CheckpointError::Read { path: path.into(), error }),

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 /// A place that has checkpoints.
@@ -34,9 +34,20 @@ impl Store for Disk {
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn Source>> {
-        let file = File::open(path)?;
-        let size = file.metadata()?.len();
-        Ok(Box::new(OnDisk { file, size }))
+        let mut options = File::options();
+        options.read(true);
+        // A pipe without a writer is refused, not waited for.
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::custom_flags(
+            &mut options,
+            rustix::fs::OFlags::NONBLOCK.bits() as i32,
+        );
+        let file = options.open(path)?;
+        let found = file.metadata()?;
+        if !found.is_file() {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "it is not a file"));
+        }
+        Ok(Box::new(OnDisk { file, size: found.len() }))
     }
 
     fn whole_path(&self, path: &Path) -> PathBuf {
@@ -92,14 +103,18 @@ impl Seek for Reader<'_> {
             SeekFrom::End(by) => self.source.size().checked_add_signed(by),
             SeekFrom::Current(by) => self.at.checked_add_signed(by),
         };
-        self.at = at.ok_or(io::ErrorKind::InvalidInput)?;
+        self.at = at.ok_or(ErrorKind::InvalidInput)?;
         Ok(self.at)
     }
 }
 
-/// A whole file of text.
-pub(super) fn text(store: &dyn Store, path: &Path) -> io::Result<String> {
+/// A whole file of text, of at most `most` bytes.
+pub(super) fn text(store: &dyn Store, path: &Path, most: u64) -> io::Result<String> {
     let source = store.open(path)?;
+    if source.size() > most {
+        let what = format!("it has {} bytes; at most {most} are read", source.size());
+        return Err(io::Error::new(ErrorKind::FileTooLarge, what));
+    }
     let mut text = String::new();
     Reader::new(&*source).read_to_string(&mut text)?;
     Ok(text)
