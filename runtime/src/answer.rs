@@ -1,9 +1,11 @@
-//! The text of an answer as it comes, cut where a stop string begins.
+//! The text of an answer as it comes: thinking told apart, and cut where a stop string begins.
 
 use core::fmt;
 
 use heapless::{String, Vec};
 
+use crate::image::Thinking;
+use crate::thinking::{Part, Thinker, Thoughts};
 use crate::tokenizer::Utf8Stream;
 
 /// Most stop strings.
@@ -40,6 +42,15 @@ impl core::error::Error for StopError {}
 #[derive(Debug, Clone, Default)]
 pub struct Answer {
     utf8: Utf8Stream,
+    thinker: Thinker,
+    /// Most tokens of thinking.
+    most: Option<u64>,
+    /// Tokens of thinking so far, in all answers.
+    thought: u64,
+    /// Those before this answer.
+    thought_before: u64,
+    /// Where thinking is in the sequence.
+    pub(crate) thoughts: Thoughts,
     stops: Vec<String<MAX_STOP_BYTES>, MAX_STOP_STRINGS>,
     held: String<MAX_STOP_BYTES>,
     stopped: bool,
@@ -55,21 +66,73 @@ impl Answer {
         self.stops.push(stop).map_err(|_| StopError::Many)
     }
 
-    /// Takes the bytes of a token and emits what is certain. Says whether a stop string was met;
-    /// from then on nothing is emitted.
-    pub fn push(&mut self, bytes: &[u8], mut emit: impl FnMut(&str)) -> bool {
-        let Self { utf8, stops, held, stopped } = self;
-        utf8.push(bytes, |text| hold(stops, held, stopped, text, &mut emit));
+    /// Answers are of a model that thinks like this, with at most so many tokens of thinking.
+    pub fn expect_thinking(&mut self, thinking: Option<Thinking>, most: Option<u64>) {
+        self.thinker = Thinker::new(thinking);
+        self.most = most;
+    }
+
+    /// An answer in a conversation begins; `thinking` says whether its prompt began its thinking.
+    /// Without this call the text is all answer.
+    pub fn begin(&mut self, thinking: bool) {
+        self.thinker.begin(thinking);
+        self.thought_before = self.thought;
+    }
+
+    /// A conversation begins: there is no thinking in the sequence.
+    pub fn begin_conversation(&mut self) {
+        self.thoughts = Thoughts::default();
+    }
+
+    /// What takes the text apart.
+    pub(crate) fn thinker(&self) -> &Thinker {
+        &self.thinker
+    }
+
+    /// Tokens of thinking in all answers so far, its marks included.
+    pub fn thought(&self) -> u64 {
+        self.thought
+    }
+
+    /// Whether this answer has thinking, or began it.
+    pub(crate) fn has_thought(&self) -> bool {
+        self.thought > self.thought_before || self.thinker.is_within()
+    }
+
+    /// Whether there is thinking that has as many tokens as it may.
+    pub fn has_thought_enough(&self) -> bool {
+        let so_far = self.thought - self.thought_before;
+        self.thinker.is_within() && self.most.is_some_and(|most| so_far >= most)
+    }
+
+    /// Ends the thinking, and returns the text that ends it in the sequence.
+    pub fn end_thinking(&mut self, mut emit: impl FnMut(Part, &str)) -> String<64> {
+        self.thinker.end(&mut emit)
+    }
+
+    /// Takes the bytes of a token and emits what is certain. Says whether a stop string was met in
+    /// the answer; from then on nothing is emitted. Thinking has no stop strings.
+    pub fn push(&mut self, bytes: &[u8], mut emit: impl FnMut(Part, &str)) -> bool {
+        let within = self.thinker.is_within();
+        let Self { utf8, thinker, stops, held, stopped, .. } = self;
+        let mut part = |part, text: &str| hold(stops, held, stopped, part, text, &mut emit);
+        utf8.push(bytes, |text| thinker.push(text, &mut part));
+        if within || self.thinker.is_within() {
+            self.thought += 1;
+        }
         self.stopped
     }
 
     /// Ends the answer: emits what was held back. The answer is as new afterwards, with the same
     /// stop strings.
-    pub fn finish(&mut self, mut emit: impl FnMut(&str)) {
-        let Self { utf8, stops, held, stopped } = self;
-        utf8.finish(|text| hold(stops, held, stopped, text, &mut emit));
+    pub fn finish(&mut self, mut emit: impl FnMut(Part, &str)) {
+        let Self { utf8, thinker, stops, held, stopped, .. } = self;
+        let mut part = |part, text: &str| hold(stops, held, stopped, part, text, &mut emit);
+        utf8.finish(|text| thinker.push(text, &mut part));
+        thinker.finish(&mut part);
+        thinker.answer();
         if !self.stopped && !self.held.is_empty() {
-            emit(&self.held);
+            emit(Part::Answer, &self.held);
         }
         self.held.clear();
         self.stopped = false;
@@ -80,16 +143,18 @@ fn hold(
     stops: &[String<MAX_STOP_BYTES>],
     held: &mut String<MAX_STOP_BYTES>,
     stopped: &mut bool,
+    part: Part,
     text: &str,
-    emit: &mut impl FnMut(&str),
+    emit: &mut impl FnMut(Part, &str),
 ) {
     if *stopped {
         return;
     }
-    if stops.is_empty() {
-        emit(text);
+    if stops.is_empty() || part != Part::Answer {
+        emit(part, text);
         return;
     }
+    let mut emit = |text: &str| emit(Part::Answer, text);
     for char in text.chars() {
         // What is held is a proper prefix of a stop string, so one more character fits, or it
         // cannot match any more and goes out below.
@@ -131,12 +196,12 @@ mod tests {
         let mut text = std::string::String::new();
         let mut stopped = false;
         for piece in pieces {
-            stopped = answer.push(piece, |t| text.push_str(t));
+            stopped = answer.push(piece, |_, t| text.push_str(t));
             if stopped {
                 break;
             }
         }
-        answer.finish(|t| text.push_str(t));
+        answer.finish(|_, t| text.push_str(t));
         (text, stopped)
     }
 
@@ -145,6 +210,33 @@ mod tests {
         assert_eq!(run(&[b"one\nUs", b"er: two"], &["\nUser:"]), ("one".into(), true));
         assert_eq!(run(&[b"one\nUs", b"e"], &["\nUser:"]), ("one\nUse".into(), false));
         assert_eq!(run(&[b"aab"], &["ab"]), ("a".into(), true));
+    }
+
+    #[test]
+    fn thinking_is_counted_and_has_no_stop_strings() {
+        let [open, close] = ["<think>", "</think>"].map(|mark| mark.parse().unwrap());
+        let thinking =
+            Thinking { open, close, prompted: false, earlier: crate::image::Earlier::Stays };
+        let mut answer = Answer::default();
+        answer.add_stop("END").unwrap();
+        answer.expect_thinking(Some(thinking), Some(3));
+        let mut text = std::string::String::new();
+        let mut say = |part, piece: &str| text.push_str(&std::format!("{part:?} {piece:?} "));
+        answer.begin(false);
+        for (token, enough) in [("<think>", false), ("a END", false), ("b", true)] {
+            assert!(!answer.push(token.as_bytes(), &mut say));
+            assert_eq!(answer.has_thought_enough(), enough, "{token}");
+        }
+        assert_eq!(answer.end_thinking(&mut say), "\n</think>\n\n");
+        assert!(!answer.has_thought_enough());
+        assert!(answer.push(b"c END", &mut say));
+        answer.finish(&mut say);
+        assert_eq!(answer.thought(), 3);
+        answer.begin(true);
+        assert!(!answer.has_thought_enough());
+        let expected = "Mark \"<think>\" Thinking \"a END\" Thinking \"b\" \
+                        Mark \"\\n</think>\\n\\n\" Answer \"c\" Answer \" \" ";
+        assert_eq!(text, expected);
     }
 
     #[test]

@@ -134,6 +134,9 @@ impl Conversation {
         let mut writer = Writer { tokenizer, scratch, out, len: 0 };
         self.open_message(&mut writer)?;
         writer.text(&[self.name(Role::Assistant), "\n"])?;
+        if let Some(thinking) = self.chat.thinking.as_ref().filter(|thinking| thinking.prompted) {
+            writer.marked(&[&thinking.open, "\n"])?;
+        }
         self.place = Place::Answer;
         Ok(writer.len)
     }
@@ -204,10 +207,20 @@ impl Writer<'_, '_> {
         Ok(())
     }
 
+    /// Text, whatever it looks like.
     fn text(&mut self, parts: &[&str]) -> Result<(), ChatError> {
+        self.encode(parts, false)
+    }
+
+    /// Text of ours, in which names of control tokens are meant.
+    fn marked(&mut self, parts: &[&str]) -> Result<(), ChatError> {
+        self.encode(parts, true)
+    }
+
+    fn encode(&mut self, parts: &[&str], parse_specials: bool) -> Result<(), ChatError> {
         let room = self.out.len();
         let out = &mut self.out[self.len..];
-        let written = self.tokenizer.encode_parts(parts, false, self.scratch, out);
+        let written = self.tokenizer.encode_parts(parts, parse_specials, self.scratch, out);
         self.len += written.map_err(|error| match error {
             EncodeError::Full { .. } => EncodeError::Full { room },
             piece => piece,

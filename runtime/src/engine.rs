@@ -438,6 +438,12 @@ impl<'a> Engine<'a> {
         sequence.cut(&mut self.model.kv, len);
     }
 
+    /// Takes tokens out of a sequence, as if they had never been there; what follows them is pending
+    /// again.
+    pub fn remove(&mut self, sequence: &mut Sequence<'a>, range: Range<usize>) {
+        sequence.remove(&mut self.model.kv, range);
+    }
+
     /// Makes `to` a copy of `from`: keys and values are shared until one of them writes on.
     pub fn fork(&mut self, from: &Sequence<'a>, to: &mut Sequence<'a>) {
         to.copy_from(&mut self.model.kv, from);

@@ -7,6 +7,8 @@ use crate::engine::Step;
 use crate::seams::World;
 use crate::sequence::SequenceError;
 use crate::session::Session;
+use crate::thinking::Part;
+use crate::tokenizer::SCRATCH_WORDS_PER_BYTE;
 
 /// Why an answer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -25,7 +27,8 @@ pub enum Ending {
 
 /// Continues the sequence of `session` by at most `max_tokens` tokens.
 ///
-/// `emit` takes the text as it comes. `interrupted` is asked before every step, also within a long
+/// `emit` takes the text as it comes. Thinking that has as many tokens as `answer` allows is ended,
+/// and the answer goes on. `interrupted` is asked before every step, also within a long
 /// prompt, whether the user wants to stop; what it says then is done with.
 pub fn generate<'a>(
     session: &mut Session<'a>,
@@ -33,8 +36,10 @@ pub fn generate<'a>(
     answer: &mut Answer,
     max_tokens: u64,
     mut interrupted: impl FnMut() -> bool,
-    mut emit: impl FnMut(&str),
+    mut emit: impl FnMut(Part, &str),
 ) -> Result<Ending, SequenceError> {
+    let begin = session.tokens().len() - prompted_len(session, answer);
+    let mut end = None;
     let mut left = max_tokens;
     let ending = loop {
         if interrupted() {
@@ -43,6 +48,13 @@ pub fn generate<'a>(
         if left == 0 {
             break Ending::MaxTokens;
         }
+        if answer.has_thought_enough() {
+            let end = answer.end_thinking(&mut emit);
+            match session.append_text(&end) {
+                Err(SequenceError::ContextFull { .. }) => break Ending::ContextFull,
+                other => other?,
+            }
+        }
         // A long prompt goes in batches, with a chance to interrupt between them.
         if session.compute(world)? {
             continue;
@@ -50,14 +62,46 @@ pub fn generate<'a>(
         left -= 1;
         match session.step(world)? {
             Step::Token(id) => {
-                if answer.push(session.tokenizer().piece(id), &mut emit) {
+                let stop = answer.push(session.tokenizer().piece(id), &mut emit);
+                if end.is_none() && answer.thinker().has_answered() {
+                    // This token is the first that is answer.
+                    end = Some(session.tokens().len() - 1);
+                }
+                if stop {
                     break Ending::Stop;
                 }
             }
-            Step::End(_) => break Ending::Stop,
+            Step::End(_) => {
+                // It closes the message and stays.
+                end = end.or(Some(session.tokens().len() - 1));
+                break Ending::Stop;
+            }
             Step::Full => break Ending::ContextFull,
         }
     };
+    let thought = answer.has_thought();
     answer.finish(&mut emit);
+    let end = end.unwrap_or(session.tokens().len());
+    answer.thoughts.note(thought.then_some(begin..end));
     Ok(ending)
+}
+
+/// The conversation goes on: takes earlier thinking out of the sequence as the model's own template
+/// would leave it out. For conversations that the core writes, before the next message.
+pub fn forget_thinking(session: &mut Session<'_>, answer: &mut Answer) {
+    let earlier = session.chat().thinking.as_ref().map(|thinking| thinking.earlier);
+    if let Some(range) = answer.thoughts.leaving(earlier.unwrap_or_default()) {
+        session.remove(range);
+    }
+}
+
+/// Tokens at the end of a prompt that begin thinking.
+fn prompted_len(session: &Session<'_>, answer: &Answer) -> usize {
+    let Some(open) = answer.thinker().mark().filter(|_| answer.thinker().is_within()) else {
+        return 0;
+    };
+    // A mark has at most 24 bytes, so there is room.
+    let (mut scratch, mut out) = ([0; 32 * SCRATCH_WORDS_PER_BYTE], [0; 32]);
+    let parts = [open, "\n"];
+    session.tokenizer().encode_parts(&parts, true, &mut scratch, &mut out).unwrap_or(0)
 }

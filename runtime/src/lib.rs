@@ -12,7 +12,7 @@
 //! - [`experts`]: the pages, in RAM and on their way;
 //! - [`tokenizer`], [`chat`] and [`sampler`]: text to tokens, and logits to the next one;
 //! - [`sequence`] and [`engine`]: conversations, side by side; [`saving`]: keeping one elsewhere;
-//! - [`session`], [`answer`] and [`mod@generate`]: one conversation;
+//! - [`session`], [`answer`], [`thinking`] and [`mod@generate`]: one conversation;
 //! - [`stats`], [`report`] and [`size`]: where time and memory went, in words.
 
 #![cfg_attr(not(test), no_std)]
@@ -38,4 +38,5 @@ pub mod sequence;
 pub mod session;
 pub mod size;
 pub mod stats;
+pub mod thinking;
 pub mod tokenizer;

@@ -25,6 +25,8 @@ pub struct Surroundings {
     pub peak_resident: Option<u64>,
     /// Time that answers took, from the prompt's first token to the last text, where it is measured.
     pub answer_time: Option<Micros>,
+    /// Tokens of answers that were thinking.
+    pub thought: u64,
     /// Page faults, minor and major, where there are any.
     pub faults: Option<[u64; 2]>,
 }
@@ -40,6 +42,8 @@ pub struct Report {
     prompt_tokens_per_second: f64,
     generated_tokens: u64,
     generated_tokens_per_second: f64,
+    /// Of the generated tokens, those of thinking.
+    thinking_tokens: u64,
     prompt: Account,
     answer: Account,
     /// Time of answers that belongs to no token: text in and out.
@@ -133,6 +137,7 @@ impl Report {
             prompt_tokens_per_second: speed(&stats.prompt),
             generated_tokens: stats.decode.tokens,
             generated_tokens_per_second: speed(&stats.decode),
+            thinking_tokens: around.thought,
             prompt: Account::of(&stats.prompt),
             answer: Account::of(&stats.decode),
             other_seconds: around.answer_time.map(|time| seconds(time.saturating_sub(accounted))),
@@ -204,6 +209,9 @@ impl fmt::Display for Report {
         self.show(f, "prompt", &self.prompt, prompt)?;
         let answer = (self.generated_tokens, self.generated_tokens_per_second);
         self.show(f, "answer", &self.answer, answer)?;
+        if self.thinking_tokens > 0 {
+            writeln!(f, "          {} of them thinking", self.thinking_tokens)?;
+        }
         if let Some(other) = self.other_seconds {
             writeln!(f, "the rest  {other:.3} s")?;
         }

@@ -1,6 +1,7 @@
 //! A sequence of tokens that a model continues: one conversation's own state.
 
 use core::fmt;
+use core::ops::Range;
 
 use crate::arena::{Arena, ArenaFull};
 use crate::chat::Place;
@@ -197,6 +198,19 @@ impl<'a> Sequence<'a> {
         }
         self.sampled = false;
         self.results = None;
+    }
+
+    /// Takes tokens out of the sequence; what follows them is pending again. The place in a
+    /// conversation stays: it is where the sequence ends.
+    pub(crate) fn remove(&mut self, pool: &mut KvPool<'_>, range: Range<usize>) {
+        let end = self.len;
+        let range = range.start.min(end)..range.end.min(end);
+        if range.is_empty() {
+            return;
+        }
+        self.cut(pool, range.start);
+        self.tokens.copy_within(range.end..end, range.start);
+        self.grow(end - range.end);
     }
 
     /// Sees to it that the last token is still to be computed, for its logits.

@@ -1,5 +1,7 @@
 //! One conversation with a model: an [`Engine`] with a single [`Sequence`].
 
+use core::ops::Range;
+
 use crate::chat::Role;
 use crate::engine::{Engine, LoadError, Options, Share, Step};
 use crate::experts::{History, Rates};
@@ -125,6 +127,11 @@ impl<'a> Session<'a> {
     /// Goes back to the first `len` tokens; see [`Engine::cut`].
     pub fn cut(&mut self, len: usize) {
         self.engine.cut(self.sequence, len);
+    }
+
+    /// Takes tokens out of the sequence; see [`Engine::remove`].
+    pub fn remove(&mut self, range: Range<usize>) {
+        self.engine.remove(self.sequence, range);
     }
 
     /// Reads on towards slots that are all full: see [`Engine::warm`].

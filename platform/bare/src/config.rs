@@ -44,6 +44,10 @@ pub struct Config<'t> {
     pub seed: u64,
     /// Ends answers.
     pub answer: Answer,
+    /// Thinking is not shown.
+    pub hides_thinking: bool,
+    /// Most tokens of thinking.
+    pub most_thinking: Option<u64>,
     temperature: Option<f32>,
     top_k: Option<u32>,
     top_p: Option<f32>,
@@ -166,6 +170,20 @@ static KEYS: &[Key] = &[
             Ok(())
         },
     },
+    Key {
+        name: "thinking",
+        set: |config, text| {
+            match text {
+                "show" => {}
+                "hide" => config.hides_thinking = true,
+                most => {
+                    let what = "show, hide or a whole number of tokens";
+                    config.most_thinking = Some(number(most, what, |_| true)?);
+                }
+            }
+            Ok(())
+        },
+    },
     Key { name: "stop", set: |config, text| config.answer.add_stop(text).map_err(Problem::Stop) },
     Key {
         name: "temp",
@@ -265,12 +283,14 @@ mod tests {
     fn a_file_says_how_to_run() {
         let text = "# kiosk\r\nsystem = You are a guide. A = B.\r\n\r\n ram=200MiB\n\
                     temp = 0\nseed = 7\nstop = User:\nstop = Guide:\nno-lookahead = true\n\
-                    policy = lru\nkv = int8\nmax-tokens = 64\n";
+                    policy = lru\nkv = int8\nmax-tokens = 64\nthinking = 100\n";
         let config = Config::parse(text).unwrap();
         assert_eq!(config.system, Some("You are a guide. A = B."));
         assert_eq!((config.ram, config.seed), (Some(200 << 20), 7));
         assert_eq!((config.max_tokens, config.context), (Some(64), None));
+        assert_eq!((config.most_thinking, config.hides_thinking), (Some(100), false));
         assert!(config.no_lookahead);
+        assert!(Config::parse("thinking = hide").unwrap().hides_thinking);
         assert_eq!(config.policy.unwrap().name(), "lru");
         assert_eq!(config.kv, Some(KvFormat::Int8));
         let sampling = config.sampling(Sampling::default());
@@ -300,6 +320,7 @@ mod tests {
             ("context = 0", 1, "above 0"),
             ("policy = random", 1, "layer-lru"),
             ("kv = int4", 1, "f16 or int8"),
+            ("thinking = loud", 1, "show, hide"),
         ] {
             let error = Config::parse(text).err().unwrap_or_else(|| panic!("{text}"));
             assert_eq!(error.line, line, "{text}");

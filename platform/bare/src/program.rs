@@ -6,7 +6,7 @@ use core::fmt::{self, Write};
 
 use rill::chat::Role;
 use rill::engine::{LoadError, Options};
-use rill::generate::{Ending, generate};
+use rill::generate::{Ending, forget_thinking, generate};
 use rill::image::{Image, ImageError, PAGE_ALIGN, Template};
 use rill::kernels::{self, Kernels};
 use rill::plan::{Plan, PlanError, PlanRequest};
@@ -15,6 +15,7 @@ use rill::seams::{Clock, Micros, Parallel, World};
 use rill::sequence::SequenceError;
 use rill::session::Session;
 use rill::size::Size;
+use rill::thinking::Part;
 use rill_bare::config::{CONFIG_BYTES, Config, ConfigError};
 use rill_bare::disk::{self, CONFIG_NAME, DiskError};
 use rill_bare::line::{Key, Line};
@@ -192,6 +193,8 @@ fn converse(console: &mut Console) -> Result<Infallible, Failure> {
         plan.slots,
         plan.pages
     );
+    let thinking = session.chat().thinking.clone();
+    config.answer.expect_thinking(thinking, config.most_thinking);
     let mut chat = Chat {
         console,
         config: &mut config,
@@ -221,6 +224,38 @@ fn choose_kernels(name: Option<&str>) -> Result<&'static Kernels, Failure> {
     }
 }
 
+/// What is shown of an answer: its thinking dimmed, or not at all.
+struct Shown {
+    hides_thinking: bool,
+    /// The last text was thinking.
+    dimmed: bool,
+}
+
+impl Shown {
+    fn new(hides_thinking: bool) -> Self {
+        Self { hides_thinking, dimmed: false }
+    }
+
+    fn show(&mut self, console: &mut Console, part: Part, text: &str) {
+        match part {
+            Part::Mark => return,
+            Part::Thinking if self.hides_thinking => return,
+            Part::Thinking if !self.dimmed => console.print("\x1b[2m"),
+            Part::Answer if self.dimmed => console.print("\x1b[22m\n\n"),
+            Part::Thinking | Part::Answer => {}
+        }
+        self.dimmed = part == Part::Thinking;
+        console.print(text);
+    }
+
+    /// The answer is over.
+    fn finish(self, console: &mut Console) {
+        if self.dimmed {
+            console.print("\x1b[22m");
+        }
+    }
+}
+
 /// A conversation at the console.
 struct Chat<'c, 't, D> {
     console: &'c mut Console,
@@ -239,6 +274,7 @@ impl<D: Driver> Chat<'_, '_, D> {
     /// Begins a conversation.
     fn begin(&mut self) -> Result<(), SequenceError> {
         self.session.reset();
+        self.config.answer.begin_conversation();
         match self.config.system {
             Some(system) => self.session.append_message(Role::System, system),
             None => Ok(()),
@@ -325,15 +361,19 @@ impl<D: Driver> Chat<'_, '_, D> {
     }
 
     fn speak(&mut self, message: &str) -> Result<Ending, SequenceError> {
+        forget_thinking(self.session, &mut self.config.answer);
         self.session.append_message(Role::User, message)?;
         self.session.begin_answer()?;
+        let thinking = &self.session.chat().thinking;
+        self.config.answer.begin(thinking.as_ref().is_some_and(|thinking| thinking.prompted));
         let mut world =
             World { storage: self.disk, parallel: self.cores, clock: &CLOCK, events: &mut Log };
         // Both the text and the wish to stop go through the console.
         let console = RefCell::new(&mut *self.console);
+        let mut shown = Shown::new(self.config.hides_thinking);
         let spoken = Cell::new(false);
         self.meter.reset();
-        generate(
+        let ending = generate(
             self.session,
             &mut world,
             &mut self.config.answer,
@@ -342,11 +382,13 @@ impl<D: Driver> Chat<'_, '_, D> {
                 self.meter.between(spoken.get());
                 console.borrow_mut().interrupted()
             },
-            |text| {
+            |part, text| {
                 spoken.set(true);
-                console.borrow_mut().print(text);
+                shown.show(&mut console.borrow_mut(), part, text);
             },
-        )
+        );
+        shown.finish(self.console);
+        ending
     }
 
     /// How much of its stack each core has ever used.
@@ -367,6 +409,7 @@ impl<D: Driver> Chat<'_, '_, D> {
             budget: self.used,
             peak_resident: None,
             answer_time: None,
+            thought: self.config.answer.thought(),
             faults: None,
         };
         Report::new(self.session, self.plan, around)

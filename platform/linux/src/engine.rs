@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use rill::engine::Options;
 use rill::experts::{DecayedLfu, LayerLru, Lru, Policy, Reuse};
-use rill::image::{Image, Sampling, Section, checksum};
+use rill::image::{ChatTemplate, Image, Sampling, Section, checksum};
 use rill::kernels::{self, Kernels};
 use rill::model::kv::KvFormat;
 use rill::plan::{Plan, PlanError, PlanRequest, Sizes};
@@ -111,10 +111,14 @@ pub struct Engine {
     pub session: Session<'static>,
     /// What it runs on.
     pub machine: Machine,
+    /// The chat template that came with the model.
+    pub template: Option<ChatTemplate<'static>>,
     /// How long loading took.
     pub load_time: Duration,
     /// How long answers took so far, from the prompt's first token to the last text.
     pub answer_time: Duration,
+    /// Tokens of answers that were thinking.
+    pub thought: u64,
     /// Experts to read first while there is nothing else to do.
     warm_first: Vec<u32>,
     save_pages: bool,
@@ -180,6 +184,7 @@ impl Engine {
             budget: self.budget.used(),
             peak_resident: memory::peak_resident(),
             answer_time: Some(self.answer_time.as_micros() as u64),
+            thought: self.thought,
             faults: memory::page_faults(),
         };
         Report::new(&self.session, &self.budget.plan, around)
@@ -269,6 +274,7 @@ impl EngineArgs {
             Some(threads) => threads.get(),
             None => available_parallelism().map_or(1, NonZeroUsize::get),
         };
+        let template = model.template()?;
         let bytes = budget.plan.total();
         let len = usize::try_from(bytes).unwrap_or(usize::MAX);
         let arena = Arena::new(len, threads).map_err(|error| Failure::Ram { bytes, error })?;
@@ -293,8 +299,10 @@ impl EngineArgs {
             budget,
             session,
             machine,
+            template,
             load_time: start.elapsed(),
             answer_time: Duration::ZERO,
+            thought: 0,
             warm_first: Vec::new(),
             save_pages: self.save_pages,
         })

@@ -9,6 +9,7 @@ use rill::plan::PlanError;
 use rill::sequence::SequenceError;
 use rill::size::Size;
 use rill_linux::storage::OpenError;
+use rill_template::TemplateError;
 
 /// Why a command did not do what it was asked. Each message says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +62,9 @@ pub enum Failure {
     /// The model cannot go on.
     #[error("{0}{advice}", advice = advice(.0))]
     Session(#[from] SequenceError),
+    /// The model's chat template does not render the conversation.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
     /// A stop string is not usable.
     #[error(transparent)]
     Stop(#[from] StopError),

@@ -7,10 +7,13 @@ use rill::answer::Answer;
 use rill::generate::{Ending, generate};
 use rill::image::Sampling;
 use rill::seams::Events;
+use rill::thinking::Part;
 
 use crate::engine::Engine;
 use crate::failure::Failure;
 use crate::interrupt;
+use crate::talk::Talk;
+use crate::voice::{ThinkingArg, Voice};
 
 /// How tokens are chosen and when an answer ends.
 #[derive(Debug, Clone, Args)]
@@ -21,6 +24,10 @@ pub struct GenerateArgs {
     /// Ends the answer before this text; may be repeated
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
+    /// Thinking before an answer: `show`, `hide`, or at most so many tokens of it [default: shown,
+    /// dimmed, on a terminal; else not]
+    #[arg(long, value_name = "show|hide|TOKENS")]
+    thinking: Option<ThinkingArg>,
     /// Seed of the random choices
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
@@ -65,16 +72,22 @@ impl GenerateArgs {
         }
     }
 
-    /// Continues the sequence of `engine`; `events` hears what happens, `emit` takes
-    /// the text as it comes.
+    /// What writes answers to standard output.
+    pub fn voice(&self) -> Voice {
+        Voice::new(self.thinking)
+    }
+
+    /// Continues the sequence of `engine`, which is an answer of `talk` where there is one; `events`
+    /// hears what happens, `emit` takes the text as it comes.
     pub fn generate(
         &self,
         engine: &mut Engine,
+        talk: Option<&mut Talk>,
         events: &mut dyn Events,
-        emit: impl FnMut(&str) -> std::io::Result<()>,
+        emit: impl FnMut(Part, &str) -> std::io::Result<()>,
     ) -> Result<Ending, Failure> {
         let start = Instant::now();
-        let ending = self.speak(engine, events, emit);
+        let ending = self.speak(engine, talk, events, emit);
         engine.answer_time += start.elapsed();
         ending
     }
@@ -82,21 +95,34 @@ impl GenerateArgs {
     fn speak(
         &self,
         engine: &mut Engine,
+        talk: Option<&mut Talk>,
         events: &mut dyn Events,
-        mut emit: impl FnMut(&str) -> std::io::Result<()>,
+        mut emit: impl FnMut(Part, &str) -> std::io::Result<()>,
     ) -> Result<Ending, Failure> {
         let mut answer = Answer::default();
         self.stop.iter().try_for_each(|stop| answer.add_stop(stop))?;
+        if let Some(talk) = &talk {
+            let most = self.thinking.and_then(ThinkingArg::most);
+            answer.expect_thinking(engine.session.chat().thinking.clone(), most);
+            answer.begin(talk.begins_thinking(engine));
+        }
         let Engine { session, machine, .. } = engine;
-        let mut heard = Ok(());
-        let mut speak = |text: &str| {
+        let (mut heard, mut said) = (Ok(()), String::new());
+        let mut speak = |part, text: &str| {
+            said.push_str(text);
             if heard.is_ok() {
-                heard = emit(text);
+                heard = emit(part, text);
             }
         };
         let most = self.max_tokens.unwrap_or(u64::MAX);
         let world = &mut machine.world(events);
-        let ending = generate(session, world, &mut answer, most, interrupt::take, &mut speak)?;
+        let ending = generate(session, world, &mut answer, most, interrupt::take, &mut speak);
+        engine.thought += answer.thought();
+        // What was said stands in the sequence, however it ended.
+        if let Some(talk) = talk {
+            talk.answered(&said);
+        }
+        let ending = ending?;
         heard?;
         Ok(ending)
     }

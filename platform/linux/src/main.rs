@@ -16,7 +16,9 @@ mod plot;
 mod routes;
 mod saved;
 mod table;
+mod talk;
 mod usage;
+mod voice;
 
 use std::process::ExitCode;
 

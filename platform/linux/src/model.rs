@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
-use rill::image::{Image, PAGE_ALIGN, Section, Span, checksum};
+use rill::image::{ChatTemplate, Image, ImageError, PAGE_ALIGN, Section, Span, checksum};
 use rill::seams::Storage;
 use rill_linux::arena::Arena;
 use rill_linux::storage::{Disk, InMemory, Via};
@@ -74,6 +74,18 @@ impl ModelArgs {
 }
 
 impl Model {
+    /// The chat template that came with the model; `None` when there is none.
+    pub fn template(&mut self) -> Result<Option<ChatTemplate<'static>>, Failure> {
+        if self.image.header.span(Section::Template).len == 0 {
+            return Ok(None);
+        }
+        let bytes = self.section(Section::Template)?;
+        ChatTemplate::parse(bytes).map(Some).ok_or_else(|| Failure::Image {
+            model: self.name.clone(),
+            error: ImageError::Length(Section::Template),
+        })
+    }
+
     /// Reads a section whole and checks it.
     pub fn section(&mut self, section: Section) -> Result<&'static [u8], Failure> {
         let Span { offset, len, checksum: sum } = self.image.header.span(section);
@@ -84,11 +96,11 @@ impl Model {
         let model = || self.name.clone();
         self.device.storage().read_at(offset, bytes).map_err(|error| Failure::Image {
             model: model(),
-            error: rill::image::ImageError::Storage(section, error),
+            error: ImageError::Storage(section, error),
         })?;
         let bytes = &bytes[..len as usize];
         if checksum(bytes) != sum {
-            let error = rill::image::ImageError::Checksum(section);
+            let error = ImageError::Checksum(section);
             return Err(Failure::Image { model: model(), error });
         }
         Ok(bytes)

@@ -1,7 +1,7 @@
 //! Conversations in files: `/save` and `/load`.
 //!
-//! A file is the magic bytes, the image's identity, the format of keys and values, what
-//! [`Session::save`] writes, and the XXH3-64 of all of it. It is checked whole before anything of
+//! A file is the magic bytes, the image's identity, the format of keys and values, what was said as
+//! JSON with its length before it, what [`Session::save`] writes, and the XXH3-64 of all of it. It is checked whole before anything of
 //! it is used.
 
 use std::fs::File;
@@ -12,16 +12,26 @@ use rill::model::kv::KvFormat;
 use rill::saving::SaveError;
 use rill::session::Session;
 use rill_linux::replace::replace;
+use serde_json::Value;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::failure::Failure;
 
 const MAGIC: [u8; 8] = *b"RILLTALK";
-const VERSION: u64 = 3;
+const VERSION: u64 = 4;
 const TAIL: u64 = 8;
+/// Longest text of what was said, in bytes.
+const SAID: u64 = 64 << 20;
 
-/// Writes the conversation of `session` to a file, whole or not at all. `image` tells images apart.
-pub fn save(session: &mut Session<'_>, image: u64, path: &Path) -> Result<(), Failure> {
+/// Writes the conversation of `session` and what was `said` in it to a file, whole or not at all.
+/// `image` tells images apart.
+pub fn save(
+    session: &mut Session<'_>,
+    said: &Value,
+    image: u64,
+    path: &Path,
+) -> Result<(), Failure> {
+    let said = said.to_string();
     let head = head(image, session.kv_format());
     let written = replace(path, |out| {
         let mut sum = Xxh3::new();
@@ -30,6 +40,8 @@ pub fn save(session: &mut Session<'_>, image: u64, path: &Path) -> Result<(), Fa
             out.write_all(bytes)
         };
         head.iter().try_for_each(|part| put(part))?;
+        put(&(said.len() as u64).to_le_bytes())?;
+        put(said.as_bytes())?;
         session.save(&mut put)?;
         out.write_all(&sum.digest().to_le_bytes())
     });
@@ -37,8 +49,8 @@ pub fn save(session: &mut Session<'_>, image: u64, path: &Path) -> Result<(), Fa
 }
 
 /// Takes the conversation of a file in the place of that of `session`, which is kept when the file
-/// cannot be used.
-pub fn load(session: &mut Session<'_>, image: u64, path: &Path) -> Result<(), Failure> {
+/// cannot be used. Returns what was said in it.
+pub fn load(session: &mut Session<'_>, image: u64, path: &Path) -> Result<Value, Failure> {
     let wrong = |what| io::Error::new(io::ErrorKind::InvalidData, what);
     let file = || File::open(path).map(BufReader::new);
     let mut head = head(image, session.kv_format());
@@ -46,12 +58,13 @@ pub fn load(session: &mut Session<'_>, image: u64, path: &Path) -> Result<(), Fa
     let mut content = || {
         let mut file = file().map_err(Failure::file(path))?;
         head.iter_mut().try_for_each(|part| file.read_exact(part)).map_err(Failure::file(path))?;
-        Ok::<_, Failure>(file)
+        let said = read_said(&mut file).map_err(Failure::file(path))?;
+        Ok::<_, Failure>((file, said))
     };
-    let (mut first, mut second) = (content()?, content()?);
+    let ((mut first, said), (mut second, _)) = (content()?, content()?);
     let checked = session.check_saved(|bytes| first.read_exact(bytes));
     match checked.and_then(|()| session.restore(|bytes| second.read_exact(bytes))) {
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(said),
         Err(SaveError::Sequence(error)) => Err(error.into()),
         Err(SaveError::Place(error)) => Err(Failure::file(path)(error)),
         Err(SaveError::Damaged) => Err(Failure::file(path)(wrong(DAMAGED))),
@@ -59,6 +72,20 @@ pub fn load(session: &mut Session<'_>, image: u64, path: &Path) -> Result<(), Fa
 }
 
 const DAMAGED: &str = "the saved conversation is damaged";
+
+/// Reads what was said.
+fn read_said(file: &mut BufReader<File>) -> io::Result<Value> {
+    let damaged = || io::Error::new(io::ErrorKind::InvalidData, DAMAGED);
+    let mut len = [0; 8];
+    file.read_exact(&mut len)?;
+    let len = u64::from_le_bytes(len);
+    if len > SAID.min(file.get_ref().metadata()?.len()) {
+        return Err(damaged());
+    }
+    let mut said = vec![0; len as usize];
+    file.read_exact(&mut said)?;
+    serde_json::from_slice(&said).map_err(|_| damaged())
+}
 
 /// Reads the file once and says what is wrong with it.
 fn check(mut file: BufReader<File>, expected: Head) -> io::Result<()> {

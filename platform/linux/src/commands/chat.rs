@@ -1,14 +1,11 @@
-use std::io::{self, Write, stdout};
+use std::io;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::thread::Builder;
 use std::time::Duration;
 
-use rill::chat::Role;
 use rill::generate::Ending;
-use rill::image::Template;
 use rill::seams::Silent;
-use rill::sequence::SequenceError;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 
@@ -18,6 +15,7 @@ use crate::generate::GenerateArgs;
 use crate::idle::{Chores, Lines, next_line};
 use crate::interrupt;
 use crate::saved;
+use crate::talk::Talk;
 
 /// Talk with a model
 #[derive(Debug, clap::Args)]
@@ -47,17 +45,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     interrupt::watch()?;
     let generate = &args.generate;
     let mut engine = args.engine.load(None, generate.sampling(), generate.seed)?;
-    match engine.session.chat().template {
-        Template::Same | Template::SameButThinking => {}
-        Template::Differs => eprintln!(
-            "note: this model was trained with another chat format; its answers may be poor"
-        ),
-        Template::Missing => eprintln!(
-            "note: this model does not say what chat format it was trained with; it may not chat"
-        ),
-    }
     engine.recall();
-    begin(args, &mut engine)?;
+    let mut talk = Talk::begin(&mut engine, args.system.as_deref())?;
     let mut lines = Terminal::start()?;
     loop {
         let line = match lines.next(&mut engine)? {
@@ -74,23 +63,26 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             "/quit" | "/exit" => break,
             "/help" => println!("{HELP}"),
             "/stats" => println!("{}", engine.report()),
-            "/reset" => begin(args, &mut engine)?,
+            "/reset" => talk.reset(&mut engine)?,
             "/save" | "/load" if rest.is_empty() => println!("{word} needs the name of a file"),
             "/save" => {
                 let identity = engine.identity();
-                said(saved::save(&mut engine.session, identity, path))?;
+                let words = talk.said();
+                said(saved::save(&mut engine.session, &words, identity, path))?;
             }
             "/load" => {
                 let identity = engine.identity();
-                said(saved::load(&mut engine.session, identity, path))?;
+                let loaded = saved::load(&mut engine.session, identity, path);
+                said(loaded.map(|words| talk.restore(&words)))?;
             }
             command if command.starts_with('/') => {
                 println!("no command `{command}`; /help lists them");
             }
-            _ => match answer(args, &mut engine, line) {
+            _ => match answer(args, &mut engine, &mut talk, line) {
                 Ok(()) => {}
                 // What can be helped within the conversation does not end it.
                 Err(Failure::Session(error)) => eprintln!("\nerror: {error} (/reset)"),
+                Err(Failure::Template(error)) => eprintln!("error: {error}"),
                 Err(failure) => return Err(failure),
             },
         }
@@ -183,23 +175,13 @@ fn gone() -> Failure {
     Failure::System { what: "cannot read from the terminal", error }
 }
 
-/// Begins a conversation.
-fn begin(args: &Args, engine: &mut Engine) -> Result<(), SequenceError> {
-    engine.session.reset();
-    match &args.system {
-        Some(system) => engine.session.append_message(Role::System, system),
-        None => Ok(()),
-    }
-}
-
-fn answer(args: &Args, engine: &mut Engine, message: &str) -> Result<(), Failure> {
-    engine.session.append_message(Role::User, message)?;
-    engine.session.begin_answer()?;
-    let ending = args.generate.generate(engine, &mut Silent, |text| {
-        let mut out = stdout().lock();
-        out.write_all(text.as_bytes())?;
-        out.flush()
-    })?;
+fn answer(args: &Args, engine: &mut Engine, talk: &mut Talk, message: &str) -> Result<(), Failure> {
+    talk.ask(engine, message)?;
+    let mut voice = args.generate.voice();
+    let ending = args
+        .generate
+        .generate(engine, Some(talk), &mut Silent, |part, text| voice.say(part, text))?;
+    voice.finish()?;
     println!();
     match ending {
         Ending::ContextFull => eprintln!("note: the context is full: /reset, or a larger one (-c)"),

@@ -1,9 +1,9 @@
 use std::io::{Write, stdout};
 
-use rill::chat::Role;
 use rill::generate::Ending;
 use rill::report::Report;
 use rill::seams::Silent;
+use rill::thinking::Part;
 use serde::Serialize;
 
 use super::text_or_stdin;
@@ -11,6 +11,7 @@ use crate::engine::EngineArgs;
 use crate::failure::Failure;
 use crate::generate::GenerateArgs;
 use crate::interrupt;
+use crate::talk::Talk;
 
 /// Answer a prompt
 #[derive(Debug, clap::Args)]
@@ -46,6 +47,8 @@ Examples:
 #[derive(Serialize)]
 struct Output {
     text: String,
+    /// What the model thought before it answered; `None` for one that did not.
+    thinking: Option<String>,
     ending: Ending,
     #[serde(flatten)]
     stats: Report,
@@ -57,26 +60,25 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let generate = &args.generate;
     let mut engine = args.engine.load(None, generate.sampling(), generate.seed)?;
     engine.recall();
-    let session = &mut engine.session;
+    let mut talk = None;
     if args.raw {
-        session.append_text(&prompt)?;
+        engine.session.append_text(&prompt)?;
     } else {
-        if let Some(system) = &args.system {
-            session.append_message(Role::System, system)?;
-        }
-        session.append_message(Role::User, &prompt)?;
-        session.begin_answer()?;
+        let talk = talk.insert(Talk::begin(&mut engine, args.system.as_deref())?);
+        talk.ask(&mut engine, &prompt)?;
     }
-    let mut text = String::new();
-    let ending = generate.generate(&mut engine, &mut Silent, |piece| {
-        if args.json {
-            text.push_str(piece);
-            return Ok(());
+    let (mut text, mut thinking) = (String::new(), None::<String>);
+    let mut voice = generate.voice();
+    let ending = generate.generate(&mut engine, talk.as_mut(), &mut Silent, |part, piece| {
+        match part {
+            Part::Mark => {}
+            _ if !args.json => voice.say(part, piece)?,
+            Part::Thinking => thinking.get_or_insert_default().push_str(piece),
+            Part::Answer => text.push_str(piece),
         }
-        let mut out = stdout().lock();
-        out.write_all(piece.as_bytes())?;
-        out.flush()
+        Ok(())
     })?;
+    voice.finish()?;
     let stats = engine.report();
     engine.keep();
     let mut out = stdout().lock();
@@ -84,7 +86,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         eprintln!("\n{stats}");
     }
     if args.json {
-        serde_json::to_writer_pretty(&mut out, &Output { text, ending, stats })
+        serde_json::to_writer_pretty(&mut out, &Output { text, thinking, ending, stats })
             .map_err(std::io::Error::from)?;
     }
     writeln!(out)?;

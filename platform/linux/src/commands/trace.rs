@@ -2,14 +2,13 @@ use std::fs::File;
 use std::io::BufWriter;
 use std::path::PathBuf;
 
-use rill::chat::Role;
-
 use super::{read_ids, text_or_stdin};
 use crate::engine::EngineArgs;
 use crate::failure::Failure;
 use crate::generate::GenerateArgs;
 use crate::interrupt;
 use crate::routes::Routes;
+use crate::talk::Talk;
 
 /// Record which experts the tokens of a run use
 ///
@@ -55,22 +54,19 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         return Err(Failure::Usage("this model has no experts: there is nothing to record".into()));
     }
     let mut routes = Routes::new(&engine.image);
-    let session = &mut engine.session;
+    let mut talk = None;
     match &ids {
-        Some(ids) => session.append(ids)?,
-        None if args.raw => session.append_text(&prompt)?,
-        None => {
-            session.append_message(Role::User, &prompt)?;
-            session.begin_answer()?;
-        }
+        Some(ids) => engine.session.append(ids)?,
+        None if args.raw => engine.session.append_text(&prompt)?,
+        None => talk.insert(Talk::begin(&mut engine, None)?).ask(&mut engine, &prompt)?,
     }
-    let prompt_tokens = session.tokens().len();
-    while session.compute_every(&mut engine.machine.world(&mut routes))? {
+    let prompt_tokens = engine.session.tokens().len();
+    while engine.session.compute_every(&mut engine.machine.world(&mut routes))? {
         interrupt::check()?;
     }
     if ids.is_none() {
         routes.head.prompt_tokens = prompt_tokens;
-        generate.generate(&mut engine, &mut routes, |_| Ok(()))?;
+        generate.generate(&mut engine, talk.as_mut(), &mut routes, |_, _| Ok(()))?;
     }
     let file = File::create(&args.output).map_err(Failure::file(&args.output))?;
     routes.write(&mut BufWriter::new(file)).map_err(Failure::file(&args.output))?;

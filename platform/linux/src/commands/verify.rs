@@ -31,7 +31,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let header = model.image.header;
     let bar = progress_bar(header.file_len);
     let mut damaged = Vec::new();
-    for section in [Section::Manifest, Section::Tokenizer, Section::Resident] {
+    for section in [Section::Manifest, Section::Tokenizer, Section::Template, Section::Resident] {
         if !section_is_intact(&mut model, section, &bar)? {
             damaged.push(format!("the {} section", section.name()));
         }

@@ -1,0 +1,155 @@
+//! A conversation, as the model is to hear it: in the core's ChatML where packing found the
+//! checkpoint's template equal to it, else through the template.
+
+use std::time::SystemTime;
+
+use rill::chat::Role;
+use rill::image::{ChatTemplate, Template as Verdict};
+use rill::sequence::SequenceError;
+use rill::session::Session;
+use rill_linux::clock::local_seconds;
+use rill_template::{Conversation, Template, Words};
+use serde_json::{Value, json};
+
+use crate::engine::Engine;
+use crate::failure::Failure;
+
+/// A conversation with a model.
+pub struct Talk {
+    system: Option<String>,
+    /// The template and what was said so far; `None` where the core writes the conversation.
+    followed: Option<(Template, Conversation)>,
+    /// What the prompt of the last answer began for the model.
+    begun: String,
+}
+
+impl Talk {
+    /// Begins a conversation with the model of `engine`, with an instruction before it.
+    pub fn begin(engine: &mut Engine, system: Option<&str>) -> Result<Self, Failure> {
+        let chat = engine.session.chat();
+        let followed = match (chat.template, engine.template) {
+            (Verdict::SameButThinking | Verdict::Differs, Some(section)) => {
+                let template = Template::new(section.source, words(&engine.session, &section))?;
+                Some((template, Conversation::new(Vec::new())))
+            }
+            (Verdict::Differs, None) => {
+                eprintln!(
+                    "note: this model was trained with another chat format; its answers may be poor"
+                );
+                None
+            }
+            (Verdict::Missing, _) => {
+                eprintln!(
+                    "note: this model does not say what chat format it was trained with; it may \
+                     not chat"
+                );
+                None
+            }
+            (Verdict::Same | Verdict::SameButThinking, _) => None,
+        };
+        let mut talk = Self { system: system.map(str::to_owned), followed, begun: String::new() };
+        talk.reset(engine)?;
+        Ok(talk)
+    }
+
+    /// Forgets what was said.
+    pub fn reset(&mut self, engine: &mut Engine) -> Result<(), Failure> {
+        engine.session.reset();
+        match (&mut self.followed, &self.system) {
+            (Some((_, conversation)), system) => {
+                let message = |text: &String| json!({"role": "system", "content": text});
+                *conversation = Conversation::new(system.iter().map(message).collect());
+                conversation.add_generation_prompt = true;
+                conversation.now = local_seconds(SystemTime::now());
+            }
+            (None, Some(system)) => engine.session.append_message(Role::System, system)?,
+            (None, None) => {}
+        }
+        Ok(())
+    }
+
+    /// Asks, and begins the answer. When it cannot be asked, nothing was said.
+    pub fn ask(&mut self, engine: &mut Engine, message: &str) -> Result<(), Failure> {
+        let thinking = engine.session.chat().thinking.clone();
+        let Some((template, conversation)) = &mut self.followed else {
+            engine.session.append_message(Role::User, message)?;
+            engine.session.begin_answer()?;
+            return Ok(());
+        };
+        conversation.messages.push(json!({"role": "user", "content": message}));
+        let session = &mut engine.session;
+        let asked = template.render(conversation).map_err(Failure::from).and_then(|rendered| {
+            let tokens = rendered.tokens(session.tokenizer()).map_err(SequenceError::Text)?;
+            follow(session, &tokens)?;
+            Ok(rendered.text())
+        });
+        let text = asked.inspect_err(|_| drop(conversation.messages.pop()))?;
+        let begins = |open: &str| text.trim_end().ends_with(open);
+        self.begun = match thinking {
+            Some(thinking) if begins(&thinking.open) => format!("{}\n", thinking.open),
+            _ => String::new(),
+        };
+        Ok(())
+    }
+
+    /// Whether the prompt of the answer began its thinking.
+    pub fn begins_thinking(&self, engine: &Engine) -> bool {
+        match &self.followed {
+            Some(_) => !self.begun.is_empty(),
+            None => {
+                engine.session.chat().thinking.as_ref().is_some_and(|thinking| thinking.prompted)
+            }
+        }
+    }
+
+    /// Takes note of all that the model said.
+    pub fn answered(&mut self, text: &str) {
+        if let Some((_, conversation)) = &mut self.followed {
+            let content = format!("{}{text}", self.begun);
+            conversation.messages.push(json!({"role": "assistant", "content": content}));
+        }
+    }
+
+    /// What was said, to be kept with the session; `null` where the session knows it all.
+    pub fn said(&self) -> Value {
+        self.followed.as_ref().map_or(
+            Value::Null,
+            |(_, conversation)| json!({"messages": conversation.messages, "now": conversation.now}),
+        )
+    }
+
+    /// Takes over what [`Self::said`] gave, for a session that was restored.
+    pub fn restore(&mut self, said: &Value) {
+        if let (Some((_, conversation)), Some(messages)) =
+            (&mut self.followed, said["messages"].as_array())
+        {
+            conversation.messages = messages.clone();
+            conversation.now = said["now"].as_i64().unwrap_or(conversation.now);
+        }
+    }
+}
+
+/// The tokens that a template speaks of by name.
+fn words(session: &Session<'_>, section: &ChatTemplate<'_>) -> Words {
+    let tokenizer = session.tokenizer();
+    let ids = 0..u32::try_from(tokenizer.len()).unwrap_or(u32::MAX);
+    let named = |id| Some((String::from_utf8(tokenizer.piece(id).to_vec()).ok()?, id));
+    let thinking = session.chat().thinking.as_ref();
+    Words {
+        bos: section.bos.into(),
+        eos: section.eos.into(),
+        control: ids.filter(|&id| tokenizer.is_special(id)).filter_map(named).collect(),
+        thinking: thinking.map(|t| [t.open.as_str(), t.close.as_str()].map(str::to_owned)),
+    }
+}
+
+/// Makes `tokens` the sequence of the session. What it has of them already is not computed again.
+fn follow(session: &mut Session<'_>, tokens: &[u32]) -> Result<(), SequenceError> {
+    if tokens.len() > session.context() {
+        let (context, needed) = (session.context() as u32, Some(tokens.len()));
+        return Err(SequenceError::ContextFull { context, needed });
+    }
+    let same = session.tokens().iter().zip(tokens).take_while(|(a, b)| a == b).count();
+    session.cut(same);
+    session.append(&tokens[same..])
+}
