@@ -22,6 +22,8 @@ enum How {
     Runs(&'static [&'static str]),
     /// This program prints a text that holds another, when it runs with these arguments.
     Prints(&'static str, &'static [&'static str]),
+    /// This command succeeds.
+    Succeeds(&'static [&'static str]),
     /// The standard library of the target is there.
     Target,
 }
@@ -66,6 +68,12 @@ impl Need {
     };
     /// Checks licences and sources of dependencies.
     pub const CARGO_DENY: Self = Self::program("cargo-deny", "cargo install --locked cargo-deny");
+    /// What is known to be wrong with versions of crates.
+    pub const ADVISORIES: Self = Self {
+        what: Cow::Borrowed("RustSec's advisory database"),
+        install: Cow::Borrowed("cargo deny fetch db, on a network that reaches github.com"),
+        how: How::Succeeds(&["cargo", "deny", "fetch", "db"]),
+    };
     /// Checks formatting.
     pub const RUSTFMT: Self = Self::program("cargo-fmt", "rustup component add rustfmt");
     /// Checks lints.
@@ -103,16 +111,13 @@ impl Need {
     /// Whether it is there.
     pub fn is_met(&self) -> bool {
         match self.how {
-            How::Runs(arguments) => {
-                let mut command = Command::new(&*self.what);
-                command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
-                command.status().is_ok_and(|status| status.success())
-            }
+            How::Runs(arguments) => succeeds(&self.what, arguments),
+            How::Succeeds([program, arguments @ ..]) => succeeds(program, arguments),
             How::Prints(text, [program, arguments @ ..]) => {
                 let output = Command::new(program).args(arguments).output();
                 output.is_ok_and(|out| String::from_utf8_lossy(&out.stdout).contains(text))
             }
-            How::Prints(_, []) => true,
+            How::Prints(_, []) | How::Succeeds([]) => true,
             How::Target => has_core(&self.what),
         }
     }
@@ -131,6 +136,13 @@ pub fn require(needs: &[Need]) -> Result<()> {
         bail!("this needs {}", missing.join("; "));
     }
     Ok(())
+}
+
+/// Whether a program runs to a good end, unseen.
+fn succeeds(program: &str, arguments: &[&str]) -> bool {
+    let mut command = Command::new(program);
+    command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
 }
 
 /// rustc prints a folder for every target it knows; only an installed one has libcore in it.
