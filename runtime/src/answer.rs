@@ -37,6 +37,9 @@ impl fmt::Display for StopError {
 
 impl core::error::Error for StopError {}
 
+/// A part of a stop string and one character more.
+type Held = String<{ MAX_STOP_BYTES + char::MAX_LEN_UTF8 }>;
+
 /// Turns the bytes of tokens into text, holding back what may yet be a stop string or is not yet
 /// a character.
 #[derive(Debug, Clone, Default)]
@@ -52,7 +55,7 @@ pub struct Answer {
     /// Where thinking is in the sequence.
     pub(crate) thoughts: Thoughts,
     stops: Vec<String<MAX_STOP_BYTES>, MAX_STOP_STRINGS>,
-    held: String<MAX_STOP_BYTES>,
+    held: Held,
     stopped: bool,
 }
 
@@ -141,7 +144,7 @@ impl Answer {
 
 fn hold(
     stops: &[String<MAX_STOP_BYTES>],
-    held: &mut String<MAX_STOP_BYTES>,
+    held: &mut Held,
     stopped: &mut bool,
     part: Part,
     text: &str,
@@ -156,14 +159,8 @@ fn hold(
     }
     let mut emit = |text: &str| emit(Part::Answer, text);
     for char in text.chars() {
-        // What is held is a proper prefix of a stop string, so one more character fits, or it
-        // cannot match any more and goes out below.
-        if held.push(char).is_err() {
-            emit(held);
-            held.clear();
-            emit(char.encode_utf8(&mut [0; 4]));
-            continue;
-        }
+        // What is held is a proper prefix of a stop string.
+        held.push(char).unwrap_or_else(|_| unreachable!("there is room for one more character"));
         if let Some(stop) = stops.iter().find(|stop| held.ends_with(stop.as_str())) {
             let text = &held[..held.len() - stop.len()];
             if !text.is_empty() {
@@ -255,19 +252,38 @@ mod tests {
             stops in proptest::collection::vec("[abé]{1,4}", 0..4),
             cuts in proptest::collection::vec(any::<usize>(), 0..8),
         ) {
-            let mut cuts: std::vec::Vec<_> = cuts.iter().map(|c| c % (text.len() + 1)).collect();
-            cuts.extend([0, text.len()]);
-            cuts.sort_unstable();
-            let pieces: std::vec::Vec<_> =
-                cuts.windows(2).map(|w| &text.as_bytes()[w[0]..w[1]]).collect();
-            let stops: std::vec::Vec<_> = stops.iter().map(|s| s.as_str()).collect();
-            // The stop that is complete first; of those the longest, which begins first.
-            let end = stops.iter().filter_map(|s| text.find(s).map(|at| at + s.len())).min();
-            let expected = end.map_or(text.as_str(), |end| {
-                let first = stops.iter().find(|s| text[..end].ends_with(**s)).unwrap();
-                &text[..end - first.len()]
-            });
-            prop_assert_eq!(run(&pieces, &stops), (expected.into(), end.is_some()));
+            equals_search(&text, &stops, &cuts)?;
         }
+
+        /// Runs of one letter hold back as much as can be held, before a character of any length.
+        #[test]
+        fn equals_a_search_with_the_longest_stops(
+            text in "[abé]{0,4}(a{62,66}[bé√🦊]{1,4}){1,2}",
+            stops in proptest::collection::vec("a{63}b|a?[é√🦊]{1,2}", 1..5),
+            cuts in proptest::collection::vec(any::<usize>(), 0..8),
+        ) {
+            equals_search(&text, &stops, &cuts)?;
+        }
+    }
+
+    fn equals_search(
+        text: &str,
+        stops: &[std::string::String],
+        cuts: &[usize],
+    ) -> Result<(), TestCaseError> {
+        let mut cuts: std::vec::Vec<_> = cuts.iter().map(|c| c % (text.len() + 1)).collect();
+        cuts.extend([0, text.len()]);
+        cuts.sort_unstable();
+        let pieces: std::vec::Vec<_> =
+            cuts.windows(2).map(|w| &text.as_bytes()[w[0]..w[1]]).collect();
+        let stops: std::vec::Vec<_> = stops.iter().map(|s| s.as_str()).collect();
+        // The stop that is complete first; of those the longest, which begins first.
+        let end = stops.iter().filter_map(|s| text.find(s).map(|at| at + s.len())).min();
+        let expected = end.map_or(text, |end| {
+            let first = stops.iter().find(|s| text[..end].ends_with(**s)).unwrap();
+            &text[..end - first.len()]
+        });
+        prop_assert_eq!(run(&pieces, &stops), (expected.into(), end.is_some()));
+        Ok(())
     }
 }
