@@ -1,6 +1,8 @@
 //! What the whole-system tests share: the kiosk model, reference outputs of others, a rig that runs
-//! a session on fakes, hostile files under right checksums, and the program as its users run it.
+//! a session on fakes, hostile files under right checksums, the program as its users run it, and a
+//! hub that it pulls from.
 
+pub mod hub;
 pub mod kiosk;
 pub mod program;
 pub mod reference;

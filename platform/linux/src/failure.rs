@@ -90,6 +90,10 @@ pub enum Failure {
     /// Packing failed.
     #[error(transparent)]
     Pack(rill_pack::cli::Failure),
+    /// Nothing was pulled.
+    #[cfg(feature = "pull")]
+    #[error("{0}")]
+    Pull(String),
     /// Parts of the image are not what was packed.
     #[error("{0} damaged; copy or pack the image again")]
     Damaged(String),

@@ -13,6 +13,8 @@ mod interrupt;
 mod model;
 mod npy;
 mod plot;
+#[cfg(feature = "pull")]
+mod pull;
 mod routes;
 mod saved;
 mod table;

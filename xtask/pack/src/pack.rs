@@ -18,6 +18,8 @@ use crate::vocabulary::{self, PackedVocabulary};
 
 /// Bytes gathered before they go to the file.
 const BUFFER: usize = 1 << 20;
+/// The same where a kill must not cost much.
+const BUFFER_KEPT: usize = 1 << 15;
 
 /// Why a checkpoint was not packed. A file that was there before is untouched.
 #[derive(Debug, thiserror::Error)]
@@ -163,7 +165,7 @@ pub fn pack_from(
             job.failed(error)
         }
     })?;
-    let mut writer = BufWriter::with_capacity(BUFFER, attempt.target.file());
+    let mut writer = BufWriter::with_capacity(BUFFER_KEPT, attempt.target.file());
     let made = job.run(&mut writer, &mut attempt.journal, progress).and_then(|summary| {
         writer.into_inner().map_err(|error| job.failed(error.into_error()))?;
         (origin.check)().map_err(PackError::Check)?;

@@ -6,6 +6,8 @@ mod inspect;
 mod logits;
 mod perplexity;
 mod plan;
+#[cfg(feature = "pull")]
+mod pull;
 mod replay;
 mod run;
 mod sweep;
@@ -36,6 +38,7 @@ const EXAMPLES: &str = "\
 Examples:
   rill run \"Tell me a story about a fox and a kite.\"   the small model built into this program
   rill pack LFM2-8B-A1B-Q4_0.gguf                       make LFM2-8B-A1B-Q4_0.rill
+  rill pull LiquidAI/LFM2-8B-A1B-GGUF:Q4_0              the same from the Hugging Face hub
   rill chat -m LFM2-8B-A1B-Q4_0.rill --ram 1.5GiB       talk to it in 1.5 GiB of RAM
   rill plan -m LFM2-8B-A1B-Q4_0.rill --ram 900MiB       what would go where
   rill bench -m LFM2-8B-A1B-Q4_0.rill --ram 2GiB        how fast it is here
@@ -47,6 +50,8 @@ enum Command {
     Run(run::Args),
     Chat(chat::Args),
     Pack(rill_pack::cli::Args),
+    #[cfg(feature = "pull")]
+    Pull(pull::Args),
     Plan(plan::Args),
     Inspect(inspect::Args),
     Verify(verify::Args),
@@ -65,6 +70,8 @@ impl Program {
             Command::Run(args) => run::run(&args),
             Command::Chat(args) => chat::run(&args),
             Command::Pack(args) => Ok(rill_pack::cli::run(&args)?),
+            #[cfg(feature = "pull")]
+            Command::Pull(args) => pull::run(args),
             Command::Plan(args) => plan::run(&args),
             Command::Inspect(args) => inspect::run(&args),
             Command::Verify(args) => verify::run(&args),

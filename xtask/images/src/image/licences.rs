@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, Package, PackageId};
+use cargo_metadata::{CargoOpt, DependencyKind, Metadata, MetadataCommand, Package, PackageId};
 use spdx::{Expression, LicenseId};
 use xtask::workspace;
 
@@ -26,6 +26,8 @@ const BESIDES: [(&str, &str, &str); 2] = [
 pub fn collect(name: &str, target: &str) -> Result<String> {
     let metadata = MetadataCommand::new()
         .manifest_path(workspace::root().join("Cargo.toml"))
+        // As `program::build` builds them.
+        .features(CargoOpt::NoDefaultFeatures)
         .other_options(["--locked", "--filter-platform", target].map(String::from))
         .exec()?;
     let mut text = String::from("This program is linked from the following.\n\n");
