@@ -1,5 +1,6 @@
 //! `cargo xtask test`: everything that CI checks, on this machine.
 
+use std::env::consts::ARCH;
 use std::fs::Permissions;
 use std::iter::once;
 use std::mem::replace;
@@ -7,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use rill_board::{Disk, Emulator, Platform};
 use xtask::board_args::BoardArgs;
 use xtask::need::Need;
@@ -43,6 +44,11 @@ const CPUS: [(&str, &str); 4] =
 /// The same for x86-64. Emulating them takes minutes: where this machine has the table itself, the
 /// tests run it.
 const X86_CPUS: [(&str, &str); 2] = [("corei7_icelake_u", "avx512vnni"), ("arrow_lake", "avxvnni")];
+
+/// Package of the fuzz targets, which is no part of the workspace.
+const FUZZ_PACKAGE: &str = "tests/fuzz/Cargo.toml";
+/// The fuzz targets, and how many inputs each gets: less than half a minute's.
+const FUZZ: [(&str, u32); 3] = [("gguf", 5_000), ("image", 5_000), ("reseal", 3_000)];
 
 /// The board with Linux whose kernels those of boards without are compared with.
 const COUNTED: &str = "pi4";
@@ -95,11 +101,13 @@ fn checks() -> Result<Vec<Check>> {
             .env("RUSTDOCFLAGS", "-D warnings"),
         Check::cargo("tests", &["test", "--workspace"]),
         Check::cargo("cargo run is rill", &["run", "--quiet", "--", "inspect"]),
-        Check::cargo("fuzz targets", &["check", "--manifest-path", "tests/fuzz/Cargo.toml"]),
         Check::cargo("log decoder", &workspace::log_decoder("test").each_ref().map(String::as_str)),
         Check::cargo("engine without an OS", &["build", "-p", "rill", "--target", BARE_ARM])
             .needing(&[Need::target(BARE_ARM)]),
     ];
+    for (target, runs) in FUZZ {
+        checks.push(fuzzed(target, runs)?);
+    }
     for (cpu, table) in CPUS {
         let kernels = emulated("kernels", cpu, &["-p", "rill", "--lib", "kernels::"]);
         checks.push(kernels.env("RILL_TEST_KERNELS", table));
@@ -124,6 +132,46 @@ fn checks() -> Result<Vec<Check>> {
         checks.push(advisories.needing(&[Need::CARGO_DENY]).fetching(Need::ADVISORIES));
     }
     Ok(checks)
+}
+
+/// A fuzz target, run from its seeds on for a number of inputs that depend on nothing else. The flags
+/// are those with which `cargo fuzz` lets libFuzzer see what an input reaches; they take no nightly
+/// compiler, as sanitizers would.
+fn fuzzed(target: &str, runs: u32) -> Result<Check> {
+    let host = format!("{ARCH}-unknown-linux-gnu");
+    let flags = [
+        "-Cpasses=sancov-module",
+        "-Cllvm-args=-sanitizer-coverage-level=4",
+        "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
+        "-Cllvm-args=-sanitizer-coverage-pc-table",
+    ];
+    let flags = format!("target.{host}.rustflags = {flags:?}");
+    let seeds = workspace::root().join("tests/fuzz/seeds").join(target);
+    let mut inputs = Vec::new();
+    for entry in seeds.read_dir().with_context(|| seeds.display().to_string())? {
+        inputs.push(entry?.path().display().to_string());
+    }
+    inputs.sort();
+    let mut check = Check::cargo(
+        format!("fuzz target {target}"),
+        &["run", "--quiet", "--manifest-path", FUZZ_PACKAGE, "--config", &flags],
+    );
+    check.command.args([
+        "--target",
+        &host,
+        "--bin",
+        target,
+        "--",
+        "-seed=1",
+        "-len_control=0",
+        "-verbosity=0",
+    ]);
+    // A run that takes as long, or as much memory, is a fault too.
+    check.command.args(["-timeout=60", "-rss_limit_mb=2048", "-max_len=4096"]);
+    check.command.arg(format!("-runs={runs}")).arg(format!("-seed_inputs={}", inputs.join(",")));
+    let found = workspace::cache("fuzz")?;
+    check.command.arg(format!("-artifact_prefix={}/{target}-", found.display()));
+    Ok(check.needing(&[Need::GXX]))
 }
 
 /// Tests on an emulated aarch64 CPU.

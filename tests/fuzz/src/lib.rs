@@ -1,7 +1,9 @@
 //! What the fuzz targets share: damage to a sound file, and a tiny model to damage.
 //!
-//! Run one, from the top of the repository, with a nightly compiler and `cargo-fuzz`:
-//! `cargo +nightly fuzz run --fuzz-dir tests/fuzz image -- -max_total_time=600`, or `gguf`.
+//! `cargo xtask test --only fuzz` runs each for a fixed number of inputs, from the seeds in `seeds/`
+//! on. For longer, and with a sanitizer, from the top of the repository, with a nightly compiler and
+//! `cargo-fuzz`: `cargo +nightly fuzz run --fuzz-dir tests/fuzz image -- -max_total_time=600`, or
+//! `gguf`, or `reseal`.
 
 use arbitrary::Arbitrary;
 
