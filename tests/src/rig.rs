@@ -179,7 +179,7 @@ impl<S> Rig<S> {
         disk.set_schedule(setting.depth, setting.patience);
         let parallel: Box<dyn Parallel> = match setting.threads {
             1 => Box::new(Serial),
-            n => Box::new(Pool::new(n).expect("threads can be started")),
+            n => Box::new(Pool::new(n)),
         };
         let clock = ManualClock::new(1);
         let mut events = Box::new(Recorder::default());

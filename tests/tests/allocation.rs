@@ -61,7 +61,7 @@ fn allocations_of_a_generation(storage: &mut dyn Storage<'static>, kv: KvFormat)
         PlanRequest { context: Some(256), batch: Some(16), kv, ..PlanRequest::new(arena) };
     let plan = Plan::new(&image, &request).unwrap();
     scratch = Arena::new(plan.total() as usize, 1).unwrap();
-    let pool = Pool::new(3).unwrap();
+    let pool = Pool::new(3);
     let clock = Monotonic::start();
     let mut events = Silent;
     let mut world = World { storage, parallel: &pool, clock: &clock, events: &mut events };

@@ -3,10 +3,13 @@
 use std::ffi::c_void;
 use std::io;
 use std::ptr::{self, NonNull};
+use std::sync::{Mutex, PoisonError};
 
-use rustix::mm::{Advice, MapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 use rustix::param::page_size;
 use rustix::process::{Resource, getrlimit};
+
+use crate::crew::crew;
 
 /// RAM that is there when this returns, and stays.
 #[derive(Debug)]
@@ -32,14 +35,16 @@ impl Arena {
         let bytes = unsafe { std::slice::from_raw_parts_mut(start.as_ptr().cast::<u8>(), len) };
         let threads = if len < PARALLEL_FROM { 1 } else { threads.max(1) };
         let share = len.div_ceil(threads).next_multiple_of(HUGE);
-        std::thread::scope(|scope| {
-            let helpers: Vec<_> =
-                bytes.chunks_mut(share).map(|part| scope.spawn(|| populate(part))).collect();
-            helpers.into_iter().try_for_each(|helper| match helper.join() {
-                Ok(result) => result,
-                Err(panic) => std::panic::resume_unwind(panic),
-            })
-        })?;
+        let parts = Mutex::new(bytes.chunks_mut(share));
+        // Whoever is free takes the next part: where threads are refused, fewer do the same work.
+        let work = || {
+            loop {
+                let part = parts.lock().unwrap_or_else(PoisonError::into_inner).next();
+                let Some(part) = part else { return Ok(()) };
+                populate(part)?;
+            }
+        };
+        crew(threads, work).into_iter().collect::<io::Result<()>>()?;
         // SAFETY: exactly the mapping made above.
         let locked = unsafe { rustix::mm::mlock(start.as_ptr(), len) };
         let note = locked.err().filter(|_| has_swap()).map(|error| lock_note(len, error.into()));
@@ -47,30 +52,32 @@ impl Arena {
     }
 }
 
-/// A private anonymous mapping that begins at a multiple of [`HUGE`].
+/// A private anonymous mapping that begins at a multiple of [`HUGE`], with a page on each side that
+/// nobody can touch: what runs over an end is stopped there.
 fn map(len: usize) -> io::Result<NonNull<c_void>> {
-    let len = len.next_multiple_of(page_size());
-    let room = len.checked_add(HUGE).ok_or(io::ErrorKind::OutOfMemory)?;
-    // SAFETY: a new mapping wherever the kernel likes; it overlaps nothing.
-    let room_start = unsafe {
-        rustix::mm::mmap_anonymous(
-            ptr::null_mut(),
-            room,
-            ProtFlags::READ | ProtFlags::WRITE,
-            MapFlags::PRIVATE | MapFlags::NORESERVE,
-        )?
+    let guard = page_size();
+    let mapped = len.checked_next_multiple_of(guard);
+    let guarded = mapped.and_then(|len| len.checked_add(2 * guard));
+    let room = guarded.and_then(|len| len.checked_add(HUGE));
+    let (Some(len), Some(room)) = (mapped, room) else {
+        return Err(io::ErrorKind::OutOfMemory.into());
     };
-    let before = room_start.addr().next_multiple_of(HUGE) - room_start.addr();
-    let start = room_start.wrapping_byte_add(before);
-    // SAFETY: both parts belong to the mapping made above, lie outside `start..start + len`, and
-    // nobody has seen their addresses. Empty parts are skipped.
+    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+    // SAFETY: a new mapping wherever the kernel likes; it overlaps nothing.
+    let room_start =
+        unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), room, ProtFlags::empty(), flags)? };
+    let before = (room_start.addr() + guard).next_multiple_of(HUGE) - guard - room_start.addr();
+    let start = room_start.wrapping_byte_add(before + guard);
+    // SAFETY: all three parts belong to the mapping made above, and nobody has seen their addresses.
+    // The unmapped ones lie outside `start..start + len` and its guards. Empty parts are skipped.
     unsafe {
         if before > 0 {
             rustix::mm::munmap(room_start, before)?;
         }
         if before < HUGE {
-            rustix::mm::munmap(start.wrapping_byte_add(len), HUGE - before)?;
+            rustix::mm::munmap(start.wrapping_byte_add(len + guard), HUGE - before)?;
         }
+        rustix::mm::mprotect(start, len, MprotectFlags::READ | MprotectFlags::WRITE)?;
         // Fewer TLB misses, and the device is given a few long runs of memory instead of one for
         // every 4 KiB: fio reads 512 KiB at a time four to five times as fast on a virtual disk
         // (`--iomem=mmaphuge`). A kernel without huge pages refuses, and nothing is lost.
@@ -127,6 +134,29 @@ mod tests {
             assert!(arena.bytes.iter().all(|&byte| byte == 0));
             arena.bytes.fill(7);
         }
+    }
+
+    #[test]
+    fn nobody_can_touch_what_lies_beside() {
+        for len in [1, 4096, 192 << 10, HUGE + 5] {
+            let bytes = Arena::new(len, 1).unwrap().bytes;
+            let range = bytes.as_ptr_range();
+            let end = range.end.addr().next_multiple_of(page_size());
+            assert_eq!(rights(range.start.addr()), "rw-p");
+            assert_eq!(rights(range.start.addr() - 1), "---p", "before an arena of {len} bytes");
+            assert_eq!(rights(end), "---p", "after an arena of {len} bytes");
+        }
+    }
+
+    /// What this process may do at an address, as `/proc/self/maps` says.
+    fn rights(address: usize) -> String {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        let line = maps.lines().find(|line| {
+            let (start, end) = line.split_once(' ').unwrap().0.split_once('-').unwrap();
+            let bound = |text| usize::from_str_radix(text, 16).unwrap();
+            (bound(start)..bound(end)).contains(&address)
+        });
+        line.expect("it is mapped").split(' ').nth(1).unwrap().to_owned()
     }
 
     #[test]

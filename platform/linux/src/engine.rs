@@ -280,8 +280,10 @@ impl EngineArgs {
         let arena = Arena::new(len, threads).map_err(|error| Failure::Ram { bytes, error })?;
         note(arena.note.as_deref());
         let arena = prepare(&mut model, &budget.plan, arena.bytes);
-        let pool = Pool::new(threads)
-            .map_err(|error| Failure::System { what: "cannot start threads", error })?;
+        let pool = Pool::new(threads);
+        if pool.width() < threads {
+            eprintln!("note: the system allows {} of {threads} threads", pool.width());
+        }
         let Model { name, device, image } = model;
         let mut machine = Machine { device, pool, clock: Monotonic::start() };
         let options = Options {

@@ -5,6 +5,7 @@ pub mod arena;
 pub mod clock;
 /// What the CPU can do.
 pub mod cpu;
+pub mod crew;
 pub mod memory;
 pub mod pool;
 pub mod replace;

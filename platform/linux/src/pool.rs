@@ -1,6 +1,5 @@
 //! Threads that run one loop at a time.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use std::thread::{Builder, JoinHandle, yield_now};
@@ -23,19 +22,20 @@ const SPIN: Duration = Duration::from_micros(100);
 const STACK: usize = 256 << 10;
 
 impl Pool {
-    /// Starts `width - 1` threads and waits until they run.
-    pub fn new(width: usize) -> io::Result<Self> {
+    /// Starts `width - 1` threads, or fewer where the system refuses more, and waits until they run.
+    pub fn new(width: usize) -> Self {
         let mut pool = Self { crew: Arc::new(Crew::new(Futex)), workers: Vec::new() };
         for number in 1..width {
             let crew = Arc::clone(&pool.crew);
             let thread = Builder::new().name(format!("rill-core-{number}")).stack_size(STACK);
-            pool.workers.push(thread.spawn(move || crew.serve())?);
+            let Ok(worker) = thread.spawn(move || crew.serve()) else { break };
+            pool.workers.push(worker);
         }
         // A thread allocates while it starts: afterwards nothing does.
-        while pool.crew.width() < width {
+        while pool.crew.width() <= pool.workers.len() {
             yield_now();
         }
-        Ok(pool)
+        pool
     }
 }
 
@@ -106,7 +106,7 @@ mod tests {
     #[test]
     fn every_part_runs_once_at_every_width() {
         for width in [1, 2, 3, 8, 33] {
-            let pool = Pool::new(width).unwrap();
+            let pool = Pool::new(width);
             assert_eq!(pool.width(), width);
             for parts in (0..20).chain([100, 1000]) {
                 check_all_parts_run_once(&pool, parts);
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn many_short_loops_with_more_threads_than_cores() {
-        let pool = Pool::new(16).unwrap();
+        let pool = Pool::new(16);
         let total = AtomicUsize::new(0);
         for round in 0..5000 {
             pool.run(round % 7, &|part| {
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn workers_that_fell_asleep_wake_up() {
-        let pool = Pool::new(4).unwrap();
+        let pool = Pool::new(4);
         for _ in 0..20 {
             std::thread::sleep(SPIN * 20);
             check_all_parts_run_once(&pool, 9);
@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_caller_sleeps_until_a_slow_part_is_done() {
-        let pool = Pool::new(2).unwrap();
+        let pool = Pool::new(2);
         let done = AtomicU32::new(0);
         pool.run(2, &|_| {
             std::thread::sleep(Duration::from_millis(5));
@@ -149,7 +149,7 @@ mod tests {
 
     #[test]
     fn loops_inside_loops_and_two_callers_are_served() {
-        let pool = Pool::new(3).unwrap();
+        let pool = Pool::new(3);
         std::thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {

@@ -7,6 +7,7 @@ use std::thread::available_parallelism;
 
 use rill::arena::{Arena, PIECE_ALIGN};
 use rill::experts::{History, POLICIES, Policy, Shelf};
+use rill_linux::crew::crew;
 use serde::Serialize;
 use serde_json::json;
 
@@ -109,16 +110,8 @@ fn replay_all(routes: &Routes, policies: &[&dyn Policy], budgets: &[u32], skip: 
         }
     };
     let threads = available_parallelism().map_or(1, NonZeroUsize::get);
-    let done: Vec<_> = std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
-        workers
-            .into_iter()
-            .flat_map(|worker| {
-                worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            })
-            .collect()
-    });
-    for (row, column, outcome) in done {
+    let done = crew(threads, work);
+    for (row, column, outcome) in done.into_iter().flatten() {
         rows[row].outcomes[column] = outcome;
     }
     rows

@@ -40,8 +40,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         match model.section(Section::PageSums) {
             Ok(sums) => {
                 let threads = available_parallelism().map_or(1, NonZeroUsize::get);
-                let pool = Pool::new(threads)
-                    .map_err(|error| Failure::System { what: "cannot start threads", error })?;
+                let pool = Pool::new(threads);
                 check_pages(&mut model, sums, &pool, &bar, &mut damaged)?;
             }
             Err(Failure::Image { .. }) => {

@@ -44,6 +44,15 @@ impl Tuning {
     }
 }
 
+/// A part of the address space.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Region {
+    /// Its first address.
+    pub start: usize,
+    /// Bytes.
+    pub len: usize,
+}
+
 /// A part of a read, to be performed once.
 #[derive(Debug)]
 pub struct Piece {
@@ -94,6 +103,8 @@ unsafe impl Send for Request {}
 pub struct Pieces {
     tuning: Tuning,
     alignment: usize,
+    /// Where reads may write to, once it is known.
+    memory: Option<Region>,
     requests: Box<[Option<Request>]>,
     demand: VecDeque<usize>,
     ahead: VecDeque<usize>,
@@ -111,6 +122,7 @@ impl Pieces {
         Self {
             tuning: tuning.clamp(),
             alignment,
+            memory: None,
             requests: (0..REQUESTS).map(|_| None).collect(),
             demand: VecDeque::with_capacity(REQUESTS),
             ahead: VecDeque::with_capacity(REQUESTS),
@@ -124,6 +136,11 @@ impl Pieces {
     /// How reads are cut from now on.
     pub fn tune(&mut self, tuning: Tuning) {
         self.tuning = tuning.clamp();
+    }
+
+    /// Reads from now on write only inside `memory`; others fail.
+    pub fn confine(&mut self, memory: Region) {
+        self.memory = Some(memory);
     }
 
     /// Takes a read, or hands it back when there is no room. One that failed before rests from
@@ -142,8 +159,11 @@ impl Pieces {
         };
         let Read { tag, offset, into, urgency, attempt } = read;
         let len = into.len();
-        if len == 0 {
-            self.done.push_back(Completion { tag, into, result: Ok(()) });
+        // The one place that every read passes.
+        let outside = self.memory.is_some_and(|memory| !memory.holds(into));
+        if len == 0 || outside {
+            let result = if outside { Err(misdirected()) } else { Ok(()) };
+            self.done.push_back(Completion { tag, into, result });
             return Ok(());
         }
         let request = Request {
@@ -299,6 +319,19 @@ impl Pieces {
     }
 }
 
+impl Region {
+    /// Whether all of `buffer` is inside.
+    fn holds(self, buffer: &[u8]) -> bool {
+        let from = buffer.as_ptr().addr().checked_sub(self.start);
+        from.and_then(|from| from.checked_add(buffer.len())).is_some_and(|end| end <= self.len)
+    }
+}
+
+/// What a read ends with that would write outside the arena.
+fn misdirected() -> StorageError {
+    StorageError { kind: StorageErrorKind::Permanent, code: Errno::FAULT.raw_os_error() }
+}
+
 /// What an abandoned read ends with.
 fn abandoned() -> StorageError {
     StorageError { kind: StorageErrorKind::Transient, code: Errno::CANCELED.raw_os_error() }
@@ -332,6 +365,23 @@ mod tests {
     fn finish_whole(pieces: &mut Pieces, mut piece: Piece) {
         let len = piece.buffer().len();
         pieces.finish(piece, Ok(len));
+    }
+
+    #[test]
+    fn a_read_that_would_write_outside_the_arena_fails_untouched() {
+        let memory: &'static mut [u8] = vec![9; 12 << 10].leak();
+        let mut p = pieces(4096, 2);
+        p.confine(Region { start: memory.as_ptr().addr() + 4096, len: 4096 });
+        let (before, rest) = memory.split_at_mut(4095);
+        let (across, after) = rest.split_at_mut(2 << 10);
+        for (tag, into) in [(0, before), (1, across), (2, after)] {
+            accept(&mut p, Read { tag, offset: 0, into, urgency: Urgency::Demand, attempt: 0 })
+                .unwrap();
+            assert!(next(&mut p).is_none(), "nothing of it is read");
+            let done = p.take_done().unwrap();
+            assert_eq!((done.tag, done.result), (tag, Err(misdirected())));
+            assert!(done.into.iter().all(|&byte| byte == 9));
+        }
     }
 
     #[test]

@@ -114,7 +114,10 @@ impl Search<'_> {
     /// The best depth for a middling piece, then the best piece at that depth.
     fn best(&mut self) -> (Tuning, f64) {
         // What sleeps in the device or was never touched makes the first reads slow.
-        self.measure(Tuning { split: FIRST_SPLIT, depth: DEPTHS[0] });
+        let warm_up = Tuning { split: FIRST_SPLIT, depth: DEPTHS[0] };
+        if self.is_worth_measuring(warm_up, 0.0) {
+            self.measure(warm_up);
+        }
         let first = self.best_of(DEPTHS.map(|depth| Tuning { split: FIRST_SPLIT, depth }));
         let second = self.best_of(SPLITS.map(|split| Tuning { split, ..first.0 }));
         // On a slow device time may be over.
@@ -147,33 +150,36 @@ impl Search<'_> {
         fits && quick && Instant::now() < self.end
     }
 
-    /// Bytes a second of random reads.
+    /// Bytes a second of random reads; 0 where not even one fits.
     fn measure(&mut self, tuning: Tuning) -> f64 {
         self.disk.queue().tune(tuning);
-        let split = tuning.split;
-        let (start, len) = (self.arena.as_mut_ptr(), self.arena.len());
+        let arena: &'static mut [u8] = std::mem::take(&mut self.arena);
+        let whole: *mut [u8] = arena;
+        // SAFETY: the arena, which was `self`'s alone and is not there until all parts of it have
+        // come back below.
+        let parts = unsafe { &mut *whole }.chunks_exact_mut(tuning.split).take(tuning.depth);
         let begin = Instant::now();
         let mut bytes = 0;
-        for number in 0..tuning.depth {
-            // SAFETY: disjoint parts of the arena, which `self` owns and does not touch until all
-            // of them have come back below; `split * depth` is within its length.
-            let into = unsafe { std::slice::from_raw_parts_mut(start.add(number * split), split) };
+        for (number, into) in parts.enumerate() {
             self.read(number as u32, into);
         }
         while let Some(done) = self.disk.wait() {
-            bytes += if done.result.is_ok() { split } else { 0 };
+            let len = done.into.len();
+            bytes += if done.result.is_ok() { len } else { 0 };
             if done.result.is_ok() && begin.elapsed() < ONE {
                 self.read(done.tag, done.into);
             }
         }
         // SAFETY: the whole arena again: `wait` said that no part of it is away.
-        self.arena = unsafe { std::slice::from_raw_parts_mut(start, len) };
+        self.arena = unsafe { &mut *whole };
         bytes as f64 / begin.elapsed().as_secs_f64()
     }
 
+    /// Reads into `into` from anywhere in the pages; not at all where they are fewer bytes.
     fn read(&mut self, tag: u32, into: &'static mut [u8]) {
         let (first, len) = self.pages;
-        let offset = first + self.random.u64(..=len - into.len() as u64) / 4096 * 4096;
+        let Some(last) = len.checked_sub(into.len() as u64) else { return };
+        let offset = first + self.random.u64(..=last) / 4096 * 4096;
         let read = Read { tag, offset, into, urgency: Urgency::Demand, attempt: 0 };
         // Fewer are under way than the queue has room for; a buffer handed back is only not used.
         let _ = self.disk.submit(read);
@@ -207,5 +213,27 @@ mod tests {
         tune(&mut disk, 6, (16 << 10, 3 << 20), &file, arena);
         assert_eq!(read().is_some(), disk.source().is_direct());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing else is left behind");
+    }
+    /// The image's own bytes once lay over the stack of a thread.
+    #[test]
+    fn a_probe_stays_inside_a_small_arena_and_a_small_image() {
+        const CANARY: u8 = 0x5a;
+        let folder = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR")).unwrap();
+        let image = folder.path().join("image.rill");
+        let file = probe_file(&image);
+        for (pages, arena) in
+            [(512 << 10, 192 << 10), (512 << 10, 4096), (16 << 10, 4 << 20), (3 << 20, 256 << 10)]
+        {
+            fs::write(&image, vec![3; pages + (16 << 10)]).unwrap();
+            let mut disk = Disk::open(&image, Via::Best).unwrap();
+            let bytes = crate::arena::Arena::new(8 << 20, 1).unwrap().bytes;
+            let (arena, beside) = bytes.split_at_mut(arena);
+            beside.fill(CANARY);
+            let (at, len) = (arena.as_ptr(), arena.len());
+            let arena = tune(&mut disk, 1, (16 << 10, pages as u64), &file, arena);
+            assert_eq!((arena.as_ptr(), arena.len()), (at, len));
+            drop(disk);
+            assert!(beside.iter().all(|&byte| byte == CANARY), "{len} bytes, {pages} of pages");
+        }
     }
 }

@@ -9,7 +9,7 @@ use std::time::Instant;
 use rill::seams::{Completion, Geometry, Read, Storage, StorageError};
 
 use super::disk::Queue;
-use super::pieces::{Pieces, REQUESTS, Tuning};
+use super::pieces::{Pieces, REQUESTS, Region, Tuning};
 use super::source::Source;
 
 /// The engine's side of a back end.
@@ -58,20 +58,12 @@ pub struct State {
     pub registered: Option<bool>,
 }
 
-/// A part of the address space.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Region {
-    /// Its first address.
-    pub start: usize,
-    /// Bytes.
-    pub len: usize,
-}
-
 /// A worker only calls the kernel.
 const STACK: usize = 64 << 10;
 
 impl<B: Bell> Service<B> {
-    /// Starts a worker for each of `bodies` and waits until they run.
+    /// Starts a worker for each of `bodies`, or for the first ones where the system refuses more, and
+    /// waits until they run.
     pub fn start<W>(source: Arc<Source>, bell: B, bodies: Vec<W>) -> io::Result<Self>
     where
         W: FnOnce(&Shared<B>) + Send + 'static,
@@ -80,16 +72,19 @@ impl<B: Bell> Service<B> {
         let state = State { pieces, started: 0, stop: false, to_register: None, registered: None };
         let (work, done) = (Condvar::new(), Condvar::new());
         let shared = Arc::new(Shared { source, bell, state: Mutex::new(state), work, done });
-        let count = bodies.len();
-        let mut service = Self { shared, workers: Vec::with_capacity(count) };
+        let mut service = Self { shared, workers: Vec::with_capacity(bodies.len()) };
         for (number, body) in bodies.into_iter().enumerate() {
             let shared = Arc::clone(&service.shared);
             let thread = Builder::new().name(format!("rill-read-{number}")).stack_size(STACK);
-            service.workers.push(thread.spawn(move || body(&shared))?);
+            match thread.spawn(move || body(&shared)) {
+                Ok(worker) => service.workers.push(worker),
+                Err(error) if number == 0 => return Err(error),
+                Err(_) => break,
+            }
         }
         // A thread allocates while it starts: afterwards nothing does.
         let mut state = service.shared.lock();
-        while state.started < count {
+        while state.started < service.workers.len() {
             state = service.shared.wait_done(state, None);
         }
         drop(state);
@@ -126,7 +121,9 @@ impl<B: Bell> Queue for Service<B> {
 
     fn register(&mut self, arena: &[u8]) -> bool {
         let mut state = self.shared.lock();
-        state.to_register = Some(Region { start: arena.as_ptr().addr(), len: arena.len() });
+        let region = Region { start: arena.as_ptr().addr(), len: arena.len() };
+        state.pieces.confine(region);
+        state.to_register = Some(region);
         state.registered = None;
         self.shared.wake();
         loop {

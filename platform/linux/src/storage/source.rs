@@ -33,12 +33,12 @@ impl Source {
             return Err(Errno::ISDIR.into());
         }
         // A partition or a whole device has no length of its own.
-        let len = if metadata.file_type().is_block_device() {
-            file.seek(SeekFrom::End(0))?
+        // Its node lies on another device than it is: all of a board's nodes lie on the same.
+        let (len, device) = if metadata.file_type().is_block_device() {
+            (file.seek(SeekFrom::End(0))?, metadata.rdev())
         } else {
-            metadata.len()
+            (metadata.len(), metadata.dev())
         };
-        let device = metadata.dev();
         let whole_pages = len > 0 && len.is_multiple_of(PAGE_ALIGN as u64);
         // What is not made of whole pages is no intact image; buffered reads can look at it.
         let (file, direct, note) = match whole_pages.then(|| open_direct(path)) {

@@ -8,8 +8,8 @@ use io_uring::{IoUring, Probe, opcode, squeue, types};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
-use super::pieces::{MAX_DEPTH, Piece};
-use super::service::{Bell, Region, Service, Shared};
+use super::pieces::{MAX_DEPTH, Piece, Region};
+use super::service::{Bell, Service, Shared};
 use super::source::Source;
 
 /// Reads through io_uring: one thread keeps as many in flight as the device likes.
