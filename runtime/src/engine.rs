@@ -5,6 +5,7 @@ use core::ops::Range;
 
 use crate::arena::{Arena, ArenaFull};
 use crate::chat::{ChatError, Conversation, Role};
+use crate::draft::{Costs, Drafter, Guess, Repeats};
 use crate::experts::{Cache, CacheStats, History, Lookahead, Policy, Rates, Reuse};
 use crate::image::layout::align_up;
 use crate::image::{Chat, Image, ImageError, Manifest, Sampling, Section, checksum, page_shape};
@@ -16,6 +17,7 @@ use crate::model::scratch::Scratch;
 use crate::model::weights::Weights;
 use crate::plan::{Plan, SECTION_ALIGN, Use};
 use crate::sampler::Sampler;
+use crate::schedule::{self, Wish};
 use crate::seams::{Parallel, World};
 use crate::sequence::{Results, Sequence, SequenceError};
 use crate::stats::{Phase, Stats};
@@ -78,6 +80,8 @@ pub struct Options {
     pub policy: &'static dyn Policy,
     /// Whether pages may be read on a guess.
     pub lookahead: bool,
+    /// Whether answers may be guessed on, which changes no word of them.
+    pub draft: bool,
     /// How to sample; `None` as the image advises.
     pub sampling: Option<Sampling>,
     /// Seed of the sampler.
@@ -85,9 +89,11 @@ pub struct Options {
 }
 
 impl Options {
-    /// The default policy, look-ahead where it pays, sampling as the image advises, seed 0.
+    /// The default policy, look-ahead and drafts where they pay, sampling as the image advises, seed
+    /// 0.
     pub fn new(kernels: &'static Kernels) -> Self {
-        Self { kernels, policy: &Reuse, lookahead: true, sampling: None, seed: 0 }
+        let (lookahead, draft) = (true, true);
+        Self { kernels, policy: &Reuse, lookahead, draft, sampling: None, seed: 0 }
     }
 }
 
@@ -105,7 +111,19 @@ pub struct Engine<'a> {
     batches: u64,
     /// Of whose rows the desk has logits.
     written: Range<usize>,
+    /// Whether answers may be guessed on, and what that costs.
+    draft: bool,
+    costs: Costs,
     stats: Stats,
+}
+
+/// What [`Engine::advance`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Advance {
+    /// Rows that were computed; 0 when nothing was pending, or there is no memory for what is.
+    pub rows: usize,
+    /// Number of the first sequence whose keys and values there is no memory for.
+    pub refused: Option<usize>,
 }
 
 /// What one sequence puts into a batch.
@@ -116,6 +134,15 @@ pub struct Share<'s, 'a> {
     pub tokens: usize,
     /// Whose results are wanted.
     pub wanted: Wanted,
+    /// What [`Engine::guess`] gave for it; then every result is wanted.
+    pub guess: Guess,
+}
+
+impl<'s, 'a> Share<'s, 'a> {
+    /// Of a sequence without guesses.
+    pub fn new(sequence: &'s mut Sequence<'a>, tokens: usize, wanted: Wanted) -> Self {
+        Self { sequence, tokens, wanted, guess: Guess::default() }
+    }
 }
 
 /// What an engine writes on, for whichever sequence it works.
@@ -208,6 +235,8 @@ impl<'a> Engine<'a> {
             batch,
             batches: 0,
             written: 0..0,
+            draft: options.draft,
+            costs: Costs::default(),
             stats: Stats::default(),
         };
         Ok((engine, sequences))
@@ -284,8 +313,37 @@ impl<'a> Engine<'a> {
         }
     }
 
+    /// Guesses how the answer of a sequence goes on whose last token is a sample and is all that is
+    /// pending: by at most `most` tokens, and as far as it pays. See [`Repeats`].
+    pub fn guess(&mut self, sequence: &mut Sequence<'a>, most: usize) -> Guess {
+        self.guess_with(&mut Repeats, sequence, most)
+    }
+
+    /// As [`Self::guess`], by another drafter.
+    pub fn guess_with(
+        &mut self,
+        drafter: &mut dyn Drafter,
+        sequence: &mut Sequence<'a>,
+        most: usize,
+    ) -> Guess {
+        let is_answer = sequence.sampled && sequence.pending().len() == 1;
+        let most = most.min(self.batch - 1).min(self.results() - 1);
+        if !self.draft || !is_answer || most == 0 {
+            return Guess::default();
+        }
+        let guess = sequence.guess(drafter, most);
+        if guess.len == 0 {
+            return guess;
+        }
+        let len = sequence.trust.length(guess.level, guess.len, &self.costs);
+        // No conversation does without blocks for a guess.
+        let end = sequence.computed() + 1 + len;
+        let enough = len > 0 && sequence.memory.reserve(&mut self.model.kv, end);
+        Guess { len: if enough { len } else { 0 }, ..guess }
+    }
+
     /// Takes pending tokens of one or several sequences through the model: together at most
-    /// [`Self::batch`] tokens of at most [`MAX_RUNS`] sequences. What comes out for each of them is bit
+    /// [`Self::batch`] tokens, guesses included, of at most [`MAX_RUNS`] sequences. What comes out for each of them is bit
     /// for bit what it would be alone.
     ///
     /// After an error every sequence is as it was, and the call can be made again.
@@ -295,16 +353,17 @@ impl<'a> Engine<'a> {
         shares: &mut [Share<'_, 'a>],
     ) -> Result<(), SequenceError> {
         for share in &mut *shares {
-            self.reserve(share.sequence, share.tokens)?;
+            self.reserve(share.sequence, share.tokens + share.guess.len)?;
         }
         let (start, before) = (world.clock.now(), self.cache_stats());
         let mut runs = heapless::Vec::<Run<'_, 'a>, MAX_RUNS>::new();
         for share in &mut *shares {
-            let Share { sequence, tokens, wanted } = share;
+            let Share { sequence, tokens, wanted, guess } = share;
             let sampled = sequence.sampled && sequence.pending().len() == 1;
             let kind = if sampled { Kind::Answer } else { Kind::Prompt };
-            let (memory, tokens) = sequence.pending_mut(*tokens);
-            let run = Run { memory, tokens, wanted: *wanted, keep: 1, kind };
+            let (memory, tokens) = sequence.pending_mut(*tokens + guess.len);
+            let wanted = if guess.len > 0 { Wanted::Every } else { *wanted };
+            let run = Run { memory, tokens, wanted, keep: 1 + guess.len, kind };
             assert!(runs.push(run).is_ok(), "a batch has at most MAX_RUNS sequences");
         }
         // Whatever the rows were before, they are going to be overwritten.
@@ -312,24 +371,80 @@ impl<'a> Engine<'a> {
         self.written = 0..0;
         self.model.forward(world, &runs)?;
         let is_prompt = runs.iter().any(|run| run.kind == Kind::Prompt);
-        // A token that was sampled has been counted.
+        // A token that was sampled was counted when it was accepted.
         let prompts = runs.iter().filter(|run| run.kind == Kind::Prompt);
         let tokens = prompts.map(|run| run.tokens.len() as u64).sum();
         drop(runs);
         let mut first = 0;
-        for (number, Share { sequence, tokens, wanted }) in shares.iter_mut().enumerate() {
-            let rows = &self.model.rows;
-            sequence.memory.commit(*tokens, &rows.staged, rows.staged_at(number));
+        for (number, share) in shares.iter_mut().enumerate() {
+            let Share { sequence, tokens, wanted, guess } = share;
+            let staged = self.model.rows.staged_at(number);
+            let end = sequence.computed() + *tokens;
+            sequence.memory.commit(end, &self.model.rows.staged, staged);
             let count = wanted.of(*tokens);
-            sequence.results = Some(Results { batch: self.batches, first, count });
-            first += count;
+            let (batch, guess) = (self.batches, *guess);
+            let sampled = false;
+            sequence.results = Some(Results { batch, first, count, sampled, staged, guess });
+            first += count + guess.len;
+            self.stats.drafted += guess.len as u64;
         }
         self.write_logits(world.parallel, first.saturating_sub(self.results())..first);
         let cache = self.cache_stats().since(before);
         let time = world.clock.now() - start;
+        if let [share] = &*shares
+            && !is_prompt
+        {
+            self.costs.step(share.guess.len, time);
+        }
         let phase = if is_prompt { &mut self.stats.prompt } else { &mut self.stats.decode };
         *phase = phase.plus(Phase { tokens, time, sampling: 0, cache });
         Ok(())
+    }
+
+    /// One batch for those of `sequences`, in order of arrival, that have pending tokens: the next
+    /// tokens of answers, and as much of prompts as [`schedule::rows`] gives them. Those whose last token
+    /// was computed then have [`Self::logits`].
+    ///
+    /// An answer that is the only one with something to compute is guessed on, see [`Self::guess`];
+    /// beside others their rows are worth more.
+    pub fn advance(
+        &mut self,
+        world: &mut World<'_, 'a>,
+        sequences: &mut [&mut Sequence<'a>],
+    ) -> Result<Advance, SequenceError> {
+        let mut advance = Advance::default();
+        let mut wishes = heapless::Vec::<Wish, MAX_RUNS>::new();
+        let mut shares = heapless::Vec::<Share<'_, 'a>, MAX_RUNS>::new();
+        let busy = sequences.iter().filter(|sequence| !sequence.pending().is_empty()).count();
+        for (number, sequence) in sequences.iter_mut().enumerate() {
+            let tokens = sequence.pending().len();
+            let is_answer = sequence.sampled && tokens == 1;
+            if tokens == 0 || shares.is_full() {
+                continue;
+            }
+            // What it gets at most is reserved: who comes first may be who needs it less.
+            if self.reserve(sequence, tokens.min(self.batch)).is_err() {
+                advance.refused.get_or_insert(number);
+                continue;
+            }
+            let guess = if busy == 1 { self.guess(sequence, usize::MAX) } else { Guess::default() };
+            let tokens = tokens + guess.len;
+            // Both have room, as was asked.
+            let _ = wishes.push(Wish { tokens, is_answer });
+            let _ = shares.push(Share { guess, ..Share::new(sequence, 0, Wanted::Nothing) });
+        }
+        for (share, rows) in shares.iter_mut().zip(schedule::rows(&wishes, self.batch)) {
+            share.tokens = rows.saturating_sub(share.guess.len);
+            if share.tokens == share.sequence.pending().len() {
+                share.wanted = Wanted::Last;
+            }
+            advance.rows += rows;
+        }
+        shares.retain(|share| share.tokens > 0);
+        if !shares.is_empty() {
+            self.forward(world, &mut shares)?;
+        }
+        Ok(advance)
     }
 
     /// Computes logits of rows of the last batch whose results were wanted.
@@ -367,7 +482,8 @@ impl<'a> Engine<'a> {
     fn last_row(&self, sequence: &Sequence<'a>) -> Option<usize> {
         let results = sequence.results.filter(|results| results.batch == self.batches);
         let results = results.filter(|_| sequence.pending().is_empty())?;
-        (results.first + results.count).checked_sub(1).filter(|_| results.count > 0)
+        let is_there = results.count > 0 && !results.sampled;
+        is_there.then(|| results.first + results.count - 1)
     }
 
     /// Calls `each` with the logits (vocab,) of every token of a sequence whose results were wanted of
@@ -403,20 +519,41 @@ impl<'a> Engine<'a> {
         let logits = self.logits(world.parallel, sequence).ok_or(SequenceError::Empty)?;
         let (sampler, seen) = sequence.choice();
         let sample = sampler.sample(logits, seen);
-        sequence.results = None;
+        if let Some(results) = &mut sequence.results {
+            results.sampled = true;
+        }
         let sampling = world.clock.now() - start;
-        let phase = Phase { tokens: 1, time: sampling, sampling, ..Phase::default() };
+        let phase = Phase { time: sampling, sampling, ..Phase::default() };
         self.stats.decode = self.stats.decode.plus(phase);
         sample.ok_or(SequenceError::NoNumbers)
     }
 
-    /// Appends a token that was sampled, or chosen in the place of a sample.
-    pub fn accept(&self, sequence: &mut Sequence<'a>, id: u32) -> Result<Step, SequenceError> {
+    /// Appends a token that was sampled, or chosen in the place of a sample. Where it was guessed, it
+    /// is computed already, and [`Self::has_logits`] says so.
+    pub fn accept(&mut self, sequence: &mut Sequence<'a>, id: u32) -> Result<Step, SequenceError> {
         if sequence.tokens().len() == sequence.context() {
             return Ok(Step::Full);
         }
+        let results = sequence.results.take();
+        let results = results.filter(|results| results.batch == self.batches);
+        let results = results.filter(|_| sequence.pending().is_empty());
+        let guessed = results.filter(|results| results.guess.len > 0);
+        let guessed = guessed.map(|results| (results, sequence.guessed() == id));
         self.append(sequence, &[id])?;
         sequence.sampled = true;
+        sequence.trust.token();
+        self.stats.decode.tokens += 1;
+        if let Some((results, right)) = guessed {
+            sequence.trust.compared(results.guess.level, right);
+            if right {
+                self.stats.accepted += 1;
+                let end = sequence.tokens().len();
+                sequence.memory.commit(end, &self.model.rows.staged, results.staged);
+                let guess = Guess { len: results.guess.len - 1, ..results.guess };
+                let count = results.count + 1;
+                sequence.results = Some(Results { count, sampled: false, guess, ..results });
+            }
+        }
         if !self.chat.stops.contains(&id) {
             return Ok(Step::Token(id));
         }

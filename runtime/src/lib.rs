@@ -11,7 +11,7 @@
 //! - [`model`]: the path of a token through the layers;
 //! - [`experts`]: the pages, in RAM and on their way;
 //! - [`tokenizer`], [`chat`] and [`sampler`]: text to tokens, and logits to the next one;
-//! - [`sequence`] and [`engine`]: conversations, side by side; [`saving`]: keeping one elsewhere;
+//! - [`sequence`], [`draft`], [`schedule`] and [`engine`]: conversations, side by side; [`saving`]: keeping one elsewhere;
 //! - [`session`], [`answer`], [`thinking`] and [`mod@generate`]: one conversation;
 //! - [`stats`], [`report`] and [`size`]: where time and memory went, in words.
 
@@ -23,6 +23,7 @@ extern crate std;
 pub mod answer;
 pub mod arena;
 pub mod chat;
+pub mod draft;
 pub mod engine;
 pub mod experts;
 pub mod generate;
@@ -33,6 +34,7 @@ pub mod plan;
 pub mod report;
 pub mod sampler;
 pub mod saving;
+pub mod schedule;
 pub mod seams;
 pub mod sequence;
 pub mod session;

@@ -44,6 +44,9 @@ pub struct Report {
     generated_tokens_per_second: f64,
     /// Of the generated tokens, those of thinking.
     thinking_tokens: u64,
+    /// Tokens that were guessed, and those of them that were what was sampled.
+    drafted_tokens: u64,
+    accepted_tokens: u64,
     prompt: Account,
     answer: Account,
     /// Time of answers that belongs to no token: text in and out.
@@ -138,6 +141,8 @@ impl Report {
             generated_tokens: stats.decode.tokens,
             generated_tokens_per_second: speed(&stats.decode),
             thinking_tokens: around.thought,
+            drafted_tokens: stats.drafted,
+            accepted_tokens: stats.accepted,
             prompt: Account::of(&stats.prompt),
             answer: Account::of(&stats.decode),
             other_seconds: around.answer_time.map(|time| seconds(time.saturating_sub(accounted))),
@@ -211,6 +216,14 @@ impl fmt::Display for Report {
         self.show(f, "answer", &self.answer, answer)?;
         if self.thinking_tokens > 0 {
             writeln!(f, "          {} of them thinking", self.thinking_tokens)?;
+        }
+        if self.drafted_tokens > 0 {
+            let share = 100.0 * self.accepted_tokens as f64 / self.drafted_tokens as f64;
+            writeln!(
+                f,
+                "drafts    {} of {} guessed tokens were right ({share:.0} %)",
+                self.accepted_tokens, self.drafted_tokens
+            )?;
         }
         if let Some(other) = self.other_seconds {
             writeln!(f, "the rest  {other:.3} s")?;

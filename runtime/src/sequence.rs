@@ -5,10 +5,11 @@ use core::ops::Range;
 
 use crate::arena::{Arena, ArenaFull};
 use crate::chat::Place;
+use crate::draft::{Drafter, Guess, Trust};
 use crate::experts::PageError;
 use crate::image::{Manifest, Sampling};
 use crate::model::kv::KvPool;
-use crate::model::state::Memory;
+use crate::model::state::{Memory, Staged};
 use crate::sampler::{Sampler, mark_seen, seen_words};
 use crate::tokenizer::EncodeError;
 
@@ -79,6 +80,12 @@ pub(crate) struct Results {
     /// The first of its rows among those whose results were wanted, and how many they are.
     pub(crate) first: usize,
     pub(crate) count: usize,
+    /// The last of them was sampled from, which spoils its logits.
+    pub(crate) sampled: bool,
+    /// Where its columns are staged.
+    pub(crate) staged: Staged,
+    /// The guess whose rows follow; its tokens lie after the sequence.
+    pub(crate) guess: Guess,
 }
 
 /// One sequence: its tokens, what the model remembers of them, how its next token is chosen.
@@ -98,6 +105,7 @@ pub struct Sequence<'a> {
     /// The last token is a sample.
     pub(crate) sampled: bool,
     pub(crate) results: Option<Results>,
+    pub(crate) trust: Trust,
 }
 
 impl<'a> Sequence<'a> {
@@ -126,6 +134,7 @@ impl<'a> Sequence<'a> {
             place: Place::Start,
             sampled: false,
             results: None,
+            trust: Trust::new(),
         })
     }
 
@@ -154,7 +163,19 @@ impl<'a> Sequence<'a> {
         self.sampler = Sampler::new(settings, seed);
     }
 
-    /// What the model remembers, and the next tokens to be computed.
+    /// Guesses up to `most` tokens after its end, where they lie until something else is written there.
+    pub(crate) fn guess(&mut self, drafter: &mut dyn Drafter, most: usize) -> Guess {
+        let (tokens, room) = self.tokens.split_at_mut(self.len);
+        let most = most.min(room.len());
+        drafter.draft(tokens, &mut room[..most])
+    }
+
+    /// The next token of a guess that lies after the end.
+    pub(crate) fn guessed(&self) -> u32 {
+        self.tokens[self.len]
+    }
+
+    /// What the model remembers, and the next tokens to be computed, those of a guess included.
     pub(crate) fn pending_mut(&mut self, count: usize) -> (&mut Memory<'a>, &[u32]) {
         let computed = self.memory.len();
         (&mut self.memory, &self.tokens[computed..computed + count])
@@ -228,6 +249,7 @@ impl<'a> Sequence<'a> {
         self.seen.copy_from_slice(other.seen);
         self.len = other.len;
         self.sampler = other.sampler.clone();
+        self.trust = other.trust;
         (self.place, self.sampled, self.results) = (other.place, other.sampled, None);
     }
 }

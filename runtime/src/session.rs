@@ -86,7 +86,10 @@ impl<'a> Session<'a> {
             (false, true) => Wanted::Last,
             (false, false) => Wanted::Nothing,
         };
-        self.engine.forward(world, &mut [Share { sequence: self.sequence, tokens, wanted }])?;
+        let most = if every { 0 } else { usize::MAX };
+        let guess = self.engine.guess(self.sequence, most);
+        let share = Share { guess, ..Share::new(self.sequence, tokens, wanted) };
+        self.engine.forward(world, &mut [share])?;
         Ok(tokens < pending)
     }
 
@@ -103,6 +106,11 @@ impl<'a> Session<'a> {
         }
         while self.compute(world)? {}
         let id = self.engine.sample(world, self.sequence)?;
+        self.engine.accept(self.sequence, id)
+    }
+
+    /// Appends a token that was chosen in the place of a sample; see [`Engine::accept`].
+    pub fn accept(&mut self, id: u32) -> Result<Step, SequenceError> {
         self.engine.accept(self.sequence, id)
     }
 

@@ -11,6 +11,10 @@ pub struct Stats {
     pub prompt: Phase,
     /// Tokens that were sampled, and computed when they were continued.
     pub decode: Phase,
+    /// Tokens that were guessed and compared or computed in vain.
+    pub drafted: u64,
+    /// Of them, those that were what was sampled.
+    pub accepted: u64,
 }
 
 /// One kind of work.

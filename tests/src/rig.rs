@@ -2,7 +2,7 @@
 
 use rill::engine::{Engine, LoadError, Options};
 use rill::experts::{POLICIES, Policy};
-use rill::image::{Image, ImageError, PAGE_ALIGN};
+use rill::image::{Image, ImageError, PAGE_ALIGN, Sampling};
 use rill::kernels::{Kernels, best};
 use rill::model::kv::KvFormat;
 use rill::plan::{Plan, PlanRequest, Sizes};
@@ -32,7 +32,7 @@ pub struct Setting {
     pub threads: usize,
     /// The table.
     pub kernels: &'static Kernels,
-    /// In which order reads finish.
+    /// In which order reads finish, and what is chosen.
     pub seed: u64,
     /// What the disk asks of reads.
     pub alignment: u32,
@@ -44,6 +44,10 @@ pub struct Setting {
     pub policy: &'static dyn Policy,
     /// Whether pages are read on a guess.
     pub lookahead: bool,
+    /// Whether answers are guessed on.
+    pub draft: bool,
+    /// How tokens are chosen; `None` as the image advises.
+    pub sampling: Option<Sampling>,
 }
 
 impl Default for Setting {
@@ -62,6 +66,8 @@ impl Default for Setting {
             patience: 2,
             policy: POLICIES[0],
             lookahead: true,
+            draft: true,
+            sampling: None,
         }
     }
 }
@@ -185,8 +191,8 @@ impl<S> Rig<S> {
         let mut events = Box::new(Recorder::default());
         let mut world =
             World { storage: &mut disk, parallel: &*parallel, clock: &clock, events: &mut *events };
-        let Setting { kernels, policy, lookahead, .. } = setting;
-        let options = Options { policy, lookahead, ..Options::new(kernels) };
+        let Setting { kernels, policy, lookahead, draft, sampling, seed, .. } = setting;
+        let options = Options { policy, lookahead, draft, sampling, seed, ..Options::new(kernels) };
         let session = load(&opened, &plan, options, arena(plan.total()), &mut world)?;
         Ok(Self { session, disk, events, parallel, clock })
     }

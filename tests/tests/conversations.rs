@@ -3,8 +3,9 @@
 
 use proptest::prelude::*;
 use proptest::sample::Index;
-use rill::engine::{Engine, Share};
+use rill::engine::{Engine, Share, Step};
 use rill::experts::POLICIES;
+use rill::image::Sampling;
 use rill::kernels::KV_BLOCK;
 use rill::model::batch::Wanted;
 use rill::model::kv::KvFormat;
@@ -114,7 +115,7 @@ fn batch(
                 (false, true) => Wanted::Last,
                 (false, false) => Wanted::Nothing,
             };
-            shares.push(Share { sequence, tokens, wanted });
+            shares.push(Share::new(sequence, tokens, wanted));
         }
         if shares.is_empty() {
             return Ok(Vec::new());
@@ -262,7 +263,7 @@ fn a_token_or_two_back_costs_nothing() {
     rig.with(|(engine, sequences), world| {
         let sequence = &mut sequences[0];
         engine.append(sequence, &text[..60]).unwrap();
-        engine.forward(world, &mut [Share { sequence, tokens: 60, wanted: Wanted::Last }]).unwrap();
+        engine.forward(world, &mut [Share::new(sequence, 60, Wanted::Last)]).unwrap();
         for back in [1, 2] {
             engine.cut(sequence, 60 - back);
             assert_eq!(sequence.computed(), 60 - back);
@@ -284,7 +285,7 @@ fn a_fork_shares_memory_until_one_of_the_two_writes_on() {
         let tokens = KV_BLOCK + 10;
         engine.append(one, &text[..tokens]).unwrap();
         for tokens in [64, tokens - 64] {
-            let share = Share { sequence: one, tokens, wanted: Wanted::Last };
+            let share = Share::new(one, tokens, Wanted::Last);
             engine.forward(world, &mut [share]).unwrap();
         }
         assert_eq!(engine.free_blocks(), free - 2);
@@ -299,4 +300,63 @@ fn a_fork_shares_memory_until_one_of_the_two_writes_on() {
         engine.reset(other);
         assert_eq!(engine.free_blocks(), free);
     });
+}
+
+/// What a conversation says after its prompt: up to 24 tokens, or to the first that ends it.
+fn said(rig: &mut Rig<Many>, prompts: &[Vec<u32>]) -> Vec<Vec<u32>> {
+    const MOST: usize = 24;
+    rig.with(|(engine, sequences), world| {
+        let sequences = &mut sequences[..prompts.len()];
+        for (sequence, prompt) in sequences.iter_mut().zip(prompts) {
+            engine.reset(sequence);
+            sequence.set_sampling(SAMPLING, prompt.len() as u64);
+            engine.append(sequence, prompt).unwrap();
+        }
+        let mut under_way: Vec<_> = sequences.iter_mut().collect();
+        let mut ended = Vec::new();
+        while !under_way.is_empty() {
+            let advance = engine.advance(world, &mut under_way).unwrap();
+            let mut goes_on = Vec::new();
+            let mut stepped = advance.rows > 0;
+            for sequence in under_way {
+                let mut is_over = false;
+                while !is_over && engine.has_logits(sequence) {
+                    stepped = true;
+                    let id = engine.sample(world, sequence).unwrap();
+                    let step = engine.accept(sequence, id).unwrap();
+                    let prompt =
+                        prompts.iter().find(|prompt| sequence.tokens().starts_with(prompt));
+                    let count = sequence.tokens().len() - prompt.unwrap().len();
+                    is_over = !matches!(step, Step::Token(_)) || count == MOST;
+                }
+                if is_over { ended.push(sequence) } else { goes_on.push(sequence) }
+            }
+            assert!(stepped && advance.refused.is_none(), "{advance:?}");
+            under_way = goes_on;
+        }
+        let of = |prompt: &Vec<u32>| {
+            let sequence = ended.iter().find(|sequence| sequence.tokens().starts_with(prompt));
+            sequence.unwrap().tokens()[prompt.len()..].to_vec()
+        };
+        prompts.iter().map(of).collect()
+    })
+}
+
+const SAMPLING: Sampling =
+    Sampling { temperature: 0.8, top_k: 0, top_p: 1.0, min_p: 0.05, repetition_penalty: 1.05 };
+
+#[test]
+fn conversations_side_by_side_say_what_each_says_alone() {
+    // Different beginnings, so that they can be told apart.
+    let prompts: Vec<Vec<u32>> =
+        [5, 130, 17, 64].map(|len| text().into_iter().cycle().skip(len).take(len).collect()).into();
+    let setting = Setting { context: 300, conversations: 4, ..Setting::default() };
+    let mut rig = Rig::many(kiosk::default_image(), setting).unwrap();
+    let alone: Vec<Vec<u32>> =
+        prompts.iter().flat_map(|prompt| said(&mut rig, std::slice::from_ref(prompt))).collect();
+    for (slots, batch, draft) in [(None, 64, true), (Some(40), 9, false), (Some(4), 200, true)] {
+        let setting = Setting { slots, batch, draft, ..setting };
+        let mut rig = Rig::many(kiosk::default_image(), setting).unwrap();
+        assert!(said(&mut rig, &prompts) == alone, "{slots:?} slots, batches of {batch}");
+    }
 }

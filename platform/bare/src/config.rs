@@ -40,6 +40,8 @@ pub struct Config<'t> {
     pub policy: Option<&'static dyn Policy>,
     /// No experts are read on a guess.
     pub no_lookahead: bool,
+    /// Never guess how an answer goes on.
+    pub no_draft: bool,
     /// Seed of the sampler.
     pub seed: u64,
     /// Ends answers.
@@ -164,6 +166,13 @@ static KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "no-draft",
+        set: |config, text| {
+            config.no_draft = number(text, "true or false", |_| true)?;
+            Ok(())
+        },
+    },
+    Key {
         name: "seed",
         set: |config, text| {
             config.seed = number(text, "a whole number", |_| true)?;
@@ -283,6 +292,7 @@ mod tests {
     fn a_file_says_how_to_run() {
         let text = "# kiosk\r\nsystem = You are a guide. A = B.\r\n\r\n ram=200MiB\n\
                     temp = 0\nseed = 7\nstop = User:\nstop = Guide:\nno-lookahead = true\n\
+                    no-draft = true\n\
                     policy = lru\nkv = int8\nmax-tokens = 64\nthinking = 100\n";
         let config = Config::parse(text).unwrap();
         assert_eq!(config.system, Some("You are a guide. A = B."));
@@ -301,7 +311,8 @@ mod tests {
     fn an_empty_file_changes_nothing() {
         let config = Config::parse("").unwrap();
         assert_eq!(config.sampling(Sampling::default()), Sampling::default());
-        assert!(config.system.is_none() && config.policy.is_none() && !config.no_lookahead);
+        assert!(config.system.is_none() && config.policy.is_none());
+        assert!(!config.no_lookahead && !config.no_draft);
     }
 
     #[test]

@@ -154,6 +154,7 @@ fn converse(console: &mut Console) -> Result<Infallible, Failure> {
     let options = Options {
         policy: config.policy.unwrap_or(Options::new(kernels).policy),
         lookahead: !config.no_lookahead,
+        draft: !config.no_draft,
         sampling: Some(config.sampling(image.manifest.sampling)),
         seed: config.seed,
         ..Options::new(kernels)

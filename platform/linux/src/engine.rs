@@ -44,6 +44,9 @@ pub struct EngineArgs {
     /// Never read experts on a guess
     #[arg(long, hide_short_help = true)]
     no_lookahead: bool,
+    /// Never guess how an answer goes on; guesses change no word of it
+    #[arg(long, hide_short_help = true)]
+    pub no_draft: bool,
     /// In the end keep, beside the image, which experts are in RAM: the next run reads them first
     #[arg(long, hide_short_help = true)]
     save_pages: bool,
@@ -289,6 +292,7 @@ impl EngineArgs {
         let options = Options {
             policy: self.policy.policy(),
             lookahead: !self.no_lookahead,
+            draft: !self.no_draft,
             sampling: Some(sampling(image.manifest.sampling)),
             seed,
             ..Options::new(kernels)

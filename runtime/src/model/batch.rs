@@ -1,6 +1,6 @@
 //! The rows of a batch: consecutive tokens of one or several sequences.
 
-use super::state::{Columns, Memory, ring};
+use super::state::{Columns, Memory, Staged, ring};
 use crate::arena::{Arena, ArenaFull};
 use crate::image::Manifest;
 
@@ -65,8 +65,8 @@ pub struct Rows<'a> {
     /// How many rows there are, and how many of them are picked.
     count: usize,
     picked_count: usize,
-    /// For each run where its staged columns begin, and how many of its rows have none.
-    staged_at: heapless::Vec<(usize, usize), MAX_RUNS>,
+    /// For each run where its columns are staged.
+    staged_at: heapless::Vec<Staged, MAX_RUNS>,
     /// Columns of the last rows of each run.
     pub staged: Columns<'a>,
 }
@@ -115,7 +115,8 @@ impl<'a> Rows<'a> {
                 }
             }
             let columns = n.min(run.keep - 1 + ring);
-            let pushed = self.staged_at.push((staged, n - columns));
+            let position = run.memory.len() + n - columns;
+            let pushed = self.staged_at.push(Staged { position, place: staged });
             debug_assert!(pushed.is_ok() && staged + columns <= self.staged.places());
             staged += columns;
             count += n;
@@ -143,8 +144,8 @@ impl<'a> Rows<'a> {
         self.position[row] as usize
     }
 
-    /// Where the staged columns of a run begin, and how many of its first rows have none.
-    pub fn staged_at(&self, run: usize) -> (usize, usize) {
+    /// Where the columns of a run are staged.
+    pub fn staged_at(&self, run: usize) -> Staged {
         self.staged_at[run]
     }
 

@@ -24,6 +24,15 @@ pub struct Memory<'a> {
     len: usize,
 }
 
+/// Where the columns of a run are staged: that of `position` at `place`, those after it follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Staged {
+    /// The first position that has one.
+    pub position: usize,
+    /// Its place.
+    pub place: usize,
+}
+
 /// A few columns of every convolution, f32: `(layers, places, hidden)`.
 #[derive(Debug)]
 pub struct Columns<'a> {
@@ -96,13 +105,11 @@ impl<'a> Memory<'a> {
         }
     }
 
-    /// `count` more positions were computed. `staged` has the columns of the last ones, that of
-    /// position [`Self::len`] plus `i` at `first + i - skipped`.
-    pub fn commit(&mut self, count: usize, staged: &Columns<'_>, (first, skipped): (usize, usize)) {
-        let (start, end) = (self.len, self.len + count);
-        let from = start.max(end.saturating_sub(self.columns.places));
+    /// The next positions, up to `end`, were computed by a run whose last columns are `staged`.
+    pub fn commit(&mut self, end: usize, staged: &Columns<'_>, at: Staged) {
+        let from = self.len.max(end.saturating_sub(self.columns.places));
         for position in from..end {
-            let staged_at = first + position - start - skipped;
+            let staged_at = at.place + position - at.position;
             let place = self.columns.place(position);
             for layer in 0..self.columns.layers() {
                 self.columns.get_mut(layer, place).copy_from_slice(staged.get(layer, staged_at));

@@ -35,6 +35,9 @@ pub struct Args {
     #[arg(short, long, value_name = "N", default_value_t = 3,
           value_parser = clap::value_parser!(u32).range(1..))]
     repetitions: u32,
+    /// Let the answer be guessed on, as in a conversation: what repeats is fed in fewer steps
+    #[arg(long, conflicts_with = "no_draft")]
+    draft: bool,
     /// Text file with token ids to feed, again from the start when they are too few [default:
     /// random ones, which ask for experts more evenly than text does]
     #[arg(long, value_name = "FILE")]
@@ -115,7 +118,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         let bounds = args.engine.bounds(Some(tokens))?;
         return sweep::run(budgets, bounds, args.json, args.plot.as_deref());
     }
-    let mut engine = args.engine.load(Some(tokens), |advised| advised, 0)?;
+    let mut options = args.engine.clone();
+    options.no_draft = !args.draft;
+    let mut engine = options.load(Some(tokens), |advised| advised, 0)?;
     let vocab = engine.image.manifest.shape.vocab;
     let mut random = fastrand::Rng::with_seed(args.seed);
     let ids: Vec<u32> = match given {
@@ -128,7 +133,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let mut cold = [0.0; 2];
     for repetition in 0..=args.repetitions {
         engine.session.reset();
-        let measured = [feed(&mut engine, &[prompt])?, feed(&mut engine, &each(answer))?];
+        let measured = [feed_prompt(&mut engine, prompt)?, feed_answer(&mut engine, answer)?];
         // The first run fills caches and wakes the CPU.
         if repetition == 0 {
             cold = measured.map(|sample| sample.seconds);
@@ -161,27 +166,43 @@ struct Sample {
     phase: Phase,
 }
 
-fn each(ids: &[u32]) -> Vec<&[u32]> {
-    ids.chunks(1).collect()
+/// Feeds tokens that are known together.
+fn feed_prompt(engine: &mut Engine, ids: &[u32]) -> Result<Sample, Failure> {
+    measure(engine, |engine| {
+        engine.session.append(ids)?;
+        compute(engine)
+    })
 }
 
-/// Feeds groups of tokens, each computed before the next is known.
-fn feed(engine: &mut Engine, groups: &[&[u32]]) -> Result<Sample, Failure> {
+/// Feeds tokens in the place of samples, each when those before it are computed.
+fn feed_answer(engine: &mut Engine, ids: &[u32]) -> Result<Sample, Failure> {
+    measure(engine, |engine| {
+        ids.iter().try_for_each(|&id| {
+            engine.session.accept(id)?;
+            compute(engine)
+        })
+    })
+}
+
+fn compute(engine: &mut Engine) -> Result<(), Failure> {
     let Engine { session, machine, .. } = engine;
-    let before = all(session.stats());
-    let start = Instant::now();
-    for group in groups {
-        session.append(group)?;
-        while session.compute(&mut machine.world(&mut Silent))? {
-            interrupt::check()?;
-        }
+    while session.compute(&mut machine.world(&mut Silent))? {
         interrupt::check()?;
     }
-    let seconds = start.elapsed().as_secs_f64();
-    Ok(Sample { seconds, phase: all(session.stats()).since(before) })
+    interrupt::check()
 }
 
-/// What is fed one token at a time counts as a prompt too.
+fn measure(
+    engine: &mut Engine,
+    feed: impl FnOnce(&mut Engine) -> Result<(), Failure>,
+) -> Result<Sample, Failure> {
+    let before = all(engine.session.stats());
+    let start = Instant::now();
+    feed(engine)?;
+    let seconds = start.elapsed().as_secs_f64();
+    Ok(Sample { seconds, phase: all(engine.session.stats()).since(before) })
+}
+
 fn all(stats: Stats) -> Phase {
     stats.prompt.plus(stats.decode)
 }

@@ -1,0 +1,80 @@
+//! Guesses change no word: tokens, their logits and the random state are those without, bit for bit.
+
+use proptest::prelude::*;
+use rill::engine::Step;
+use rill::image::Sampling;
+use rill::model::kv::KvFormat;
+use rill::sequence::SequenceError;
+use rill_tests::kiosk;
+use rill_tests::reference::cases;
+use rill_tests::rig::{Rig, Setting};
+
+/// Text that says some of what it says twice.
+fn prompt(repeated: usize) -> Vec<u32> {
+    let ids = cases().into_iter().map(|case| case.ids).max_by_key(Vec::len).unwrap();
+    [&ids[..], &ids[..repeated.min(ids.len())]].concat()
+}
+
+/// Every token of an answer, whatever it is, with the logits that it was chosen from.
+fn answer(rig: &mut Rig, prompt: &[u32], count: usize) -> Vec<(Step, Vec<u32>)> {
+    rig.session.append(prompt).unwrap();
+    let step = |rig: &mut Rig| {
+        rig.with(|session, world| {
+            while session.compute(world)? {}
+            let logits = session.logits().iter().map(|x| x.to_bits()).collect();
+            Ok::<_, SequenceError>((session.step(world)?, logits))
+        })
+    };
+    (0..count).map(|_| step(rig).unwrap()).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #[test]
+    fn an_answer_is_the_same_with_guesses_and_without(
+        (repeated, seed) in (0..60_usize, any::<u64>()),
+        temperature in prop::sample::select(&[0.0_f32, 0.3, 1.0][..]),
+        penalty in prop::sample::select(&[1.0_f32, 1.3][..]),
+        slots in prop_oneof![Just(None), (4..200_u32).prop_map(Some)],
+        (batch, threads, int8) in (1..40_u32, 1..3_usize, any::<bool>()),
+    ) {
+        let kv = if int8 { KvFormat::Int8 } else { KvFormat::F16 };
+        let sampling = Sampling {
+            temperature,
+            top_k: 0,
+            top_p: 1.0,
+            min_p: 0.0,
+            repetition_penalty: penalty,
+        };
+        let sampling = Some(sampling);
+        let setting = Setting { slots, batch, threads, kv, seed, sampling, ..Setting::default() };
+        let prompt = prompt(repeated);
+        let [without, with] = [false, true].map(|draft| {
+            let mut rig = Rig::new(kiosk::default_image(), Setting { draft, ..setting }).unwrap();
+            let answer = answer(&mut rig, &prompt, 60);
+            // What was guessed and not said leaves no trace.
+            rig.session.append(&prompt[..5]).unwrap();
+            let later = self::answer(&mut rig, &prompt[..3], 5);
+            (answer, later)
+        });
+        prop_assert!(without == with);
+    }
+}
+
+#[test]
+fn text_that_repeats_is_guessed_and_not_computed_token_by_token() {
+    let mut rig = Rig::new(kiosk::default_image(), Setting::default()).unwrap();
+    let ids = prompt(0);
+    rig.session.append(&ids).unwrap();
+    rig.with(|session, world| while session.compute(world).unwrap() {});
+    let mut batches = 0;
+    for &id in ids.iter().cycle().take(2 * ids.len()) {
+        rig.session.accept(id).unwrap();
+        let before = rig.session.stats().drafted;
+        rig.with(|session, world| while session.compute(world).unwrap() {});
+        batches += u64::from(rig.session.stats().drafted > before);
+    }
+    let stats = rig.session.stats();
+    assert!(stats.accepted as usize > ids.len(), "{stats:?}");
+    assert!(batches < ids.len() as u64, "{batches} batches for {} tokens", 2 * ids.len());
+}
