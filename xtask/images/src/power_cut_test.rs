@@ -16,8 +16,8 @@ use xtask::workspace;
 
 const RAM: ByteSize = ByteSize::mib(32);
 const TOKENS: u64 = 16;
-/// Where a conversation is kept.
-const KEPT: &str = "/state/talk";
+/// Where a conversation is kept: in the program's own folder.
+const KEPT: &str = "talk";
 /// Bytes a second that the disk takes when it is to be caught writing.
 const SLOW: u64 = 32 << 10;
 /// Bytes of an unfinished file that are on the disk when the power goes: the file is larger.

@@ -2,13 +2,14 @@
 //!
 //! The kernel starts it as `/init` from an initramfs. It mounts what a program expects, loads the
 //! modules that came along, finds the model and the state on the disk, and keeps `rill chat` on the
-//! console: a program that ends with an error is started again, one that is left (`/quit`) switches
+//! console, as a user of its own: a program that ends with an error is started again, one that is left (`/quit`) switches
 //! the board off. A watchdog restarts a board whose program is stuck.
 
 mod disk;
 mod health;
 mod modules;
 mod settings;
+mod user;
 mod watchdog;
 
 use std::fs::{self, File};
@@ -20,11 +21,12 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use rustix::mount::{MountFlags, mount, unmount};
-use rustix::process::{WaitOptions, wait};
+use rustix::process::{Resource, Rlimit, WaitOptions, setrlimit, wait};
 use rustix::system::{RebootCommand, reboot};
 
 use self::disk::Partitions;
 use self::health::Health;
+use self::user::RILL;
 use self::watchdog::Watchdog;
 
 /// Time between looks at the program; far less than any watchdog's patience.
@@ -35,8 +37,11 @@ const PAUSE: Duration = Duration::from_secs(2);
 const PROGRAM: &str = "/bin/rill";
 /// Where the state partition is mounted.
 const STATE: &str = "/state";
-/// Where the model is found by programs; what is remembered of it goes beside it.
+/// Where the model is found by programs.
 const MODEL: &str = "/state/model.rill";
+/// The program's own folder: what it remembers, and the conversations that are saved. Nothing else is
+/// its to write.
+const OWN: &str = "/state/rill";
 
 fn main() -> ExitCode {
     if std::process::id() != 1 {
@@ -79,6 +84,11 @@ fn prepare() {
             eprintln!("note: cannot mount {target}: {error}");
         }
     }
+    // The program locks its RAM, which no user of its own may do by default.
+    let unlimited = Rlimit { current: None, maximum: None };
+    if let Err(error) = setrlimit(Resource::Memlock, unlimited) {
+        eprintln!("note: cannot lock RAM: {error}");
+    }
     modules::load();
 }
 
@@ -98,7 +108,11 @@ fn mount_state(device: Option<&Path>) {
 /// Runs the program on the console until it is left.
 fn serve(partitions: &Partitions, watchdog: &mut Watchdog) {
     loop {
-        let started = link(&partitions.model).and_then(|()| start());
+        let started = RILL
+            .own(Path::new(OWN))
+            .and_then(|()| RILL.may_read(&partitions.model))
+            .and_then(|()| link(&partitions.model))
+            .and_then(|()| start());
         match started {
             Ok(child) => {
                 let status = watch(child, watchdog);
@@ -131,9 +145,11 @@ fn link(device: &Path) -> io::Result<()> {
 fn start() -> io::Result<Child> {
     let console = File::options().read(true).write(true).open("/dev/console")?;
     let mut command = Command::new(PROGRAM);
-    command.args(["chat", "--model", MODEL]).args(settings::arguments());
+    command.args(["chat", "--model", MODEL, "--state", OWN]).args(settings::arguments());
+    command.uid(RILL.uid).gid(RILL.gid).current_dir(OWN);
     command.stdin(console.try_clone()?).stdout(console.try_clone()?).stderr(console);
     let terminal = || {
+        rustix::thread::set_no_new_privs(true)?;
         rustix::process::setsid()?;
         // Refused for a console that is no terminal, which then has no Ctrl-C.
         let _ = rustix::process::ioctl_tiocsctty(rustix::stdio::stdin());

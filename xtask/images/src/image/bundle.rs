@@ -183,6 +183,25 @@ mod tests {
     }
 
     #[test]
+    fn a_bundle_is_installed_below_a_relative_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let [bundle, _] = bundle(folder.path());
+        fs::create_dir(folder.path().join("a root")).unwrap();
+        let install = |root: &str| {
+            let mut command = Command::new(bundle.join("install.sh"));
+            let output = command.arg(root).current_dir(folder.path()).output().unwrap();
+            (output.status.code(), String::from_utf8(output.stderr).unwrap())
+        };
+        assert_eq!(install("a root"), (Some(0), String::new()));
+        let service = folder.path().join("a root/etc/systemd/system/rill.service");
+        assert!(service.is_file());
+        let enabled = service.with_file_name("multi-user.target.wants").join("rill.service");
+        assert_eq!(fs::read(enabled).unwrap(), fs::read(service).unwrap());
+        let (code, said) = install("none");
+        assert!(code == Some(1) && said.contains("no folder none"), "{said}");
+    }
+
+    #[test]
     fn a_bundle_installs_itself_again_and_again() {
         let folder = tempfile::tempdir().unwrap();
         let [bundle, _] = bundle(folder.path());
@@ -202,6 +221,27 @@ mod tests {
         let service = fs::read_to_string(root.join("etc/systemd/system/rill.service")).unwrap();
         assert!(service.contains("--ram 67108864") && service.contains("MemoryMax=67108864"));
         assert!(!service.contains("@RAM@"), "{service}");
+        assert!(service.contains("StateDirectory=rill") && service.contains("--state %S/rill"));
+
+        // What nobody vouches for is not installed.
+        fs::write(bundle.join("licences/PLANTED.txt"), "planted").unwrap();
+        assert_eq!(install(&bundle), (true, String::new()));
+        let licences = fs::read_dir(root.join("opt/rill/licences")).unwrap().count();
+        assert_eq!(licences, 3);
+        let sums = fs::read_to_string(bundle.join(SUMS)).unwrap();
+        let without: String = sums
+            .lines()
+            .filter(|line| !line.ends_with("  rill.service"))
+            .map(|l| format!("{l}\n"))
+            .collect();
+        fs::write(bundle.join(SUMS), without).unwrap();
+        fs::write(bundle.join("rill.service"), "planted").unwrap();
+        let (done, said) = install(&bundle);
+        assert!(!done && said.contains("rill.service"), "{said}");
+        let kept = root.join("etc/systemd/system/rill.service");
+        assert_eq!(fs::read_to_string(kept).unwrap(), service);
+        fs::write(bundle.join(SUMS), sums).unwrap();
+        fs::write(bundle.join("rill.service"), &service).unwrap();
 
         // A damaged copy changes nothing.
         fs::write(bundle.join("model.rill"), [6; 100_000]).unwrap();

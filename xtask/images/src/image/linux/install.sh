@@ -7,26 +7,48 @@ set -eu
 umask 022
 
 root=${1:-}
-here=$(cd "$(dirname "$0")" && pwd)
+if [ -n "$root" ]; then
+    # From where the user stands.
+    root=$(CDPATH='' cd -- "$root" && pwd) || {
+        echo "error: no folder $1" >&2
+        exit 1
+    }
+fi
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 cd "$here"
 
 if [ -z "$root" ] && [ "$(id -u)" != 0 ]; then
     echo "error: run as root: sudo $0" >&2
     exit 1
 fi
-if [ -n "$root" ] && [ ! -d "$root" ]; then
-    echo "error: no folder $root" >&2
-    exit 1
-fi
-sha256sum --check --quiet SHA256SUMS || {
+sha256sum --check --quiet --strict SHA256SUMS || {
     echo "error: this copy is damaged: copy it again" >&2
     exit 1
 }
 
-# Copies a file so that its place has the old or the new one whole, whatever happens.
+# The sum that SHA256SUMS says of a file.
+sum() {
+    sed -n "s|^\\([0-9a-f]\\{64\\}\\)  $1\$|\\1|p" SHA256SUMS
+}
+for file in model.rill bin/rill README.txt rill.conf rill.service; do
+    [ -n "$(sum $file)" ] || {
+        echo "error: SHA256SUMS does not name $file: copy the bundle again" >&2
+        exit 1
+    }
+done
+
+# Copies a file that SHA256SUMS names, so that its place has the old or the new one whole, whatever
+# happens.
 put() {
     mkdir -p "$(dirname "$root$2")"
+    rm -f "$root$2.new"
     cp "$1" "$root$2.new"
+    # What was copied is what was checked, or nothing is installed.
+    [ "$(sha256sum <"$root$2.new")" = "$(sum "$1")  -" ] || {
+        rm -f "$root$2.new"
+        echo "error: this copy changes while it is installed: $1" >&2
+        exit 1
+    }
     chmod "$3" "$root$2.new"
     sync "$root$2.new"
     mv "$root$2.new" "$root$2"
@@ -35,7 +57,8 @@ put() {
 put model.rill /opt/rill/model.rill 644
 put bin/rill /opt/rill/bin/rill 755
 put README.txt /opt/rill/README.txt 644
-for file in licences/*; do
+# What else lies there is nobody's.
+sed -n 's|^[0-9a-f]\{64\}  \(licences/[A-Za-z0-9._-]*\)$|\1|p' SHA256SUMS | while read -r file; do
     put "$file" "/opt/rill/$file" 644
 done
 # What the user changed stays.
