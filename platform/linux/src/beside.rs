@@ -2,12 +2,12 @@
 //! 32-bit words, and a checksum of it all. What is damaged, or another image's, is as good as
 //! nothing.
 
-use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use rill::image::checksum;
-use rill_linux::replace::replace;
+use rill_linux::regular;
+use rill_linux::replace::{Access, replace};
 
 /// A kind of file.
 #[derive(Debug, Clone, Copy)]
@@ -26,18 +26,16 @@ impl Kind {
     /// The words that were kept for `image` (what tells images apart), which lies at `path`; at most
     /// `most`. `None` where there are none that fit.
     pub fn read(self, path: &Path, image: u64, most: usize) -> Option<Vec<u32>> {
-        let file = self.file(path);
-        // What is too long is not even read.
-        let fits =
-            fs::metadata(&file).ok()?.len() <= (HEAD + most * size_of::<u32>() + TAIL) as u64;
-        self.decode(&fits.then(|| fs::read(&file).ok()).flatten()?, image)
+        let most = (HEAD + most * size_of::<u32>() + TAIL) as u64;
+        self.decode(&regular::read(&self.file(path), most).ok()?, image)
     }
 
     /// Keeps words, whole or not at all. A folder that may not be written costs the next run some
     /// time, which is not worth a word.
     pub fn write(self, path: &Path, image: u64, words: impl Iterator<Item = u32>) {
         let bytes = self.encode(image, words);
-        let _: io::Result<()> = replace(&self.file(path), |out| out.write_all(&bytes));
+        let _: io::Result<()> =
+            replace(&self.file(path), Access::Ordinary, |out| out.write_all(&bytes));
     }
 
     fn file(self, image: &Path) -> PathBuf {
@@ -65,6 +63,8 @@ impl Kind {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const KIND: Kind = Kind { magic: *b"RILLTEST", ending: ".test" };

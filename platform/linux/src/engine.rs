@@ -1,6 +1,7 @@
 //! A model, loaded within a budget.
 
 use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
@@ -23,6 +24,7 @@ use rill_linux::{cpu, storage};
 
 use crate::failure::Failure;
 use crate::model::{Device, Model, ModelArgs};
+use crate::terminal::tell;
 use crate::usage;
 
 /// Which model, and how it may use this machine.
@@ -50,6 +52,9 @@ pub struct EngineArgs {
     /// In the end keep, beside the image, which experts are in RAM: the next run reads them first
     #[arg(long, hide_short_help = true)]
     save_pages: bool,
+    /// Folder for what runs find out about an image and its device [default: that of the image]
+    #[arg(long, value_name = "DIR", env = "RILL_STATE", hide_short_help = true)]
+    state: Option<PathBuf>,
 }
 
 /// How much RAM, and for what.
@@ -125,6 +130,8 @@ pub struct Engine {
     /// Experts to read first while there is nothing else to do.
     warm_first: Vec<u32>,
     save_pages: bool,
+    /// What the names of kept files begin with; `None` without a file of the image.
+    kept: Option<PathBuf>,
 }
 
 /// What the engine sees of this machine.
@@ -145,7 +152,7 @@ impl Engine {
     /// Takes over what earlier runs found out about the experts' uses.
     pub fn recall(&mut self) {
         let image = self.identity();
-        if let Device::File { path, .. } = &self.machine.device {
+        if let Some(path) = &self.kept {
             usage::recall(&mut self.session, image, path);
             self.warm_first = usage::recall_resident(&self.session, image, path);
         }
@@ -161,7 +168,7 @@ impl Engine {
 
     /// Keeps what was found out about the experts' uses for later runs.
     pub fn keep(&self) {
-        if let Device::File { path, .. } = &self.machine.device {
+        if let Some(path) = &self.kept {
             usage::save(&self.session, self.identity(), path);
             if self.save_pages {
                 usage::save_resident(&self.session, self.identity(), path);
@@ -248,6 +255,22 @@ impl Budget {
 }
 
 impl EngineArgs {
+    /// The file of the image, if it is one.
+    pub fn image(&self) -> Option<&Path> {
+        self.model.path()
+    }
+
+    /// What the names of files begin with that are kept for the image.
+    fn kept(&self) -> Result<Option<PathBuf>, Failure> {
+        let Some(image) = self.image() else { return Ok(None) };
+        let Some(folder) = &self.state else { return Ok(Some(image.to_owned())) };
+        if !folder.is_dir() {
+            let error = std::io::ErrorKind::NotADirectory.into();
+            return Err(Failure::file(folder)(error));
+        }
+        Ok(image.file_name().map(|name| folder.join(name)))
+    }
+
     /// The bounds of the budget for a context of `tokens`, unless the user asks for another.
     pub fn bounds(&self, tokens: Option<u32>) -> Result<[u64; 2], Failure> {
         let model = self.model.open()?;
@@ -266,12 +289,13 @@ impl EngineArgs {
     ) -> Result<Engine, Failure> {
         let start = Instant::now();
         let kernels = self.choose_kernels()?;
+        let kept = self.kept()?;
         let mut model = self.model.open()?;
         let mut args = self.budget.clone();
         args.context = args.context.or(tokens);
         let budget = args.plan(&model)?;
         if !budget.named {
-            eprintln!("{}", budget.describe());
+            tell(budget.describe());
         }
         let threads = match self.threads {
             Some(threads) => threads.get(),
@@ -282,10 +306,10 @@ impl EngineArgs {
         let len = usize::try_from(bytes).unwrap_or(usize::MAX);
         let arena = Arena::new(len, threads).map_err(|error| Failure::Ram { bytes, error })?;
         note(arena.note.as_deref());
-        let arena = prepare(&mut model, &budget.plan, arena.bytes);
+        let arena = prepare(&mut model, &budget.plan, kept.as_deref(), arena.bytes);
         let pool = Pool::new(threads);
         if pool.width() < threads {
-            eprintln!("note: the system allows {} of {threads} threads", pool.width());
+            tell(format_args!("note: the system allows {} of {threads} threads", pool.width()));
         }
         let Model { name, device, image } = model;
         let mut machine = Machine { device, pool, clock: Monotonic::start() };
@@ -311,6 +335,7 @@ impl EngineArgs {
             thought: 0,
             warm_first: Vec::new(),
             save_pages: self.save_pages,
+            kept,
         })
     }
 
@@ -346,8 +371,13 @@ impl PolicyName {
 }
 
 /// Makes the device ready to read pages into `arena`.
-fn prepare(model: &mut Model, plan: &Plan, mut arena: &'static mut [u8]) -> &'static mut [u8] {
-    let Device::File { path, disk } = &mut model.device else { return arena };
+fn prepare(
+    model: &mut Model,
+    plan: &Plan,
+    kept: Option<&Path>,
+    mut arena: &'static mut [u8],
+) -> &'static mut [u8] {
+    let (Device::File(disk), Some(kept)) = (&mut model.device, kept) else { return arena };
     note(disk.note());
     let pages = model.image.header.span(Section::Pages);
     // Refused where the limit of locked memory is low: reads then cost a little more.
@@ -355,7 +385,7 @@ fn prepare(model: &mut Model, plan: &Plan, mut arena: &'static mut [u8]) -> &'st
     // A model that stays in RAM whole is read once: nothing depends on how.
     if plan.slots < plan.pages {
         let identity = checksum(&model.image.header.to_bytes());
-        let file = storage::probe_file(path);
+        let file = storage::probe_file(kept);
         arena = storage::tune(disk, identity, (pages.offset, pages.len), &file, arena);
     }
     arena
@@ -363,6 +393,6 @@ fn prepare(model: &mut Model, plan: &Plan, mut arena: &'static mut [u8]) -> &'st
 
 fn note(text: Option<&str>) {
     if let Some(text) = text {
-        eprintln!("note: {text}");
+        tell(format_args!("note: {text}"));
     }
 }

@@ -11,6 +11,12 @@ use rill::size::Size;
 use rill_linux::storage::OpenError;
 use rill_template::TemplateError;
 
+use crate::interrupt::is_hangup;
+use crate::terminal::tell;
+
+/// The exit status of a program that was asked to end: a shell's, of a process that SIGINT ended.
+pub const INTERRUPTED: u8 = 130;
+
 /// Why a command did not do what it was asked. Each message says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
@@ -97,7 +103,7 @@ pub enum Failure {
     /// Parts of the image are not what was packed.
     #[error("{0} damaged; copy or pack the image again")]
     Damaged(String),
-    /// The user pressed Ctrl-C.
+    /// A signal asked to end.
     #[error("interrupted")]
     Interrupted,
 }
@@ -123,15 +129,17 @@ impl From<rill_pack::cli::Failure> for Failure {
 
 impl Failure {
     /// Tells the user, and says what to tell the shell: 2 for a wrong command line, 130 after
-    /// Ctrl-C, else 1.
+    /// Ctrl-C or another request to end, else 1.
     pub fn report(self) -> ExitCode {
         match &self {
-            Self::Interrupted => return ExitCode::from(130),
+            Self::Interrupted => return ExitCode::from(INTERRUPTED),
             // Whoever read the result has seen enough.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                 return ExitCode::SUCCESS;
             }
-            _ => eprintln!("error: {self}"),
+            // The terminal is gone.
+            Self::Output(error) if is_hangup(error) => return ExitCode::from(INTERRUPTED),
+            _ => tell(format_args!("error: {self}")),
         }
         if matches!(self, Self::Usage(_)) { ExitCode::from(2) } else { ExitCode::FAILURE }
     }

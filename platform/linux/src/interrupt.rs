@@ -1,36 +1,136 @@
-//! Ctrl-C: once asks, twice ends.
+//! Signals that ask the program to end: Ctrl-C (SIGINT), SIGTERM, and SIGHUP when its terminal is
+//! gone.
+//!
+//! The first one is heeded where something can be lost by ending, and a command that does not heed
+//! it soon is ended; a second one ends the program at once. In a conversation Ctrl-C ends an answer
+//! only, and at its prompt nothing.
 
-use std::process::exit;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::thread::{Builder, sleep};
+use std::time::Duration;
 
-use crate::failure::Failure;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
+use crate::failure::{Failure, INTERRUPTED};
+use crate::terminal;
+
+/// What the program is doing, for the meaning of Ctrl-C.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Doing {
+    /// What it was started for.
+    Command,
+    /// It answers in a conversation.
+    Answer,
+    /// It waits for a line in a conversation.
+    Prompt,
+}
+
+/// Time to heed a signal. Nothing takes longer than twice this to end.
+const GRACE: Duration = Duration::from_secs(1);
+
+static DOING: AtomicU8 = AtomicU8::new(Doing::Command as u8);
+/// A signal asked that what is being done ends.
 static ASKED: AtomicBool = AtomicBool::new(false);
+/// It was one that ends the program.
+static LEAVING: AtomicBool = AtomicBool::new(false);
+/// The program knows, and is about to end.
+static HEEDED: AtomicBool = AtomicBool::new(false);
+/// Ctrl-C came at this prompt.
+static IDLY: AtomicBool = AtomicBool::new(false);
+/// Wakes whoever waits at a prompt.
+static WAKE: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();
 
-/// From now on Ctrl-C (or a request to terminate) is noted; a second one ends the process.
+/// From now on signals are watched.
 pub fn watch() -> Result<(), Failure> {
-    ctrlc::set_handler(|| {
-        if ASKED.swap(true, Ordering::Relaxed) {
-            exit(130);
-        }
-    })
-    .map_err(|error| Failure::System {
-        what: "cannot watch for Ctrl-C",
-        error: std::io::Error::other(error),
-    })
+    terminal::remember();
+    let failed = |error| Failure::System { what: "cannot watch for Ctrl-C", error };
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;
+    let watch = move || signals.forever().for_each(hear);
+    Builder::new().name("rill-signals".into()).spawn(watch).map_err(failed)?;
+    Ok(())
 }
 
-/// Whether the user asked to stop.
+/// Says what is done from now on.
+pub fn now(doing: Doing) {
+    IDLY.store(false, Ordering::SeqCst);
+    DOING.store(doing as u8, Ordering::SeqCst);
+    // What came too late for one answer does not end the next.
+    if !leaving() {
+        ASKED.store(false, Ordering::SeqCst);
+    }
+}
+
+/// What to call when the program is asked to end while it waits. Only the first one counts.
+pub fn wake(call: impl Fn() + Send + Sync + 'static) {
+    let _ = WAKE.set(Box::new(call));
+}
+
+/// Whether a signal asked that what is being done ends.
 pub fn asked() -> bool {
-    ASKED.load(Ordering::Relaxed)
+    let asked = ASKED.load(Ordering::SeqCst);
+    if asked {
+        HEEDED.store(true, Ordering::SeqCst);
+    }
+    asked
 }
 
-/// An error when the user asked to stop.
+/// Whether a signal asked that the program ends.
+pub fn leaving() -> bool {
+    LEAVING.load(Ordering::SeqCst)
+}
+
+/// An error when a signal asked that what is being done ends.
 pub fn check() -> Result<(), Failure> {
     if asked() { Err(Failure::Interrupted) } else { Ok(()) }
 }
 
-/// The wish has been fulfilled. Says whether there was one.
+/// Like [`asked`], for an answer. The wish has then been fulfilled, unless the program is to end.
 pub fn take() -> bool {
-    ASKED.swap(false, Ordering::Relaxed)
+    asked() && (leaving() || ASKED.swap(false, Ordering::SeqCst))
+}
+
+fn hear(signal: i32) {
+    let doing = DOING.load(Ordering::SeqCst);
+    if signal == SIGINT && doing == Doing::Prompt as u8 && !IDLY.swap(true, Ordering::SeqCst) {
+        return;
+    }
+    let leaves = signal != SIGINT || doing != Doing::Answer as u8;
+    if leaves && !LEAVING.swap(true, Ordering::SeqCst) {
+        HEEDED.store(false, Ordering::SeqCst);
+    }
+    if ASKED.swap(true, Ordering::SeqCst) {
+        end();
+    }
+    if !leaves {
+        return;
+    }
+    if let Some(call) = WAKE.get() {
+        call();
+    }
+    // Who waits is woken, and then has files to write.
+    if doing != Doing::Prompt as u8 {
+        let patience = || {
+            sleep(GRACE);
+            if !HEEDED.load(Ordering::SeqCst) {
+                end();
+            }
+        };
+        if Builder::new().name("rill-grace".into()).spawn(patience).is_err() {
+            end();
+        }
+    }
+}
+
+fn end() -> ! {
+    terminal::restore();
+    std::process::exit(i32::from(INTERRUPTED))
+}
+
+/// Whether an error says that the terminal is gone.
+pub fn is_hangup(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
 }

@@ -8,5 +8,6 @@ pub mod cpu;
 pub mod crew;
 pub mod memory;
 pub mod pool;
+pub mod regular;
 pub mod replace;
 pub mod storage;

@@ -19,6 +19,8 @@ mod routes;
 mod saved;
 mod table;
 mod talk;
+mod terminal;
+mod typed;
 mod usage;
 mod voice;
 
@@ -27,8 +29,10 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    match commands::Program::parse().run() {
+    let code = match commands::Program::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
-    }
+    };
+    terminal::restore();
+    code
 }

@@ -1,6 +1,6 @@
 //! Where the model comes from.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
 use rill::image::{ChatTemplate, Image, ImageError, PAGE_ALIGN, Section, Span, checksum};
@@ -45,24 +45,24 @@ pub struct Model {
 /// Where an image's bytes come from.
 pub enum Device {
     /// A file.
-    File {
-        /// Its path.
-        path: PathBuf,
-        /// The file, opened.
-        disk: Disk,
-    },
+    File(Disk),
     /// The program itself.
     #[cfg_attr(not(feature = "kiosk"), expect(dead_code, reason = "there is no model inside"))]
     BuiltIn(InMemory),
 }
 
 impl ModelArgs {
+    /// The file of the image, if it is one.
+    pub fn path(&self) -> Option<&Path> {
+        self.model.as_deref()
+    }
+
     /// Opens the image and checks header and manifest.
     pub fn open(&self) -> Result<Model, Failure> {
         let (name, mut device) = match &self.model {
             Some(path) => {
                 let disk = Disk::open(path, self.io.into())?;
-                (path.display().to_string(), Device::File { path: path.clone(), disk })
+                (path.display().to_string(), Device::File(disk))
             }
             None => built_in()?,
         };
@@ -111,7 +111,7 @@ impl Device {
     /// The engine's view.
     pub fn storage(&mut self) -> &mut dyn Storage<'static> {
         match self {
-            Self::File { disk, .. } => disk,
+            Self::File(disk) => disk,
             Self::BuiltIn(memory) => memory,
         }
     }
@@ -119,7 +119,7 @@ impl Device {
     /// What reads it.
     pub fn via(&self) -> &'static str {
         match self {
-            Self::File { disk, .. } => disk.via(),
+            Self::File(disk) => disk.via(),
             Self::BuiltIn(_) => "built in",
         }
     }
@@ -127,7 +127,7 @@ impl Device {
     /// RAM that reading takes beside the buffers: the built-in image counts as the program's own.
     pub fn resident(&self) -> u64 {
         match self {
-            Self::File { .. } => 0,
+            Self::File(_) => 0,
             Self::BuiltIn(memory) => memory.geometry().len,
         }
     }

@@ -1,9 +1,11 @@
 //! Line plots as SVG.
 
+use std::io::Write;
 use std::ops::Range;
 use std::path::Path;
 
 use plotters::prelude::*;
+use rill_linux::replace::NewFile;
 
 use crate::failure::Failure;
 
@@ -30,7 +32,12 @@ const PANEL: (u32, u32) = (560, 420);
 /// Writes panels side by side.
 pub fn write(path: &Path, panels: &[Panel]) -> Result<(), Failure> {
     let drawn = draw(panels).map_err(|error| std::io::Error::other(error.to_string()));
-    drawn.and_then(|svg| std::fs::write(path, svg)).map_err(Failure::file(path))
+    let written = drawn.and_then(|svg| {
+        let mut out = NewFile::output(path)?;
+        out.write_all(svg.as_bytes())?;
+        out.finish()
+    });
+    written.map_err(Failure::file(path))
 }
 
 fn draw(panels: &[Panel]) -> Result<String, Box<dyn std::error::Error>> {

@@ -1,6 +1,6 @@
 //! What the routers chose, token by token.
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, BufRead, Read, Write};
 
 use rill::image::{Image, checksum};
 use rill::seams::{Event, Events};
@@ -82,15 +82,16 @@ impl Routes {
         let mut line = Vec::new();
         let mut body = Vec::new();
         // A first line that is longer is no head.
-        io::Read::take(&mut *from, 4096).read_until(b'\n', &mut line)?;
+        Read::take(&mut *from, 4096).read_until(b'\n', &mut line)?;
         let head: Head = serde_json::from_slice(&line)
             .map_err(|_| wrong("not a trace; make one with `rill trace`"))?;
         if head.rill_trace != VERSION {
             return Err(wrong("a trace of another version; make it again with `rill trace`"));
         }
-        from.read_to_end(&mut body)?;
         let lens = [head.tokens, head.banks, head.top_k];
         let len = lens.iter().try_fold(1_usize, |product, len| product.checked_mul(*len));
+        let most = len.map_or(0, |len| len as u64).saturating_add(1);
+        Read::take(&mut *from, most).read_to_end(&mut body)?;
         let limits = (1..=96).contains(&head.banks)
             && (1..=128).contains(&head.experts)
             && (1..=head.experts.min(16)).contains(&head.top_k)

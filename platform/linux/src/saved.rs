@@ -5,13 +5,14 @@
 //! it is used.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, Read, Seek, Write};
 use std::path::Path;
 
 use rill::model::kv::KvFormat;
 use rill::saving::SaveError;
 use rill::session::Session;
-use rill_linux::replace::replace;
+use rill_linux::regular;
+use rill_linux::replace::{Access, replace};
 use serde_json::Value;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -23,17 +24,19 @@ const TAIL: u64 = 8;
 /// Longest text of what was said, in bytes.
 const SAID: u64 = 64 << 20;
 
-/// Writes the conversation of `session` and what was `said` in it to a file, whole or not at all.
-/// `image` tells images apart.
+/// Writes the conversation of `session` and what was `said` in it to a file that only the user can
+/// read, whole or not at all. It takes the place of another conversation, and of nothing else. `image`
+/// tells images apart.
 pub fn save(
     session: &mut Session<'_>,
     said: &Value,
     image: u64,
     path: &Path,
 ) -> Result<(), Failure> {
+    spare(path).map_err(Failure::file(path))?;
     let said = said.to_string();
     let head = head(image, session.kv_format());
-    let written = replace(path, |out| {
+    let written = replace(path, Access::Private, |out| {
         let mut sum = Xxh3::new();
         let mut put = |bytes: &[u8]| {
             sum.update(bytes);
@@ -52,18 +55,25 @@ pub fn save(
 /// cannot be used. Returns what was said in it.
 pub fn load(session: &mut Session<'_>, image: u64, path: &Path) -> Result<Value, Failure> {
     let wrong = |what| io::Error::new(io::ErrorKind::InvalidData, what);
-    let file = || File::open(path).map(BufReader::new);
     let mut head = head(image, session.kv_format());
-    file().and_then(|file| check(file, head)).map_err(Failure::file(path))?;
-    let mut content = || {
-        let mut file = file().map_err(Failure::file(path))?;
-        head.iter_mut().try_for_each(|part| file.read_exact(part)).map_err(Failure::file(path))?;
-        let said = read_said(&mut file).map_err(Failure::file(path))?;
-        Ok::<_, Failure>((file, said))
+    // What is used is the file that was checked.
+    let checked = regular::open(path).map(BufReader::new).and_then(|mut file| {
+        check(&mut file, head)?;
+        Ok(file)
+    });
+    let mut file = checked.map_err(Failure::file(path))?;
+    let mut content = |file: &mut BufReader<File>| {
+        file.rewind()?;
+        head.iter_mut().try_for_each(|part| file.read_exact(part))?;
+        read_said(file)
     };
-    let ((mut first, said), (mut second, _)) = (content()?, content()?);
-    let checked = session.check_saved(|bytes| first.read_exact(bytes));
-    match checked.and_then(|()| session.restore(|bytes| second.read_exact(bytes))) {
+    let said = content(&mut file).map_err(Failure::file(path))?;
+    let mut checked = session.check_saved(|bytes| file.read_exact(bytes));
+    if checked.is_ok() {
+        content(&mut file).map_err(Failure::file(path))?;
+        checked = session.restore(|bytes| file.read_exact(bytes));
+    }
+    match checked {
         Ok(()) => Ok(said),
         Err(SaveError::Sequence(error)) => Err(error.into()),
         Err(SaveError::Place(error)) => Err(Failure::file(path)(error)),
@@ -87,8 +97,22 @@ fn read_said(file: &mut BufReader<File>) -> io::Result<Value> {
     serde_json::from_slice(&said).map_err(|_| damaged())
 }
 
+/// Refuses to write over a file that holds no conversation.
+fn spare(path: &Path) -> io::Result<()> {
+    let mut magic = [0; MAGIC.len()];
+    match regular::open(path).and_then(|mut file| file.read_exact(&mut magic)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Ok(()) if magic == MAGIC => Ok(()),
+        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(error),
+        _ => {
+            let what = "is there and holds no conversation: choose another name";
+            Err(io::Error::new(io::ErrorKind::AlreadyExists, what))
+        }
+    }
+}
+
 /// Reads the file once and says what is wrong with it.
-fn check(mut file: BufReader<File>, expected: Head) -> io::Result<()> {
+fn check(file: &mut BufReader<File>, expected: Head) -> io::Result<()> {
     let wrong = |what: &str| Err(io::Error::new(io::ErrorKind::InvalidData, what));
     let mut found = expected;
     let whole = found.iter_mut().try_for_each(|part| file.read_exact(part));

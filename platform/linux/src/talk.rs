@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::engine::Engine;
 use crate::failure::Failure;
+use crate::terminal::tell;
 
 /// A conversation with a model.
 pub struct Talk {
@@ -33,15 +34,15 @@ impl Talk {
                 Some((template, Conversation::new(Vec::new())))
             }
             (Verdict::Differs, None) => {
-                eprintln!(
-                    "note: this model was trained with another chat format; its answers may be poor"
+                tell(
+                    "note: this model was trained with another chat format; its answers may be poor",
                 );
                 None
             }
             (Verdict::Missing, _) => {
-                eprintln!(
+                tell(
                     "note: this model does not say what chat format it was trained with; it may \
-                     not chat"
+                     not chat",
                 );
                 None
             }

@@ -1,9 +1,11 @@
 //! An answer on standard output, its thinking dimmed or left out.
 
-use std::io::{self, IsTerminal, Write, stdout};
+use std::io::{self, Write};
 use std::str::FromStr;
 
 use rill::thinking::Part;
+
+use crate::terminal::{Shown, stdout};
 
 /// What becomes of a model's thinking.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,13 +65,13 @@ impl Voice {
 
     /// Writes a piece.
     pub fn say(&mut self, part: Part, text: &str) -> io::Result<()> {
-        let mut out = stdout().lock();
+        let mut out = stdout();
         match part {
             Part::Mark => return Ok(()),
             Part::Thinking if !self.show => return Ok(()),
             Part::Thinking if !self.thinking => {
                 self.thinking = true;
-                out.write_all(if self.dims { b"\x1b[2m" } else { b"" })?;
+                out.style(if self.dims { "\x1b[2m" } else { "" })?;
             }
             Part::Answer if self.thinking => {
                 self.undim(&mut out)?;
@@ -83,14 +85,14 @@ impl Voice {
 
     /// The answer is over.
     pub fn finish(&mut self) -> io::Result<()> {
-        let mut out = stdout().lock();
+        let mut out = stdout();
         self.undim(&mut out)?;
         out.flush()
     }
 
-    fn undim(&mut self, out: &mut impl Write) -> io::Result<()> {
+    fn undim(&mut self, out: &mut Shown<impl Write>) -> io::Result<()> {
         let dimmed = self.dims && self.thinking;
         self.thinking = false;
-        out.write_all(if dimmed { b"\x1b[22m" } else { b"" })
+        out.style(if dimmed { "\x1b[22m" } else { "" })
     }
 }

@@ -1,4 +1,4 @@
-use std::io::{Write, stdout};
+use std::io::Write;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -10,11 +10,12 @@ use rill_linux::memory::peak_resident;
 use serde::Serialize;
 
 use super::inspect::parameters;
-use super::{read_ids, sweep};
+use super::{read_ids, spare, sweep};
 use crate::engine::{Engine, EngineArgs};
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::table;
+use crate::terminal::stdout;
 
 /// Measure the speed of prompts and answers
 ///
@@ -107,12 +108,14 @@ struct Setting {
 }
 
 pub fn run(args: &Args) -> Result<(), Failure> {
+    if let Some(plot) = &args.plot {
+        spare(plot, args.engine.image().into_iter().chain(args.ids.as_deref()))?;
+    }
     let given = args.ids.as_deref().map(read_ids).transpose()?;
     let total = args.prompt + args.answer;
     if total == 0 {
         return Err(Failure::Usage("nothing to measure: -p and -n are both 0".into()));
     }
-    interrupt::watch()?;
     let tokens = u32::try_from(total).unwrap_or(u32::MAX);
     if let Some(Sweep(budgets)) = &args.sweep_ram {
         let bounds = args.engine.bounds(Some(tokens))?;
@@ -148,7 +151,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         .filter(|((_, fed), _)| !fed.is_empty())
         .map(|((test, fed), (samples, cold))| Test::of(test, fed.len(), samples, cold))
         .collect();
-    let mut out = stdout().lock();
+    let mut out = stdout();
     let setting = Setting::of(&engine);
     if args.json {
         print_json(&setting, &tests, &mut out)?;

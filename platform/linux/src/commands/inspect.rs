@@ -1,4 +1,4 @@
-use std::io::{Write, stdout};
+use std::io::Write;
 
 use rill::image::{Image, Manifest, Resident, Section};
 use rill::kernels;
@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 
 use crate::failure::Failure;
 use crate::model::ModelArgs;
+use crate::terminal::stdout;
 
 /// Show what is in an image
 #[derive(Debug, clap::Args)]
@@ -33,7 +34,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let model = args.model.open()?;
     let facts = Facts::of(&model.image);
     let tables: Vec<_> = kernels::all(cpu::features()).map(|table| table.name).collect();
-    let mut out = stdout().lock();
+    let mut out = stdout();
     if args.json {
         let mut value = facts.as_json(&model.image);
         if args.kernels {

@@ -1,8 +1,9 @@
-use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use super::read_ids;
+use rill_linux::replace::NewFile;
+
+use super::{read_ids, spare};
 use crate::engine::{Engine, EngineArgs};
 use crate::failure::Failure;
 use crate::interrupt;
@@ -33,8 +34,12 @@ Examples:
   rill logits -m model.rill --ids prompt.txt --out logits.npy --experts experts.npy --batch 1";
 
 pub fn run(args: &Args) -> Result<(), Failure> {
+    let inputs = || args.engine.image().into_iter().chain([args.ids.as_path()]);
+    spare(&args.out, inputs())?;
+    if let Some(path) = &args.experts {
+        spare(path, inputs())?;
+    }
     let ids = read_ids(&args.ids)?;
-    interrupt::watch()?;
     let tokens = u32::try_from(ids.len()).unwrap_or(u32::MAX);
     let Engine { image, mut session, mut machine, .. } =
         args.engine.load(Some(tokens), |advised| advised, 0)?;
@@ -42,8 +47,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     session.append(&ids)?;
 
     let mut routes = Routes::new(&image);
-    let mut out = create(&args.out)?;
-    write_header(&mut out, "<f4", &[ids.len(), shape.vocab as usize])?;
+    let of = Failure::file;
+    let mut out = NewFile::output(&args.out).map_err(of(&args.out))?;
+    write_header(&mut out, "<f4", &[ids.len(), shape.vocab as usize]).map_err(of(&args.out))?;
     loop {
         interrupt::check()?;
         let more = session.compute_every(&mut machine.world(&mut routes))?;
@@ -53,26 +59,23 @@ pub fn run(args: &Args) -> Result<(), Failure> {
                 written = row.iter().try_for_each(|logit| out.write_all(&logit.to_le_bytes()));
             }
         });
-        written?;
+        written.map_err(of(&args.out))?;
         if !more {
             break;
         }
     }
-    out.flush()?;
+    out.finish().map_err(of(&args.out))?;
     match &args.experts {
-        Some(path) => Ok(write_experts(&routes, &mut create(path)?)?),
+        Some(path) => write_experts(&routes, path).map_err(of(path)),
         None => Ok(()),
     }
 }
 
-fn create(path: &Path) -> Result<BufWriter<File>, Failure> {
-    File::create(path).map(BufWriter::new).map_err(Failure::file(path))
-}
-
 /// Writes the experts of every token, (banks, tokens, top_k).
-fn write_experts(routes: &Routes, out: &mut impl Write) -> std::io::Result<()> {
+fn write_experts(routes: &Routes, path: &Path) -> std::io::Result<()> {
+    let mut out = NewFile::output(path)?;
     let Head { banks, tokens, top_k, .. } = routes.head;
-    write_header(out, "|u1", &[banks, tokens, top_k])?;
+    write_header(&mut out, "|u1", &[banks, tokens, top_k])?;
     for bank in 0..banks {
         for token in 0..tokens {
             let mut experts = routes.of(token, bank).to_vec();
@@ -80,5 +83,5 @@ fn write_experts(routes: &Routes, out: &mut impl Write) -> std::io::Result<()> {
             out.write_all(&experts)?;
         }
     }
-    out.flush()
+    out.finish()
 }

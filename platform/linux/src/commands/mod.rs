@@ -15,13 +15,17 @@ mod tokenize;
 mod trace;
 mod verify;
 
-use std::fs;
+use std::fs::File;
 use std::io::{self, IsTerminal, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use clap::{Parser, Subcommand};
 
+use rill::size::Size;
+
 use crate::failure::Failure;
+use crate::interrupt;
 
 /// Runs mixture-of-experts language models that are larger than RAM.
 ///
@@ -43,7 +47,8 @@ Examples:
   rill plan -m LFM2-8B-A1B-Q4_0.rill --ram 900MiB       what would go where
   rill bench -m LFM2-8B-A1B-Q4_0.rill --ram 2GiB        how fast it is here
 
-Exit status: 0 done, 1 failed, 2 wrong command line, 130 after Ctrl-C.";
+Exit status: 0 done, 1 failed, 2 wrong command line, 130 after Ctrl-C or another
+request to end (SIGTERM, SIGHUP); a second request ends at once.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -66,6 +71,10 @@ enum Command {
 impl Program {
     /// Does what the command line asks.
     pub fn run(self) -> Result<(), Failure> {
+        // Packing watches for signals itself.
+        if !matches!(self.command, Command::Pack(_)) {
+            interrupt::watch()?;
+        }
         match self.command {
             Command::Run(args) => run::run(&args),
             Command::Chat(args) => chat::run(&args),
@@ -86,8 +95,8 @@ impl Program {
 }
 
 /// A text given on the command line; `-`, or none where standard input is no terminal, is read
-/// from there.
-fn text_or_stdin(text: Option<&str>, what: &str) -> Result<String, Failure> {
+/// from there, `most` bytes of it.
+fn text_or_stdin(text: Option<&str>, what: &str, most: u64) -> Result<String, Failure> {
     match text {
         Some("-") => {}
         Some(text) => return Ok(text.to_owned()),
@@ -97,14 +106,50 @@ fn text_or_stdin(text: Option<&str>, what: &str) -> Result<String, Failure> {
         }
         None => {}
     }
-    let mut text = String::new();
-    io::stdin().read_to_string(&mut text).map_err(Failure::file("standard input"))?;
-    Ok(text)
+    read_text(io::stdin().lock(), most).map_err(Failure::file("standard input"))
+}
+
+/// Most bytes of a prompt: more than the longest context has, and it is RAM beside the budget.
+const PROMPT_BYTES: u64 = 1 << 20;
+/// Most bytes of a text that is cut into tokens, and of a file with token ids.
+const TEXT_BYTES: u64 = 16 << 20;
+
+/// Refuses to write a result over what it is made from.
+fn spare<'p>(result: &Path, inputs: impl IntoIterator<Item = &'p Path>) -> Result<(), Failure> {
+    let file = |path: &Path| path.metadata().ok().filter(|found| found.is_file());
+    let Some(there) = file(result) else { return Ok(()) };
+    let is_there =
+        |found: std::fs::Metadata| (found.dev(), found.ino()) == (there.dev(), there.ino());
+    match inputs.into_iter().find(|input| file(input).is_some_and(is_there)) {
+        Some(_) => {
+            let message = format!("{} is read for this: write to another file", result.display());
+            Err(Failure::Usage(message))
+        }
+        None => Ok(()),
+    }
+}
+
+/// The text of a file.
+fn read_file(path: &Path) -> Result<String, Failure> {
+    File::open(path).and_then(|file| read_text(file, TEXT_BYTES)).map_err(Failure::file(path))
+}
+
+/// A text of at most `most` bytes.
+fn read_text(from: impl Read, most: u64) -> io::Result<String> {
+    let mut bytes = Vec::new();
+    if from.take(most + 1).read_to_end(&mut bytes)? as u64 > most {
+        let what = format!("longer than {}, the most that is read", Size(most));
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, what));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        io::Error::new(io::ErrorKind::InvalidData, format!("not UTF-8 from byte {at} on"))
+    })
 }
 
 /// The token ids in a text file, separated by white space.
 fn read_ids(path: &Path) -> Result<Vec<u32>, Failure> {
-    let text = fs::read_to_string(path).map_err(Failure::file(path))?;
+    let text = read_file(path)?;
     let id = |word: &str| {
         word.parse()
             .map_err(|_| Failure::Usage(format!("{}: `{word}` is not a token id", path.display())))

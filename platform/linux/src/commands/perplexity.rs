@@ -1,14 +1,15 @@
-use std::fs;
-use std::io::{Write, stdout};
+use std::io::Write;
 use std::path::PathBuf;
 
 use rill::seams::Silent;
 use serde_json::json;
 
+use super::read_file;
 use super::tokenize::encode;
 use crate::engine::{Engine, EngineArgs};
 use crate::failure::Failure;
 use crate::interrupt;
+use crate::terminal::stdout;
 
 /// Measure how well a model predicts a text
 ///
@@ -29,8 +30,7 @@ pub struct Args {
 const WINDOW: u32 = 512;
 
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let text = fs::read_to_string(&args.file).map_err(Failure::file(&args.file))?;
-    interrupt::watch()?;
+    let text = read_file(&args.file)?;
     let Engine { mut session, mut machine, .. } =
         args.engine.load(Some(WINDOW), |advised| advised, 0)?;
     let ids = encode(session.tokenizer(), &text, false);
@@ -62,7 +62,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         return Err(Failure::Usage(message));
     };
     let tokens = losses.count;
-    let mut out = stdout().lock();
+    let mut out = stdout();
     if args.json {
         let value = json!({ "perplexity": perplexity, "error": error, "tokens": tokens });
         writeln!(out, "{value}")?;

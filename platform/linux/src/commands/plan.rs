@@ -1,4 +1,4 @@
-use std::io::{Write, stdout};
+use std::io::Write;
 
 use rill::plan::Use;
 use rill::size::Size;
@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::engine::{Budget, BudgetArgs};
 use crate::failure::Failure;
 use crate::model::{Model, ModelArgs};
+use crate::terminal::stdout;
 
 /// Show how a budget would be divided, byte by byte
 #[derive(Debug, clap::Args)]
@@ -29,7 +30,7 @@ Examples:
 pub fn run(args: &Args) -> Result<(), Failure> {
     let model = args.model.open()?;
     let budget = args.budget.plan(&model)?;
-    let mut out = stdout().lock();
+    let mut out = stdout();
     if args.json {
         serde_json::to_writer_pretty(&mut out, &as_json(&model, &budget))
             .map_err(std::io::Error::from)?;

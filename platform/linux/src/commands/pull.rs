@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::env;
-use std::io::{IsTerminal, Write, stderr, stdout};
+use std::io::{IsTerminal, Write, stderr};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -18,6 +18,7 @@ use rill_pack::{Origin, Progress, Summary, pack_from};
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::pull::{Hub, Name, Repository, Settings, Web, choose};
+use crate::terminal::{stdout, tell};
 
 /// Fetches a model from the Hugging Face hub straight into an image.
 ///
@@ -69,7 +70,6 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// Runs the command: a bar when somebody watches, then the summary.
 pub fn run(args: Args) -> Result<(), Failure> {
-    interrupt::watch()?;
     let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
     if stderr().is_terminal() {
         bar.set_draw_target(ProgressDrawTarget::stderr());
@@ -88,7 +88,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
             Err(RecvTimeoutError::Timeout) if !interrupt::asked() => {}
             Err(RecvTimeoutError::Timeout) => {
                 bar.finish_and_clear();
-                eprintln!("stopped; the same command goes on from here");
+                tell("stopped; the same command goes on from here");
                 return Err(Failure::Interrupted);
             }
             Err(RecvTimeoutError::Disconnected) => {
@@ -101,7 +101,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
         Wrong::Asked(message) => Failure::Usage(message),
         Wrong::Other(message) => Failure::Pull(message),
     })?;
-    let mut out = stdout().lock();
+    let mut out = stdout();
     writeln!(out, "{summary}\nwrote {}", output.display())?;
     Ok(out.flush()?)
 }

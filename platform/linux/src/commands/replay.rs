@@ -1,5 +1,5 @@
 use std::fs::File;
-use std::io::{BufReader, Write, stdout};
+use std::io::{BufReader, Write};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,10 +11,12 @@ use rill_linux::crew::crew;
 use serde::Serialize;
 use serde_json::json;
 
+use super::spare;
 use crate::failure::Failure;
 use crate::plot::{self, Line, Panel};
 use crate::routes::Routes;
 use crate::table;
+use crate::terminal::stdout;
 
 /// Show how every policy would have done at every budget, from a trace
 ///
@@ -63,6 +65,9 @@ struct Row {
 }
 
 pub fn run(args: &Args) -> Result<(), Failure> {
+    if let Some(plot) = &args.plot {
+        spare(plot, [args.trace.as_path()])?;
+    }
     let file = File::open(&args.trace).map_err(Failure::file(&args.trace))?;
     let routes = Routes::read(&mut BufReader::new(file)).map_err(Failure::file(&args.trace))?;
     let skip = args.skip.unwrap_or(routes.head.prompt_tokens);
@@ -74,7 +79,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let policies: Vec<&dyn Policy> = POLICIES.into_iter().chain([&oracle as &dyn Policy]).collect();
     let rows = replay_all(&routes, &policies, &args.budgets, skip);
     let names: Vec<&str> = policies.iter().map(|policy| policy.name()).collect();
-    let mut out = stdout().lock();
+    let mut out = stdout();
     if args.json {
         serde_json::to_writer_pretty(&mut out, &as_json(&routes, skip, &names, &rows))
             .map_err(std::io::Error::from)?;

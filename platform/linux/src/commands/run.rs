@@ -1,4 +1,4 @@
-use std::io::{Write, stdout};
+use std::io::Write;
 
 use rill::generate::Ending;
 use rill::report::Report;
@@ -6,12 +6,12 @@ use rill::seams::Silent;
 use rill::thinking::Part;
 use serde::Serialize;
 
-use super::text_or_stdin;
+use super::{PROMPT_BYTES, text_or_stdin};
 use crate::engine::EngineArgs;
 use crate::failure::Failure;
 use crate::generate::GenerateArgs;
-use crate::interrupt;
 use crate::talk::Talk;
+use crate::terminal::{stdout, tell};
 
 /// Answer a prompt
 #[derive(Debug, clap::Args)]
@@ -45,18 +45,17 @@ Examples:
   rill run -m model.rill --raw -n 64 \"Once upon a time\"";
 
 #[derive(Serialize)]
-struct Output {
+struct Output<'r> {
     text: String,
     /// What the model thought before it answered; `None` for one that did not.
     thinking: Option<String>,
     ending: Ending,
     #[serde(flatten)]
-    stats: Report,
+    stats: &'r Report,
 }
 
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let prompt = text_or_stdin(args.prompt.as_deref(), "a prompt")?;
-    interrupt::watch()?;
+    let prompt = text_or_stdin(args.prompt.as_deref(), "a prompt", PROMPT_BYTES)?;
     let generate = &args.generate;
     let mut engine = args.engine.load(None, generate.sampling(), generate.seed)?;
     engine.recall();
@@ -77,23 +76,24 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             Part::Answer => text.push_str(piece),
         }
         Ok(())
-    })?;
+    });
     voice.finish()?;
-    let stats = engine.report();
     engine.keep();
-    let mut out = stdout().lock();
-    if args.stats {
-        eprintln!("\n{stats}");
-    }
+    let ending = ending?;
+    let stats = engine.report();
+    let mut out = stdout();
     if args.json {
-        serde_json::to_writer_pretty(&mut out, &Output { text, thinking, ending, stats })
+        serde_json::to_writer_pretty(&mut out, &Output { text, thinking, ending, stats: &stats })
             .map_err(std::io::Error::from)?;
     }
     writeln!(out)?;
+    if args.stats {
+        tell(&stats);
+    }
     match ending {
         Ending::Interrupted => Err(Failure::Interrupted),
         Ending::ContextFull => {
-            eprintln!("note: the context is full; a larger one (-c) lets the answer go on");
+            tell("note: the context is full; a larger one (-c) lets the answer go on");
             Ok(())
         }
         Ending::Stop | Ending::MaxTokens => Ok(()),

@@ -1,18 +1,21 @@
 //! `rill bench --sweep-ram`: budgets side by side.
 
 use std::ffi::OsString;
-use std::io::{Write, stdout};
+use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use rill::size::Size;
 use rill_linux::memory::parse_size;
+use rustix::process::{Signal, set_parent_process_death_signal};
 use serde_json::Value;
 
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::plot::{self, Line, Panel};
 use crate::table;
+use crate::terminal::stdout;
 
 /// How many budgets are chosen when none are named.
 const BUDGETS: u64 = 7;
@@ -40,7 +43,7 @@ pub fn run(
         interrupt::check()?;
         rows.extend(measure(budget)?);
     }
-    let mut out = stdout().lock();
+    let mut out = stdout();
     if json {
         serde_json::to_writer_pretty(&mut out, &rows).map_err(std::io::Error::from)?;
         writeln!(out)?;
@@ -57,12 +60,14 @@ pub fn run(
 fn measure(budget: u64) -> Result<Vec<Value>, Failure> {
     let failed = |error| Failure::System { what: "cannot run the measurement", error };
     let program = std::env::current_exe().map_err(failed)?;
-    let run = Command::new(program)
-        .args(arguments(std::env::args_os().skip(1)))
-        .args(["--json", "--ram", &budget.to_string()])
-        .stderr(Stdio::inherit())
-        .output()
-        .map_err(failed)?;
+    let mut command = Command::new(program);
+    command.args(arguments(std::env::args_os().skip(1)));
+    command.args(["--json", "--ram", &budget.to_string()]).stderr(Stdio::inherit());
+    let follow = || Ok(set_parent_process_death_signal(Some(Signal::TERM))?);
+    // SAFETY: between fork and exec it makes one system call: a sweep that ends takes the
+    // measurement with it.
+    unsafe { command.pre_exec(follow) };
+    let run = command.output().map_err(failed)?;
     if !run.status.success() {
         let message = format!("no measurement with {}", Size(budget));
         return Err(failed(std::io::Error::other(message)));

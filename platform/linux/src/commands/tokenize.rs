@@ -1,11 +1,12 @@
-use std::io::{Write, stdout};
+use std::io::Write;
 
 use rill::image::{ImageError, Section};
 use rill::tokenizer::{SCRATCH_WORDS_PER_BYTE, Tokenizer};
 
-use super::text_or_stdin;
+use super::{TEXT_BYTES, text_or_stdin};
 use crate::failure::Failure;
 use crate::model::{Model, ModelArgs};
+use crate::terminal::stdout;
 
 /// Print the token ids of a text, as JSON
 #[derive(Debug, clap::Args)]
@@ -26,11 +27,11 @@ Examples:
   rill tokenize -m model.rill --special \"<|im_start|>user\"";
 
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let text = text_or_stdin(args.text.as_deref(), "a text")?;
+    let text = text_or_stdin(args.text.as_deref(), "a text", TEXT_BYTES)?;
     let mut model = args.model.open()?;
     let tokenizer = tokenizer(&mut model)?;
     let ids = encode(&tokenizer, &text, args.special);
-    let mut out = stdout().lock();
+    let mut out = stdout();
     serde_json::to_writer(&mut out, &ids).map_err(std::io::Error::from)?;
     writeln!(out)?;
     Ok(())

@@ -1,14 +1,16 @@
-use std::fs::File;
-use std::io::BufWriter;
+use std::io::Write;
 use std::path::PathBuf;
 
-use super::{read_ids, text_or_stdin};
+use rill_linux::replace::NewFile;
+
+use super::{PROMPT_BYTES, read_ids, spare, text_or_stdin};
 use crate::engine::EngineArgs;
 use crate::failure::Failure;
 use crate::generate::GenerateArgs;
 use crate::interrupt;
 use crate::routes::Routes;
 use crate::talk::Talk;
+use crate::terminal::stdout;
 
 /// Record which experts the tokens of a run use
 ///
@@ -41,18 +43,19 @@ Examples:
   rill replay text.trace";
 
 pub fn run(args: &Args) -> Result<(), Failure> {
+    spare(&args.output, args.engine.image().into_iter().chain(args.ids.as_deref()))?;
     let ids = args.ids.as_deref().map(read_ids).transpose()?;
     let prompt = match &ids {
         Some(_) => String::new(),
-        None => text_or_stdin(args.prompt.as_deref(), "a prompt")?,
+        None => text_or_stdin(args.prompt.as_deref(), "a prompt", PROMPT_BYTES)?,
     };
-    interrupt::watch()?;
     let generate = &args.generate;
     let tokens = ids.as_ref().map(|ids| u32::try_from(ids.len()).unwrap_or(u32::MAX));
     let mut engine = args.engine.load(tokens, generate.sampling(), generate.seed)?;
     if engine.budget.plan.pages == 0 {
         return Err(Failure::Usage("this model has no experts: there is nothing to record".into()));
     }
+    let mut out = NewFile::output(&args.output).map_err(Failure::file(&args.output))?;
     let mut routes = Routes::new(&engine.image);
     let mut talk = None;
     match &ids {
@@ -68,8 +71,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         routes.head.prompt_tokens = prompt_tokens;
         generate.generate(&mut engine, talk.as_mut(), &mut routes, |_, _| Ok(()))?;
     }
-    let file = File::create(&args.output).map_err(Failure::file(&args.output))?;
-    routes.write(&mut BufWriter::new(file)).map_err(Failure::file(&args.output))?;
-    println!("{}: {} tokens", args.output.display(), routes.head.tokens);
+    let written = routes.write(&mut out).and_then(|()| out.finish());
+    written.map_err(Failure::file(&args.output))?;
+    writeln!(stdout(), "{}: {} tokens", args.output.display(), routes.head.tokens)?;
     Ok(())
 }

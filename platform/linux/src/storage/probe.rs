@@ -1,6 +1,5 @@
 //! Which piece size and queue depth suit this device.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -10,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::disk::Disk;
 use super::pieces::Tuning;
-use crate::replace::replace;
+use crate::regular;
+use crate::replace::{Access, replace};
 
 /// What a probe found, as it is remembered in a small file beside the image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,6 +42,9 @@ const WORTH: f64 = 1.05;
 /// of it is computed while the rest is read; guesses that turn out wrong cannot be taken back.
 const MOST: usize = 4 << 20;
 
+/// Longest file that remembers a probe, in bytes.
+const MOST_REMEMBERED: u64 = 4096;
+
 const FIRST_SPLIT: usize = 256 << 10;
 const DEPTHS: [usize; 5] = [2, 4, 8, 16, 32];
 const SPLITS: [usize; 5] = [128 << 10, 256 << 10, 512 << 10, 1 << 20, 2 << 20];
@@ -70,8 +73,10 @@ pub fn tune(
     }
     let (device, via) = (disk.source().device(), disk.via());
     let fits = |p: &Probe| (p.image, p.device, p.via.as_str()) == (image, device, via);
-    let remembered: Option<Probe> =
-        fs::read(file).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).filter(fits);
+    let remembered: Option<Probe> = regular::read(file, MOST_REMEMBERED)
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .filter(fits);
     let (tuning, arena) = match remembered {
         Some(probe) => (probe.tuning, arena),
         None => {
@@ -99,7 +104,7 @@ pub fn tune(
 /// Writes the file whole or not at all. A folder that may not be written costs the next start a
 /// moment, which is not worth a word.
 fn remember(probe: &Probe, file: &Path) {
-    let _ = replace(file, |out| Ok(serde_json::to_writer_pretty(out, probe)?));
+    let _ = replace(file, Access::Ordinary, |out| Ok(serde_json::to_writer_pretty(out, probe)?));
 }
 
 struct Search<'d> {
@@ -188,6 +193,8 @@ impl Search<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::super::disk::Via;
     use super::*;
 
