@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 
+use crate::quoted::plain;
 use crate::stored::Stored;
 
 /// A value of the metadata. Integers of all widths are widened.
@@ -90,6 +91,14 @@ pub enum GgufError {
     /// The head or a tensor reaches past the end of the file.
     #[error("the file ends inside {0}; download it again")]
     Truncated(String),
+    /// The head is far larger than that of any model.
+    #[error("the GGUF head has more than {most} {what}, the most that are read")]
+    Limit {
+        /// Of what.
+        what: &'static str,
+        /// How many are read.
+        most: u64,
+    },
     /// The file contradicts the format.
     #[error("the GGUF head is damaged: {0}")]
     Malformed(String),
@@ -160,7 +169,8 @@ impl Value {
 pub fn parse(source: &mut (impl Read + Seek)) -> Result<Gguf, GgufError> {
     let len = source.seek(SeekFrom::End(0))?;
     source.rewind()?;
-    let mut head = Head { inner: BufReader::with_capacity(1 << 16, source), at: 0, len };
+    let mut head =
+        Head { inner: BufReader::with_capacity(1 << 16, source), at: 0, len, elements: 0 };
     if len < 4 || head.bytes::<4>("the head")? != *b"GGUF" {
         return Err(GgufError::NotGguf);
     }
@@ -171,13 +181,15 @@ pub fn parse(source: &mut (impl Read + Seek)) -> Result<Gguf, GgufError> {
     }
     let tensors = head.count("the number of tensors", TENSOR_LEAST)?;
     let entries = head.count("the number of keys", ENTRY_LEAST)?;
+    limit("tensors", tensors, THINGS_MOST)?;
+    limit("keys", entries, THINGS_MOST)?;
     let mut metadata = BTreeMap::new();
     for _ in 0..entries {
         let key = head.text("a key")?;
         let kind = head.u32(&key)?;
         let value = head.value(&key, kind)?;
         if metadata.insert(key.clone(), value).is_some() {
-            return Err(GgufError::Malformed(format!("the key {key} appears twice")));
+            return Err(GgufError::Malformed(format!("the key {} appears twice", plain(&key))));
         }
     }
     let mut infos = Vec::new();
@@ -199,14 +211,14 @@ pub fn parse(source: &mut (impl Read + Seek)) -> Result<Gguf, GgufError> {
             tensor.offset.checked_add(tensor.bytes()?)
         });
         let Some(end) = end else {
-            let reason = format!("the size of the tensor {} is impossible", tensor.name);
+            let reason = format!("the size of the tensor {} is impossible", plain(&tensor.name));
             return Err(GgufError::Malformed(reason));
         };
         if end > len {
-            return Err(GgufError::Truncated(format!("the tensor {}", tensor.name)));
+            return Err(GgufError::Truncated(format!("the tensor {}", plain(&tensor.name))));
         }
         if !names.insert(tensor.name.as_str()) {
-            let reason = format!("the tensor {} appears twice", tensor.name);
+            let reason = format!("the tensor {} appears twice", plain(&tensor.name));
             return Err(GgufError::Malformed(reason));
         }
     }
@@ -228,6 +240,12 @@ impl Tensor {
 const ENTRY_LEAST: u64 = 8 + 4 + 1;
 /// Fewest bytes of a tensor's description.
 const TENSOR_LEAST: u64 = 8 + 4 + 8 + 4 + 8;
+/// Most tensors, and keys. The largest models have thousands.
+const THINGS_MOST: u64 = 1 << 16;
+/// Most bytes of the head: ten times that of a vocabulary of 128,000 tokens.
+const BYTES_MOST: u64 = 64 << 20;
+/// Most elements of all arrays together.
+const ELEMENTS_MOST: u64 = 8 << 20;
 /// Most sizes of a tensor.
 const DIMS_MOST: u32 = 4;
 
@@ -236,6 +254,12 @@ struct Head<R> {
     inner: R,
     at: u64,
     len: u64,
+    /// Elements of arrays so far.
+    elements: u64,
+}
+
+fn limit(what: &'static str, found: u64, most: u64) -> Result<(), GgufError> {
+    if found > most { Err(GgufError::Limit { what, most }) } else { Ok(()) }
 }
 
 impl<R: Read> Head<R> {
@@ -249,7 +273,10 @@ impl<R: Read> Head<R> {
 
     /// Whether `bytes` more lie in the file.
     fn room(&self, bytes: u64, what: &str) -> Result<(), GgufError> {
-        if bytes > self.len - self.at { Err(GgufError::Truncated(what.into())) } else { Ok(()) }
+        if bytes > self.len - self.at {
+            return Err(GgufError::Truncated(plain(what)));
+        }
+        limit("bytes", self.at.saturating_add(bytes), BYTES_MOST)
     }
 
     fn u32(&mut self, what: &str) -> Result<u32, GgufError> {
@@ -272,7 +299,8 @@ impl<R: Read> Head<R> {
         let mut bytes = vec![0; len as usize];
         self.inner.read_exact(&mut bytes)?;
         self.at += len;
-        String::from_utf8(bytes).map_err(|_| GgufError::Malformed(format!("{what} is not UTF-8")))
+        String::from_utf8(bytes)
+            .map_err(|_| GgufError::Malformed(format!("{} is not UTF-8", plain(what))))
     }
 
     fn value(&mut self, key: &str, kind: u32) -> Result<Value, GgufError> {
@@ -299,6 +327,8 @@ impl<R: Read> Head<R> {
             _ => return Err(unknown_kind(key, kind)),
         };
         let count = self.count(key, least)?;
+        self.elements = self.elements.saturating_add(count);
+        limit("elements of arrays", self.elements, ELEMENTS_MOST)?;
         // A failed element ends the collection, so that only what is in the file is kept.
         Ok(match kind {
             0 | 2 | 4 | 10 => Array::Unsigned(
@@ -344,7 +374,9 @@ impl<R: Read> Head<R> {
         match self.bytes(key)? {
             [0] => Ok(false),
             [1] => Ok(true),
-            [byte] => Err(GgufError::Malformed(format!("{key}: {byte} is not a truth value"))),
+            [byte] => {
+                Err(GgufError::Malformed(format!("{}: {byte} is not a truth value", plain(key))))
+            }
         }
     }
 
@@ -353,7 +385,10 @@ impl<R: Read> Head<R> {
         let name = self.text("the name of a tensor")?;
         let count = self.u32(&name)?;
         if !(1..=DIMS_MOST).contains(&count) {
-            return Err(GgufError::Malformed(format!("the tensor {name} has {count} sizes")));
+            return Err(GgufError::Malformed(format!(
+                "the tensor {} has {count} sizes",
+                plain(&name)
+            )));
         }
         let mut dims = Vec::new();
         for _ in 0..count {
@@ -368,7 +403,7 @@ impl<R: Read> Head<R> {
 }
 
 fn unknown_kind(key: &str, kind: u32) -> GgufError {
-    GgufError::Malformed(format!("{key} has the unsupported type {kind}"))
+    GgufError::Malformed(format!("{} has the unsupported type {kind}", plain(key)))
 }
 
 #[cfg(test)]
@@ -434,6 +469,47 @@ mod tests {
         for (kind, bytes) in [(7, vec![2]), (13, vec![0]), (9, array(9))] {
             let result = parse(&mut Cursor::new(file("k", kind, &bytes)));
             assert!(matches!(result, Err(GgufError::Malformed(_))));
+        }
+    }
+
+    #[test]
+    fn a_head_beyond_all_use_is_refused_before_it_is_read() {
+        /// A file of which all but the beginning is a hole.
+        struct Sparse(Cursor<Vec<u8>>, u64);
+
+        impl Read for Sparse {
+            fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+                self.0.read(into)
+            }
+        }
+
+        impl Seek for Sparse {
+            fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+                match to {
+                    SeekFrom::End(_) => Ok(self.1),
+                    to => self.0.seek(to),
+                }
+            }
+        }
+
+        let long = 1_u64 << 40;
+        let count = (476_u64 << 20).to_le_bytes();
+        let array = |kind: u32| [&kind.to_le_bytes()[..], &count].concat();
+        let head = |at: usize| {
+            let mut bytes = file("k", 7, &[0]);
+            bytes[at..at + 8].copy_from_slice(&count);
+            bytes
+        };
+        let files = [
+            file("k", 9, &array(0)),
+            file("k", 9, &array(8)),
+            file("k", 8, &count),
+            head(8),
+            head(16),
+        ];
+        for bytes in files {
+            let error = parse(&mut Sparse(Cursor::new(bytes), long)).unwrap_err();
+            assert!(matches!(error, GgufError::Limit { .. }), "{error}");
         }
     }
 

@@ -3,22 +3,26 @@
 /// Most characters that are quoted.
 const MOST: usize = 160;
 
-/// A text between quotation marks, shortened, with control characters escaped. Backslashes stay as
-/// they are: patterns are full of them.
+/// A text between quotation marks, shortened, with control characters escaped.
 pub fn quoted(text: &str) -> String {
-    let mut quoted = String::from('"');
+    format!("\"{}\"", plain(text))
+}
+
+/// A text as it is, but shortened, with control characters escaped. Backslashes and quotation marks
+/// stay: patterns and JSON are full of them.
+pub fn plain(text: &str) -> String {
+    let mut plain = String::new();
     for char in text.chars().take(MOST) {
-        if char == '\\' {
-            quoted.push(char);
+        if matches!(char, '\\' | '"' | '\'') {
+            plain.push(char);
         } else {
-            quoted.extend(char.escape_debug());
+            plain.extend(char.escape_debug());
         }
     }
-    quoted.push('"');
     if text.chars().nth(MOST).is_some() {
-        quoted.push('…');
+        plain.push('…');
     }
-    quoted
+    plain
 }
 
 #[cfg(test)]
@@ -27,7 +31,7 @@ mod tests {
 
     #[test]
     fn a_long_text_is_cut_and_control_characters_are_escaped() {
-        assert_eq!(quoted("a\u{1b}[2J\n'\\s"), r#""a\u{1b}[2J\n\'\s""#);
-        assert_eq!(quoted(&"é".repeat(161)), format!("\"{}\"…", "é".repeat(160)));
+        assert_eq!(quoted("a\u{1b}[2J\n'\\s"), r#""a\u{1b}[2J\n'\s""#);
+        assert_eq!(quoted(&"é".repeat(161)), format!("\"{}…\"", "é".repeat(160)));
     }
 }

@@ -11,7 +11,7 @@ use common::tiny::Tiny;
 use rill_pack::gguf::Value;
 use rill_pack::stored::Stored;
 use rill_pack::{Options, PackError, Quiet, pack};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 /// Packs a source and returns the image.
 fn packed(source: &Path) -> Result<Vec<u8>, PackError> {
@@ -85,4 +85,38 @@ fn a_gguf_file_that_does_not_name_its_split_has_that_of_its_family() {
         pre.1 = Value::Text("qwen2".into());
     });
     assert!(other.unwrap_err().to_string().contains("\"qwen2\""));
+}
+
+/// Quadratic checks would take minutes.
+#[test]
+fn very_many_added_tokens_take_no_time_to_speak_of() {
+    let token = |id: usize, content: String, normalized: bool| json!({ "id": id, "content": content, "special": true, "normalized": normalized });
+    let add = |tokens: Vec<Json>| {
+        packed_folder(|file| file["added_tokens"].as_array_mut().unwrap().extend(tokens))
+    };
+    // They are more than the model has rows for, which is found after all was checked.
+    let flat = (0..200_000).map(|n| token(2000 + n, format!("<|control {n}|>"), n % 2 == 0));
+    let error = add(flat.collect()).unwrap_err().to_string();
+    assert!(error.contains("overlap") || error.contains("the model only"), "{error}");
+    let alike = (0..200_000).map(|n| token(2000 + n, format!("<|control {n}|>"), false));
+    let error = add(alike.collect()).unwrap_err().to_string();
+    assert!(error.contains("the model only"), "{error}");
+    let nested = (0..3000).map(|n| token(2000 + n, format!("<|{}", "~".repeat(n + 1)), n % 2 == 0));
+    let error = add(nested.collect()).unwrap_err().to_string();
+    assert!(error.contains("can overlap"), "{error}");
+    assert!(error.len() < 1000, "{error}");
+}
+
+#[test]
+fn what_is_beyond_all_use_is_refused_with_its_limit() {
+    let error = packed_folder(|file| {
+        let vocab = file["model"]["vocab"].as_object_mut().unwrap();
+        vocab.extend((0..1 << 20).map(|n| (format!("x{n}"), n.into())));
+    });
+    assert!(error.unwrap_err().to_string().contains("more than 1048576 tokens"));
+    let error = packed_folder(|file| file["decoder"] = vec![0; 1 << 20].into());
+    assert!(error.unwrap_err().to_string().contains("at most 1 MiB"));
+    let error = packed_folder(|file| file["model"]["type"] = "\u{1b}]x".repeat(1 << 10).into());
+    let error = error.unwrap_err().to_string();
+    assert!(error.len() < 2000 && !error.contains('\u{1b}'), "{error}");
 }

@@ -16,6 +16,7 @@ use self::tensors::Tensors;
 pub use self::tensors::{Files, Part};
 use crate::gguf::GgufError;
 use crate::manifest;
+use crate::quoted::quoted;
 use crate::tokenizer::GgufTokenizer;
 
 /// What the model is, in the image's words.
@@ -175,7 +176,7 @@ pub enum CheckpointError {
         reason: String,
     },
     /// Not a model of this family.
-    #[error("the architecture {0:?} is not supported; only lfm2 and lfm2moe are")]
+    #[error("the architecture {} is not supported; only lfm2 and lfm2moe are", quoted(.0))]
     Architecture(String),
     /// The description of the model has no such entry.
     #[error("the model's description lacks {0}")]

@@ -1,5 +1,7 @@
 //! The tokenizer in the metadata of a GGUF file.
 
+use std::borrow::Cow;
+
 use rill::tokenizer::split::Variant;
 
 use crate::quoted::quoted;
@@ -58,7 +60,7 @@ pub fn from_gguf(gguf: GgufTokenizer) -> Result<Vocabulary, TokenizerError> {
     let unsupported =
         |part, found, supported| Err(TokenizerError::Unsupported { part, found, supported });
     if gguf.model != "gpt2" {
-        return unsupported("model", gguf.model, "byte-level BPE (\"gpt2\")");
+        return unsupported("model", quoted(&gguf.model), "byte-level BPE (\"gpt2\")");
     }
     // All LFM2 models cut alike, so a file that does not say means that.
     let pre = gguf.pre.as_deref().unwrap_or("lfm2");
@@ -77,26 +79,26 @@ pub fn from_gguf(gguf: GgufTokenizer) -> Result<Vocabulary, TokenizerError> {
     let mut added = vec![];
     for ((id, name), kind) in (0..).zip(gguf.tokens).zip(gguf.token_types) {
         match kind {
-            NORMAL => vocab.push((name, id)),
+            NORMAL => vocab.push((Cow::Owned(name), id)),
             CONTROL | USER_DEFINED => {
                 let token = AddedToken { id, text: name, is_special: kind == CONTROL };
                 added.push((token, false));
             }
             UNUSED => {}
             other => {
-                let found = format!("{other} for {name:?}");
+                let found = format!("{other} for {}", quoted(&name));
                 return unsupported("token type", found, "normal, control, user-defined, unused");
             }
         }
     }
-    let pair = |merge: String| {
-        let (left, right) =
-            merge.split_once(' ').ok_or_else(|| super::inconsistent(format!("merge {merge:?}")))?;
+    fn pair(merge: &str) -> Result<(Cow<'_, str>, Cow<'_, str>), TokenizerError> {
+        let unusable = || super::inconsistent(format!("merge {}", quoted(merge)));
+        let (left, right) = merge.split_once(' ').ok_or_else(unusable)?;
         Ok((left.into(), right.into()))
-    };
+    }
     Vocabulary::check(Source {
         vocab,
-        merges: gguf.merges.into_iter().map(pair).collect::<Result<_, TokenizerError>>()?,
+        merges: gguf.merges.iter().map(|merge| pair(merge)).collect::<Result<_, _>>()?,
         added,
         variant: Variant::default(),
         ignore_merges: cut.ignore_merges,

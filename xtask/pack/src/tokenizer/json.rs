@@ -1,58 +1,77 @@
 //! Hugging Face `tokenizer.json`.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::fmt;
+use std::marker::PhantomData;
 
 use rill::tokenizer::split::Variant;
 use serde::Deserialize;
+use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
-use super::{AddedToken, Source, TokenizerError, Vocabulary, inconsistent};
+use crate::quoted::{plain, quoted};
+
+use super::{AddedToken, MAX_IDS, Source, TokenizerError, Vocabulary, inconsistent};
 
 /// Checks the tokenizer of a Hugging Face checkpoint: the text of its `tokenizer.json` and, if
 /// there is one, of its `tokenizer_config.json`.
 ///
 /// `truncation` and `padding` are settings of a call, not of the tokenizer, and are left alone.
 pub fn from_json(json: &str, config: Option<&str>) -> Result<Vocabulary, TokenizerError> {
-    let file: File = parse("tokenizer.json", json)?;
+    let file: File<'_> = parse("tokenizer.json", json)?;
     let config: Config = config.map_or(Ok(Config::default()), |config| parse(CONFIG, config))?;
-    check_normalizer(&file.normalizer)?;
-    let variant = variant_of(&file.pre_tokenizer)?;
-    check_decoder(&file.decoder)?;
+    check_normalizer(&part("normalizer", file.normalizer)?)?;
+    let variant = variant_of(&part("pre-tokenizer", file.pre_tokenizer)?)?;
+    check_decoder(&part("decoder", file.decoder)?)?;
     file.model.check()?;
     let added: Vec<_> =
-        file.added_tokens.into_iter().map(Added::check).collect::<Result<_, _>>()?;
+        file.added_tokens.0.into_iter().map(Added::check).collect::<Result<_, _>>()?;
     let id_of = |name: &str| {
         let added = added.iter().find(|(token, _)| token.text == name).map(|(token, _)| token.id);
-        added
-            .or_else(|| file.model.vocab.get(name).copied())
-            .ok_or_else(|| inconsistent(format!("{name:?} is no token")))
+        let text = || file.model.vocab.0.iter().find(|(text, _)| text == name).map(|(_, id)| *id);
+        added.or_else(text).ok_or_else(|| inconsistent(format!("{} is no token", quoted(name))))
     };
-    let begin = begin_of(&file.post_processor)?;
+    let begin = begin_of(&part("post-processor", file.post_processor)?)?;
     let named = config.bos_token.map(Name::text);
     let add_bos = begin.is_some() || config.add_bos_token == Some(true);
     let bos = begin.or(named).as_deref().map(id_of).transpose()?;
     let eos = config.eos_token.map(Name::text).as_deref().map(id_of).transpose()?;
-    let merges = file.model.merges.into_iter().map(Merge::pair).collect::<Result<_, _>>()?;
-    let ignore_merges = file.model.ignore_merges;
-    let vocab = file.model.vocab.into_iter().collect();
+    let Model { ignore_merges, vocab, merges, .. } = file.model;
+    let vocab = vocab.0;
+    let merges = merges.0.into_iter().map(|Merge(left, right)| (left, right)).collect();
     Vocabulary::check(Source { vocab, merges, added, variant, ignore_merges, bos, add_bos, eos })
 }
 
 const CONFIG: &str = "tokenizer_config.json";
 
+/// Most bytes of a part that says how to work: usual ones have hundreds.
+const PART_MOST: usize = 1 << 20;
+/// Most merges: a vocabulary may come with several ways to each token.
+const MERGES_MOST: usize = 4 * MAX_IDS as usize;
+
 #[derive(Deserialize)]
-struct File {
+struct File<'j> {
     #[serde(default)]
-    added_tokens: Vec<Added>,
-    #[serde(default)]
-    normalizer: Value,
-    #[serde(default)]
-    pre_tokenizer: Value,
-    #[serde(default)]
-    post_processor: Value,
-    #[serde(default)]
-    decoder: Value,
-    model: Model,
+    added_tokens: List<Added, { MAX_IDS as usize }>,
+    #[serde(borrow)]
+    normalizer: Option<&'j RawValue>,
+    #[serde(borrow)]
+    pre_tokenizer: Option<&'j RawValue>,
+    #[serde(borrow)]
+    post_processor: Option<&'j RawValue>,
+    #[serde(borrow)]
+    decoder: Option<&'j RawValue>,
+    #[serde(borrow)]
+    model: Model<'j>,
+}
+
+/// A part that says how to work, unless it is too long.
+fn part(name: &'static str, json: Option<&RawValue>) -> Result<Value, TokenizerError> {
+    let Some(json) = json else { return Ok(Value::Null) };
+    let found = || format!("{} bytes long", json.get().len());
+    require(json.get().len() <= PART_MOST, name, found, "parts of at most 1 MiB")?;
+    parse("tokenizer.json", json.get())
 }
 
 #[derive(Deserialize, Default)]
@@ -99,7 +118,7 @@ impl Added {
         if self.single_word || self.lstrip || self.rstrip {
             return Err(TokenizerError::Unsupported {
                 part: "added token list",
-                found: format!("{:?} with lstrip, rstrip or single_word", self.content),
+                found: format!("{} with lstrip, rstrip or single_word", quoted(&self.content)),
                 supported: "added tokens without these",
             });
         }
@@ -109,7 +128,7 @@ impl Added {
 }
 
 #[derive(Deserialize)]
-struct Model {
+struct Model<'j> {
     #[serde(rename = "type")]
     kind: Option<String>,
     dropout: Option<f32>,
@@ -120,16 +139,16 @@ struct Model {
     byte_fallback: bool,
     #[serde(default)]
     ignore_merges: bool,
-    #[serde(default)]
-    vocab: HashMap<String, u32>,
-    #[serde(default)]
-    merges: Vec<Merge>,
+    #[serde(borrow, default)]
+    vocab: Names<'j>,
+    #[serde(borrow, default)]
+    merges: List<Merge<'j>, MERGES_MOST>,
 }
 
-impl Model {
+impl Model<'_> {
     fn check(&self) -> Result<(), TokenizerError> {
         let kind = self.kind.as_deref().unwrap_or("without a type");
-        require(kind == "BPE", "model", || kind.into(), "BPE")?;
+        require(kind == "BPE", "model", || plain(kind), "BPE")?;
         let affix = |affix: &Option<String>| affix.as_deref().is_none_or(str::is_empty);
         let properties = [
             ("dropout", self.dropout.is_none_or(|p| p == 0.0)),
@@ -145,23 +164,133 @@ impl Model {
     }
 }
 
-/// A merge, as files have it since or before version 0.20 of the reference.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Merge {
-    Pair(String, String),
-    Line(String),
+/// A text of the file, copied only where it has escapes.
+struct Text<'j>(Cow<'j, str>);
+
+impl<'de: 'j, 'j> Deserialize<'de> for Text<'j> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Texts;
+        impl<'de> Visitor<'de> for Texts {
+            type Value = Text<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text")
+            }
+
+            fn visit_borrowed_str<E: Error>(self, text: &'de str) -> Result<Text<'de>, E> {
+                Ok(Text(text.into()))
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Text<'de>, E> {
+                Ok(Text(text.to_owned().into()))
+            }
+        }
+        from.deserialize_str(Texts)
+    }
 }
 
-impl Merge {
-    fn pair(self) -> Result<(String, String), TokenizerError> {
-        match self {
-            Self::Pair(left, right) => Ok((left, right)),
-            Self::Line(line) => match line.split(' ').collect::<Vec<_>>()[..] {
-                [left, right] => Ok((left.into(), right.into())),
-                _ => Err(inconsistent(format!("merge {line:?}"))),
-            },
+/// Tokens by name, in the file's order.
+#[derive(Default)]
+struct Names<'j>(Vec<(Cow<'j, str>, u32)>);
+
+impl<'de: 'j, 'j> Deserialize<'de> for Names<'j> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Entries;
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Names<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("tokens with their ids")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Names<'de>, A::Error> {
+                let mut names = vec![];
+                while let Some((Text(name), id)) = map.next_entry()? {
+                    if names.len() == MAX_IDS as usize {
+                        return Err(Error::custom(format!("it has more than {MAX_IDS} tokens")));
+                    }
+                    names.push((name, id));
+                }
+                Ok(Names(names))
+            }
         }
+        from.deserialize_map(Entries)
+    }
+}
+
+/// A list of at most `MOST` things.
+struct List<T, const MOST: usize>(Vec<T>);
+
+impl<T, const MOST: usize> Default for List<T, MOST> {
+    fn default() -> Self {
+        Self(vec![])
+    }
+}
+
+impl<'de, T: Deserialize<'de>, const MOST: usize> Deserialize<'de> for List<T, MOST> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Items<T, const MOST: usize>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for Items<T, MOST> {
+            type Value = List<T, MOST>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<List<T, MOST>, A::Error> {
+                let mut items = vec![];
+                while let Some(item) = seq.next_element()? {
+                    if items.len() == MOST {
+                        let what = format!("it has a list of more than {MOST}");
+                        return Err(Error::custom(what));
+                    }
+                    items.push(item);
+                }
+                Ok(List(items))
+            }
+        }
+        from.deserialize_seq(Items(PhantomData))
+    }
+}
+
+/// A merge, as files have it since or before version 0.20 of the reference: two texts, or one with
+/// a space between them.
+struct Merge<'j>(Cow<'j, str>, Cow<'j, str>);
+
+impl<'de: 'j, 'j> Deserialize<'de> for Merge<'j> {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct Merges;
+
+        fn cut<E: Error>(line: &str) -> Result<(&str, &str), E> {
+            let pair = line.split_once(' ').filter(|(_, right)| !right.contains(' '));
+            pair.ok_or_else(|| E::custom(format!("merge {} is not of two", quoted(line))))
+        }
+
+        impl<'de> Visitor<'de> for Merges {
+            type Value = Merge<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a merge")
+            }
+
+            fn visit_borrowed_str<E: Error>(self, line: &'de str) -> Result<Merge<'de>, E> {
+                cut(line).map(|(left, right)| Merge(left.into(), right.into()))
+            }
+
+            fn visit_str<E: Error>(self, line: &str) -> Result<Merge<'de>, E> {
+                cut(line)
+                    .map(|(left, right)| Merge(left.to_owned().into(), right.to_owned().into()))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Merge<'de>, A::Error> {
+                let (left, right) = (seq.next_element()?, seq.next_element()?);
+                match (left, right, seq.next_element::<Text<'de>>()?) {
+                    (Some(Text(left)), Some(Text(right)), None) => Ok(Merge(left, right)),
+                    _ => Err(Error::custom("a merge is not of two")),
+                }
+            }
+        }
+        from.deserialize_any(Merges)
     }
 }
 
@@ -202,7 +331,7 @@ fn describe(steps: &[&Value]) -> String {
     if steps.is_empty() {
         return "nothing".into();
     }
-    steps.iter().map(|step| step.to_string()).collect::<Vec<_>>().join(", then ")
+    plain(&steps.iter().map(|step| step.to_string()).collect::<Vec<_>>().join(", then "))
 }
 
 fn check_normalizer(normalizer: &Value) -> Result<(), TokenizerError> {

@@ -7,6 +7,7 @@ mod bytes;
 mod cut;
 mod gguf;
 mod json;
+mod overlap;
 mod pattern;
 mod tables;
 
@@ -14,11 +15,12 @@ pub(crate) use bytes::char_of;
 pub use gguf::{GgufTokenizer, from_gguf};
 pub use json::from_json;
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 
 use rill::tokenizer::split::{PATTERN, Variant};
 
-use crate::quoted::quoted;
+use crate::quoted::{plain, quoted};
 use cut::{Comparison, compare};
 
 /// Most ids; also the bound of the image's vocabulary.
@@ -115,11 +117,11 @@ pub enum TokenizerError {
 }
 
 /// What both sources say, before it is checked.
-struct Source {
+struct Source<'s> {
     /// The model's tokens in the byte-level alphabet, with their ids.
-    vocab: Vec<(String, u32)>,
+    vocab: Vec<(Cow<'s, str>, u32)>,
     /// The pairs to merge, by rank.
-    merges: Vec<(String, String)>,
+    merges: Vec<(Cow<'s, str>, Cow<'s, str>)>,
     /// The added tokens, and whether each is looked for in normalised text.
     added: Vec<(AddedToken, bool)>,
     variant: Variant,
@@ -172,7 +174,7 @@ impl Vocabulary {
         self.added.iter().find(|token| token.id == id).map(|token| token.text.as_str())
     }
 
-    fn check(source: Source) -> Result<Self, TokenizerError> {
+    fn check(source: Source<'_>) -> Result<Self, TokenizerError> {
         let Source { vocab, merges, added, variant, ignore_merges, bos, add_bos, eos } = source;
         let ids = ids_by_name(&vocab)?;
         check_added(&added, &ids)?;
@@ -208,14 +210,15 @@ impl Vocabulary {
 
     /// Control tokens must not come out of plain text, or a user could write them.
     fn check_control(&self) -> Result<(), TokenizerError> {
-        for token in self.added.iter().filter(|token| token.is_special) {
-            if self.merges.iter().any(|merge| merge.contains(&token.id)) {
-                return Err(TokenizerError::Unsupported {
-                    part: "merge list",
-                    found: format!("used for the control token {}", token.text),
-                    supported: "control tokens that no text merges into",
-                });
-            }
+        let control = self.added.iter().filter(|token| token.is_special);
+        let control: HashMap<u32, &str> =
+            control.map(|token| (token.id, token.text.as_str())).collect();
+        if let Some(name) = self.merges.iter().flatten().find_map(|id| control.get(id)) {
+            return Err(TokenizerError::Unsupported {
+                part: "merge list",
+                found: format!("used for the control token {}", plain(name)),
+                supported: "control tokens that no text merges into",
+            });
         }
         for (name, id) in [("begin", self.bos), ("end", self.eos)] {
             if id.is_some_and(|id| id as usize >= self.len()) {
@@ -262,14 +265,16 @@ fn inconsistent(what: String) -> TokenizerError {
     TokenizerError::Inconsistent(what)
 }
 
-fn ids_by_name(vocab: &[(String, u32)]) -> Result<HashMap<&str, u32>, TokenizerError> {
+fn ids_by_name<'v>(
+    vocab: &'v [(Cow<'_, str>, u32)],
+) -> Result<HashMap<&'v str, u32>, TokenizerError> {
     let mut ids = HashMap::with_capacity(vocab.len());
     for (name, id) in vocab {
         if *id >= MAX_IDS {
-            return Err(inconsistent(format!("id {id} of {name:?} is out of range")));
+            return Err(inconsistent(format!("id {id} of {} is out of range", quoted(name))));
         }
-        if ids.insert(name.as_str(), *id).is_some() {
-            return Err(inconsistent(format!("{name:?} is there twice")));
+        if ids.insert(name.as_ref(), *id).is_some() {
+            return Err(inconsistent(format!("{} is there twice", quoted(name))));
         }
     }
     Ok(ids)
@@ -279,39 +284,44 @@ fn check_added(
     added: &[(AddedToken, bool)],
     ids: &HashMap<&str, u32>,
 ) -> Result<(), TokenizerError> {
-    for (at, (token, normalised)) in added.iter().enumerate() {
+    let mut by_text = HashMap::with_capacity(added.len());
+    for (token, _) in added {
         if token.id >= MAX_IDS || token.text.is_empty() {
             return Err(inconsistent(format!("added token {} is empty or out of range", token.id)));
         }
         if ids.get(token.text.as_str()).is_some_and(|&id| id != token.id) {
-            return Err(inconsistent(format!("{:?} has two ids", token.text)));
+            return Err(inconsistent(format!("{} has two ids", quoted(&token.text))));
         }
-        for (other, other_normalised) in &added[..at] {
-            if other.text == token.text && other != token {
-                return Err(inconsistent(format!("{:?} is added twice", token.text)));
-            }
-            // The reference looks for the two kinds one after the other, the core at once.
-            if normalised != other_normalised && overlap(&token.text, &other.text) {
-                return Err(TokenizerError::Unsupported {
-                    part: "added token list",
-                    found: format!(
-                        "ambiguous: {:?} and {:?} can overlap but differ in `normalized`",
-                        token.text, other.text
-                    ),
-                    supported: "overlapping added tokens that are alike",
-                });
-            }
+        if by_text.insert(token.text.as_str(), token).is_some_and(|other| other != token) {
+            return Err(inconsistent(format!("{} is added twice", quoted(&token.text))));
         }
     }
-    Ok(())
-}
-
-/// Whether occurrences of the two in a text can share a byte.
-fn overlap(a: &str, b: &str) -> bool {
-    let ends_into = |a: &str, b: &str| {
-        (1..=a.len()).any(|n| b.as_bytes().starts_with(&a.as_bytes()[a.len() - n..]))
+    // The reference looks for the two kinds one after the other, the core at once.
+    let kind = |wanted| -> Vec<&str> {
+        let texts: HashSet<&str> = added
+            .iter()
+            .filter(|(_, normalised)| *normalised == wanted)
+            .map(|(token, _)| token.text.as_str())
+            .collect();
+        texts.into_iter().collect()
     };
-    a.contains(b) || b.contains(a) || ends_into(a, b) || ends_into(b, a)
+    let found = match overlap::find(&kind(true), &kind(false)) {
+        Ok(None) => return Ok(()),
+        Ok(Some((a, b))) => format!(
+            "ambiguous: {} and {} can overlap but differ in `normalized`",
+            quoted(a),
+            quoted(b)
+        ),
+        Err(overlap::TooMany) => format!(
+            "too long: texts that differ in `normalized` have more than {} beginnings",
+            overlap::PREFIXES_MOST
+        ),
+    };
+    Err(TokenizerError::Unsupported {
+        part: "added token list",
+        found,
+        supported: "overlapping added tokens that are alike",
+    })
 }
 
 fn put(
@@ -322,7 +332,10 @@ fn put(
 ) -> Result<(), TokenizerError> {
     let slot = &mut tokens[id as usize];
     if slot.is_some() {
-        return Err(inconsistent(format!("id {id} of {name:?} belongs to another token, too")));
+        return Err(inconsistent(format!(
+            "id {id} of {} belongs to another token, too",
+            quoted(name)
+        )));
     }
     // A name outside the byte-level alphabet decodes to itself.
     let bytes = bytes::decode(name).unwrap_or_else(|| name.as_bytes().to_vec());
@@ -332,11 +345,11 @@ fn put(
 
 /// Looks up the ids of the merges. Of equal pairs the last counts, as in the reference.
 fn ranked(
-    merges: &[(String, String)],
+    merges: &[(Cow<'_, str>, Cow<'_, str>)],
     ids: &HashMap<&str, u32>,
 ) -> Result<Vec<[u32; 3]>, TokenizerError> {
     let id_of = |name: &str| {
-        let unknown = || inconsistent(format!("merge needs {name:?}, which is no token"));
+        let unknown = || inconsistent(format!("merge needs {}, which is no token", quoted(name)));
         ids.get(name).copied().ok_or_else(unknown)
     };
     let mut last = HashMap::with_capacity(merges.len());
