@@ -17,7 +17,8 @@ use crate::{Options, PackError, Progress, image_name, pack, pack_new, target};
 /// Packs a checkpoint into an image.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
-    /// A GGUF file (any part of a split one) or a Hugging Face folder
+    /// A GGUF file (any part of a split one, any usual encoding), or a Hugging Face folder with 32-,
+    /// 16- or 8-bit floats
     source: PathBuf,
     /// The image to write [default: the name of the source, or of the hub's repository or file that it
     /// links to, with `.rill`, in the current folder]

@@ -104,6 +104,19 @@ pub enum GgufError {
     Malformed(String),
 }
 
+impl Array {
+    /// Whether it holds nothing but 0, false and empty texts.
+    pub fn is_zero(&self) -> bool {
+        match self {
+            Self::Unsigned(all) => all.iter().all(|&x| x == 0),
+            Self::Signed(all) => all.iter().all(|&x| x == 0),
+            Self::Float(all) => all.iter().all(|&x| x == 0.0),
+            Self::Bool(all) => !all.contains(&true),
+            Self::Text(all) => all.iter().all(String::is_empty),
+        }
+    }
+}
+
 impl Value {
     /// A number that fits 32 bits without sign.
     pub fn as_u32(&self) -> Option<u32> {
@@ -429,7 +442,7 @@ mod tests {
         text(&mut out, "t");
         out.extend(1_u32.to_le_bytes());
         out.extend(32_u64.to_le_bytes());
-        out.extend(Stored::Q8_0.ggml_number().to_le_bytes());
+        out.extend(Stored::Q8_0.ggml_number().unwrap().to_le_bytes());
         out.extend(0_u64.to_le_bytes());
         out.resize(out.len().next_multiple_of(32) + 34, 0);
         out

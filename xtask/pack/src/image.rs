@@ -249,11 +249,11 @@ impl<W: Write + Seek> Packer<'_, W> {
 
     /// The numbers of a part, row by row.
     fn numbers(checkpoint: &Checkpoint, part: &Part) -> Result<Vec<f32>, WriteError> {
-        let mut bytes = Vec::new();
-        let files = &checkpoint.files;
-        files.read(part, 0..part.rows, &mut bytes).map_err(MatrixError::from)?;
+        let rows = checkpoint.files.read(part, 0..part.rows).map_err(MatrixError::from)?;
         let mut numbers = vec![0.0; part.rows * part.cols];
-        part.stored.dequantise(&bytes, &mut numbers);
+        for (row, numbers) in numbers.chunks_exact_mut(part.cols).enumerate() {
+            rows.decode(row, numbers);
+        }
         if numbers.iter().any(|x| !x.is_finite()) {
             return Err(MatrixError::Weight(part.name.clone()).into());
         }

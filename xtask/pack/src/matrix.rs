@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use rill::image::layout::{BLOCK, Format, MatrixShape, TILE_ROWS, put_block};
 use std::ops::Range;
 
-use crate::checkpoint::{CheckpointError, Files, Part};
+use crate::checkpoint::{CheckpointError, Files, Part, Rows};
 use crate::quantise::{Unrepresentable, quantise, squared_error};
 use crate::stored::{Stored, q4_0, q8_0};
 use crate::threads;
@@ -95,10 +95,7 @@ impl Joint<'_> {
     ) -> Result<(), MatrixError> {
         let mut sources = Vec::new();
         for (index, part) in self.parts.iter().enumerate() {
-            let rows = self.rows_of(index, &tile_rows);
-            let mut bytes = Vec::new();
-            files.read(part, rows.clone(), &mut bytes)?;
-            sources.push(Source { part, first: rows.start, bytes });
+            sources.push(files.read(part, self.rows_of(index, &tile_rows))?);
         }
         let width = self.shape.format.tile_row_bytes(self.shape.blocks());
         let first = tile_rows.start;
@@ -160,7 +157,7 @@ impl Joint<'_> {
 
     fn encode_tile_row(
         &self,
-        sources: &[Source<'_>],
+        sources: &[Rows<'_>],
         tile_row: usize,
         out: &mut [u8],
         weights: &mut Vec<f32>,
@@ -171,8 +168,8 @@ impl Joint<'_> {
                 self.pad(out, lane, 0);
                 continue;
             };
-            let Source { part, first, bytes } = &sources[index];
-            let bytes = &bytes[(row - first) * part.row_bytes()..][..part.row_bytes()];
+            let rows = &sources[index];
+            let (part, bytes) = (rows.part(), rows.stored(row));
             let format = self.shape.format;
             let done = match part.stored {
                 Stored::Q4_0 => carry(format, bytes, part.stored, q4_0, out, lane),
@@ -182,7 +179,7 @@ impl Joint<'_> {
                 _ => {
                     weights.clear();
                     weights.resize(part.cols.next_multiple_of(BLOCK), 0.0);
-                    part.stored.dequantise(bytes, &mut weights[..part.cols]);
+                    rows.decode(row, &mut weights[..part.cols]);
                     round(format, weights, out, lane, &mut losses[index])
                 }
             };
@@ -198,13 +195,6 @@ impl Joint<'_> {
             put_block(self.shape.format, out, lane, block, &[0; BLOCK], 0);
         }
     }
-}
-
-/// Rows of a part as they stand in its file.
-struct Source<'c> {
-    part: &'c Part,
-    first: usize,
-    bytes: Vec<u8>,
 }
 
 /// Carries a row of blocks over as it is; returns how many blocks that were.

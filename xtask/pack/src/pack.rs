@@ -230,6 +230,7 @@ impl<'c> Job<'c> {
                 report,
                 options: **options,
                 chat: words.explanation.clone(),
+                notes: checkpoint.notes.clone(),
             }),
             Err(WriteError::Matrix(MatrixError::Checkpoint(error))) => Err(error.into()),
             Err(WriteError::Matrix(error)) => Err(PackError::Weight(error)),

@@ -1,10 +1,10 @@
 //! What became of each tensor.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use rill::image::layout::Format;
-use rill::image::{Header, Manifest, Section};
+use rill::image::{Header, Manifest, Section, page_shape};
 
 use crate::matrix::{Joint, Loss, is_exact};
 use crate::options::Options;
@@ -113,6 +113,8 @@ pub struct Summary {
     pub options: Options,
     /// How the checkpoint's chat template was understood.
     pub chat: String,
+    /// What was left aside or assumed.
+    pub notes: Vec<String>,
 }
 
 impl fmt::Display for Summary {
@@ -133,11 +135,51 @@ impl fmt::Display for Summary {
         for class in Class::ALL {
             self.fmt_class(f, class)?;
         }
+        self.fmt_twice_rounded(f)?;
+        for note in &self.notes {
+            writeln!(f, "note: {note}")?;
+        }
         write!(f, "chat: {}", self.chat)
     }
 }
 
+/// About what rounding to int8 costs, relative to the weights' root mean square.
+const Q8_ROUNDING: &str = "0.5 %";
+
 impl Summary {
+    /// Says of weights that came with few bits and were rounded to int4 again what int8 would keep.
+    fn fmt_twice_rounded(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for class in Class::ALL {
+            let twice = self.report.of(class).filter(|(_, tensor)| {
+                let rounded = tensor.relative_rms.is_some() && tensor.format == Format::Q4;
+                rounded && tensor.stored.is_quantised()
+            });
+            let kinds: BTreeSet<_> = twice.map(|(_, tensor)| tensor.stored.name()).collect();
+            if kinds.is_empty() {
+                continue;
+            }
+            let (name, kinds) = (class.name(), Vec::from_iter(kinds).join(", "));
+            write!(
+                f,
+                "{name:<10}      {kinds} had been rounded before, and q4 rounds a second time; \
+                 --{name} q8 would lose about {Q8_ROUNDING}"
+            )?;
+            let larger = Manifest {
+                page_gate_up: Format::Q8,
+                page_down: Format::Q8,
+                ..self.manifest.clone()
+            };
+            match page_shape(&larger) {
+                Some(shape) if class == Class::Experts => {
+                    let mib = shape.bytes() as f64 / f64::from(1 << 20);
+                    writeln!(f, ", with pages of {mib:.2} MiB")?;
+                }
+                _ => writeln!(f)?,
+            }
+        }
+        Ok(())
+    }
+
     fn fmt_class(&self, f: &mut fmt::Formatter<'_>, class: Class) -> fmt::Result {
         let asked = match class {
             Class::Experts => self.options.experts,
@@ -159,7 +201,7 @@ impl Summary {
                 false => "rounded".into(),
             };
             let (name, stored) = (class.name(), stored.name());
-            writeln!(f, "{name:<10}{count:>5} tensors  {stored:<5} -> {format}  {kept}")?;
+            writeln!(f, "{name:<10}{count:>5} tensors  {stored:<7} -> {format}  {kept}")?;
         }
         if let (Some(rms), Some((worst, most))) =
             (self.report.relative_rms(class), self.report.worst(class))

@@ -192,14 +192,16 @@ fn a_plain_gguf_gives_the_same_weights_as_the_hub() {
 
 #[test]
 fn every_tensor_type_is_read() {
-    for stored in Stored::ALL {
+    for stored in Stored::ALL.into_iter().filter(|stored| stored.ggml_number().is_some()) {
         let (raws, summary, packed) = gguf(&Tiny::wide(), |_| stored, &Options::default());
         let exact = matches!(stored, Stored::Q4_0 | Stored::Q8_0);
         for (name, (rms, format)) in differences(&packed, &raws) {
             let report = summary.report.tensors[&name];
             assert_eq!((report.stored, report.format), (stored, format));
             assert_eq!(report.relative_rms.is_none(), exact);
-            assert!(if exact { rms == 0.0 } else { rms > 0.0 && rms < 2.0 * ceiling(format) });
+            // Uneven steps and few levels are further from even ones than the hub's weights are.
+            let most = if exact { 0.0 } else { 2.5 * ceiling(format) };
+            assert!(rms <= most, "{name} from {stored:?}: {rms}");
         }
     }
 }
@@ -314,7 +316,7 @@ fn unusable_folders_are_refused_with_the_reason() {
             "rope scaling of the type llama3",
         ),
         (with("rope_parameters", json!({"rope_theta": "x"})), "unusable rope_theta"),
-        (with("quantization_config", json!({"quant_method": "awq"})), "quantisation method awq"),
+        (with("quantization_config", json!({"quant_method": "awq"})), "quantised by AWQ"),
         (with("layer_types", json!(vec!["conv"; 3])), "unusable layer_types"),
         (with("layer_types", json!(["conv", "conv", "conv", "sliding_attention"])), "sliding"),
         (with("layer_types", Json::Null), "lacks layer_types"),
@@ -415,7 +417,8 @@ fn unusable_ggufs_are_refused_with_the_reason() {
         ),
         (error(&|metadata, _| metadata.push(metadata[0].clone())), "appears twice"),
         (error(&|_, raws| raws.push(raws[0].clone())), "appears twice"),
-        (error(&|_, raws| raws[3].number = 39), "has the type 39 of ggml, which is not supported"),
+        (error(&|_, raws| raws[3].number = 31), "has the type Q4_0_4_4, which is not supported"),
+        (error(&|_, raws| raws[3].number = 99), "has the type 99 of ggml, which is not supported"),
         (error(&|_, raws| drop(raws.remove(3))), "is missing; the checkpoint is incomplete"),
         (error(&|_, raws| raws[3].dims = vec![1 << 40; 3]), "is impossible"),
         (error(&|_, raws| raws[3].bytes[..2].fill(0xff)), "not finite"),

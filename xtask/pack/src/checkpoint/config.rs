@@ -2,11 +2,15 @@
 //! that LFM2 models have been published with. Precedence and defaults are those of `Lfm2Config`
 //! and `Lfm2MoeConfig` in transformers.
 
-use rill::image::{Sampling, Shape};
+use std::collections::BTreeMap;
+
+use rill::image::Shape;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::advice::{self, Advised};
 use super::{CheckpointError, Model, shortened};
+use crate::quoted::quoted;
 
 /// What is read of `config.json`.
 #[derive(Debug, Deserialize)]
@@ -44,6 +48,7 @@ pub(super) struct Config {
     num_dense_layers: Option<u32>,
     moe_intermediate_size: Option<u32>,
     num_experts: Option<u32>,
+    num_local_experts: Option<u32>,
     num_experts_per_tok: Option<u32>,
     norm_topk_prob: Option<bool>,
     use_expert_bias: Option<bool>,
@@ -53,21 +58,18 @@ pub(super) struct Config {
     tie_embedding: Option<bool>,
     eos_token_id: Option<Tokens>,
     quantization_config: Option<Value>,
+    quantization: Option<Value>,
+
+    /// Everything else.
+    #[serde(flatten)]
+    others: BTreeMap<String, Value>,
 }
 
-/// What is read of `generation_config.json`.
-#[derive(Debug, Default, Deserialize)]
-pub(super) struct Generation {
-    eos_token_id: Option<Tokens>,
-    temperature: Option<f32>,
-    top_k: Option<u32>,
-    top_p: Option<f32>,
-    min_p: Option<f32>,
-    repetition_penalty: Option<f32>,
-}
+/// `generation_config.json`: advice, of which anything may be missing or wrong.
+pub(super) type Generation = serde_json::Map<String, Value>;
 
 /// One token or several.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum Tokens {
     One(u32),
@@ -81,7 +83,13 @@ fn present<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Option<f
 
 impl Config {
     /// The model that this configuration describes.
-    pub fn model(&self, name: String, generation: &Generation) -> Result<Model, CheckpointError> {
+    /// What is left aside of the advice goes to `notes`.
+    pub fn model(
+        &self,
+        name: String,
+        generation: &Generation,
+        notes: &mut Vec<String>,
+    ) -> Result<Model, CheckpointError> {
         let moe = match self.model_type.as_deref() {
             Some("lfm2") => false,
             Some("lfm2_moe") => true,
@@ -102,7 +110,7 @@ impl Config {
             head_dim: self.head_dim.unwrap_or(hidden.checked_div(heads).unwrap_or(0)),
             dense_ff: if dense_layers > 0 { self.dense_ff(moe)? } else { 0 },
             expert_ff: of_moe("moe_intermediate_size", self.moe_intermediate_size)?,
-            experts: of_moe("num_experts", self.num_experts)?,
+            experts: of_moe("num_experts", self.num_experts.or(self.num_local_experts))?,
             top_k: of_moe("num_experts_per_tok", self.num_experts_per_tok)?,
             conv_width: self.conv_l_cache.unwrap_or(3),
             max_context: self.max_position_embeddings.unwrap_or(128_000),
@@ -112,23 +120,18 @@ impl Config {
             expert_bias: moe && self.use_expert_bias.unwrap_or(true),
             routed_scale: self.routed_scaling_factor.unwrap_or(1.0),
         };
-        let default = Sampling::default();
+        let stops = generation.get("eos_token_id").and_then(|ids| Tokens::deserialize(ids).ok());
         Ok(Model {
             name,
             shape,
             attention: self.attention(layers as usize)?,
             dense_layers: dense_layers as usize,
             tied: self.tie_embedding.or(self.tie_word_embeddings).unwrap_or(true),
-            sampling: Sampling {
-                temperature: generation.temperature.unwrap_or(default.temperature),
-                top_k: generation.top_k.unwrap_or(default.top_k),
-                top_p: generation.top_p.unwrap_or(default.top_p),
-                min_p: generation.min_p.unwrap_or(default.min_p),
-                repetition_penalty: generation
-                    .repetition_penalty
-                    .unwrap_or(default.repetition_penalty),
-            },
-            stops: match generation.eos_token_id.as_ref().or(self.eos_token_id.as_ref()) {
+            sampling: advice::sampling(
+                |name| generation.get(name).and_then(Advised::from_json),
+                notes,
+            ),
+            stops: match stops.as_ref().or(self.eos_token_id.as_ref()) {
                 None => Vec::new(),
                 Some(Tokens::One(id)) => vec![*id],
                 Some(Tokens::Many(ids)) => ids.clone(),
@@ -146,26 +149,81 @@ impl Config {
         {
             return unsupported(format!("the activation {act}"));
         }
-        if let Some(quantised) = self.quantization_config.as_ref().filter(|value| !value.is_null())
-        {
-            let method = quantised.get("quant_method").and_then(Value::as_str).unwrap_or("unknown");
-            return unsupported(format!("the quantisation method {method}"));
-        }
+        self.refuse_quantised()?;
+        self.refuse_telling()?;
         for rope in [self.rope_scaling.as_ref(), self.rope_parameters()].into_iter().flatten() {
-            let kind = rope.get("rope_type").or(rope.get("type")).and_then(Value::as_str);
-            if let Some(kind) = kind
-                && kind != "default"
-            {
-                return unsupported(format!("rope scaling of the type {kind}"));
-            }
-            let part = rope.get("partial_rotary_factor").and_then(Value::as_f64);
-            if let Some(part) = part
-                && part != 1.0
-            {
-                return unsupported(format!("a rotary embedding of {part} of a head"));
-            }
+            refuse_scaled(rope)?;
         }
         Ok(())
+    }
+
+    /// Refuses encodings of other programs. 8-bit floats with scales are read, whoever made them.
+    fn refuse_quantised(&self) -> Result<(), CheckpointError> {
+        let refuse = |by: String| Err(CheckpointError::Quantised(by));
+        let present = |value: &&Value| !value.is_null();
+        let text = |value: &Value, key: &str| value.get(key)?.as_str().map(str::to_lowercase);
+        if let Some(how) = self.quantization_config.as_ref().filter(present)
+            && let Some(method) = text(how, "quant_method")
+        {
+            let format = text(how, "format");
+            return match method.as_str() {
+                "fp8" | "fbgemm_fp8" => Ok(()),
+                "compressed-tensors" => match format.as_deref() {
+                    None | Some("float-quantized" | "naive-quantized" | "dense") => Ok(()),
+                    Some(format) => refuse(format!("compressed-tensors as {format}")),
+                },
+                "modelopt" if text(how, "quant_algo").as_deref() == Some("fp8") => Ok(()),
+                "awq" => refuse("AWQ".into()),
+                "gptq" => refuse("GPTQ".into()),
+                "mlx" => refuse("MLX".into()),
+                "bitsandbytes" => refuse("bitsandbytes".into()),
+                _ => refuse(quoted(&method)),
+            };
+        }
+        // MLX names no method.
+        let unnamed = [&self.quantization, &self.quantization_config];
+        match unnamed.into_iter().flatten().find(present) {
+            None => Ok(()),
+            Some(how) if how.get("group_size").is_some() => refuse("MLX".into()),
+            Some(_) => refuse("a program that its configuration does not name".into()),
+        }
+    }
+
+    /// Refuses entries that change the answers and that nothing here honours.
+    fn refuse_telling(&self) -> Result<(), CheckpointError> {
+        let refuse = |key: &str, value: &Value| {
+            Err(CheckpointError::Unsupported(format!("{key} = {}", shortened(value))))
+        };
+        let entry = |key: &str| self.others.get(key).filter(|value| !value.is_null());
+        for (key, plain) in TELLING {
+            if let Some(value) = entry(key)
+                && !plain.is(value)
+            {
+                return refuse(key, value);
+            }
+        }
+        // A window that holds the whole context is none.
+        if let Some(window) = entry("sliding_window")
+            && entry("use_sliding_window") != Some(&Value::Bool(false))
+            && window.as_u64() != Some(0)
+            && window.as_u64().is_none_or(|window| {
+                window < u64::from(self.max_position_embeddings.unwrap_or(128_000))
+            })
+        {
+            return refuse("sliding_window", window);
+        }
+        let classes = entry("architectures").and_then(Value::as_array);
+        match classes
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .find(|class| class.contains("For") && !class.contains("ForCausalLM"))
+        {
+            None => Ok(()),
+            Some(class) => {
+                Err(CheckpointError::Unsupported(format!("the head of {}", quoted(class))))
+            }
+        }
     }
 
     /// The rotary embedding's parameters; some versions keep them by the type of layer.
@@ -233,6 +291,77 @@ impl Config {
             key: "intermediate_size".into(),
             value: named.to_string(),
         })
+    }
+}
+
+/// Entries that change the answers, and what they must be not to.
+const TELLING: [(&str, Plain); 21] = [
+    ("is_causal", Plain::True),
+    ("causal", Plain::True),
+    ("use_pos_enc", Plain::True),
+    ("block_use_swiglu", Plain::True),
+    ("use_bidirectional_attention", Plain::Off),
+    ("attention_bias", Plain::Off),
+    ("qkv_bias", Plain::Off),
+    ("mlp_bias", Plain::Off),
+    ("attn_logit_softcapping", Plain::Off),
+    ("final_logit_softcapping", Plain::Off),
+    ("router_logit_softcapping", Plain::Off),
+    ("num_shared_experts", Plain::Off),
+    ("n_shared_experts", Plain::Off),
+    ("attention_chunk_size", Plain::Off),
+    ("n_group", Plain::One),
+    ("topk_group", Plain::One),
+    ("logits_scaling", Plain::One),
+    ("logit_scale", Plain::One),
+    ("embedding_multiplier", Plain::One),
+    ("residual_multiplier", Plain::One),
+    ("partial_rotary_factor", Plain::One),
+];
+
+/// A value with which an entry changes nothing.
+#[derive(Debug, Clone, Copy)]
+enum Plain {
+    True,
+    /// False or 0.
+    Off,
+    /// 1, or 0 for not set.
+    One,
+}
+
+impl Plain {
+    fn is(self, value: &Value) -> bool {
+        match (self, value) {
+            (Self::True, Value::Bool(truth)) => *truth,
+            (Self::Off, Value::Bool(truth)) => !truth,
+            (Self::Off, value) => value.as_f64() == Some(0.0),
+            (Self::One, value) => matches!(value.as_f64(), Some(0.0 | 1.0)),
+            _ => false,
+        }
+    }
+}
+
+/// Refuses a rotary embedding that is not the plain one.
+fn refuse_scaled(rope: &Value) -> Result<(), CheckpointError> {
+    let unsupported = |what: String| Err(CheckpointError::Unsupported(what));
+    let kind = rope.get("rope_type").or(rope.get("type")).filter(|kind| !kind.is_null());
+    match kind {
+        None => {
+            if let Some(factor) = rope.get("factor").filter(|&factor| !Plain::One.is(factor)) {
+                return unsupported(format!("rope scaling by {}", shortened(factor)));
+            }
+        }
+        Some(Value::String(kind)) if kind == "default" => {}
+        Some(Value::String(kind)) => {
+            return unsupported(format!("rope scaling of the type {kind}"));
+        }
+        Some(kind) => return unsupported(format!("a rope_type that is no text, {kind}")),
+    }
+    match rope.get("partial_rotary_factor").filter(|part| !part.is_null()) {
+        Some(part) if part.as_f64() != Some(1.0) => {
+            unsupported(format!("a rotary embedding of {} of a head", shortened(part)))
+        }
+        _ => Ok(()),
     }
 }
 

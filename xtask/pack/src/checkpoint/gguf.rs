@@ -1,11 +1,13 @@
 //! LFM2 models in GGUF, as llama.cpp's `convert_hf_to_gguf.py` writes them. Its LFM2 conversion
 //! does not permute the rows of q and k.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use rill::image::{Sampling, Shape};
+use rill::image::Shape;
 
+use super::advice::{self, Advised};
 use super::source::{Reader, Store};
 use super::tensors::{Files, Located, Tensors};
 use super::{
@@ -13,6 +15,7 @@ use super::{
     shortened,
 };
 use crate::gguf::{self, Gguf, TensorType, Value};
+use crate::stored::ggml_name;
 use crate::tokenizer::GgufTokenizer;
 
 /// `expert_gating_func` of sigmoid routing.
@@ -46,10 +49,12 @@ pub(super) fn open(store: &dyn Store, path: &Path) -> Result<Checkpoint, Checkpo
             .find(|name| tensors.has(name))
             .unwrap_or("token_embd_norm.weight"),
     };
-    let model = model(&meta, &tensors, &names, &first)?;
+    let mut notes = Vec::new();
+    let model = model(&meta, &tensors, &names, &first, &mut notes)?;
     let template = meta.text("tokenizer.chat_template").map(str::to_owned);
-    let words = Words::Gguf(tokenizer(&meta)?);
-    assemble(Parts { model, words, template }, files, &tensors, &names)
+    let words = Words::Gguf(tokenizer(&meta, &mut notes)?);
+    notes.extend(meta.not_used());
+    assemble(Parts { model, words, template, notes }, files, &tensors, &names)
 }
 
 /// Reads the head of one file and adds its tensors.
@@ -65,7 +70,9 @@ fn add(
     for tensor in std::mem::take(&mut head.tensors) {
         let stored = match tensor.kind {
             TensorType::Known(stored) => Ok(stored),
-            TensorType::Unknown(number) => Err(format!("{number} of ggml")),
+            TensorType::Unknown(number) => {
+                Err(ggml_name(number).map_or_else(|| format!("{number} of ggml"), str::to_owned))
+            }
         };
         let name = tensor.name.clone();
         let located = Located { file, offset: tensor.offset, stored, dims: tensor.dims };
@@ -101,13 +108,17 @@ fn split_sibling(path: &Path, number: u32) -> Option<PathBuf> {
 struct Meta {
     entries: BTreeMap<String, Value>,
     arch: String,
+    /// The keys that were asked for.
+    used: RefCell<BTreeSet<String>>,
 }
 
 impl Meta {
     fn new(entries: BTreeMap<String, Value>) -> Result<Self, CheckpointError> {
         let arch = entries.get("general.architecture").and_then(Value::as_text);
         match arch {
-            Some("lfm2" | "lfm2moe") => Ok(Self { arch: arch.unwrap_or_default().into(), entries }),
+            Some(arch @ ("lfm2" | "lfm2moe")) => {
+                Ok(Self { arch: arch.into(), used: RefCell::default(), entries })
+            }
             other => Err(CheckpointError::Architecture(other.unwrap_or("none").into())),
         }
     }
@@ -146,11 +157,20 @@ impl Meta {
         read: impl Fn(&Value) -> Option<T>,
     ) -> Result<Option<T>, CheckpointError> {
         let Some(value) = self.entries.get(key) else { return Ok(None) };
+        self.used.borrow_mut().insert(key.into());
         read(value).map(Some).ok_or_else(|| bad(key, value))
     }
 
     fn text(&self, key: &str) -> Option<&str> {
         self.entries.get(key).and_then(Value::as_text)
+    }
+
+    /// What to say of the architecture's keys that nothing asked for.
+    fn not_used(&self) -> Option<String> {
+        let (used, prefix) = (self.used.borrow(), self.key(""));
+        let keys = self.entries.keys().filter(|key| key.starts_with(&prefix));
+        let unused: Vec<_> = keys.filter(|key| !used.contains(*key)).map(String::as_str).collect();
+        (!unused.is_empty()).then(|| format!("not used: {}", unused.join(", ")))
     }
 }
 
@@ -172,6 +192,7 @@ fn model(
     tensors: &Tensors,
     names: &GgufNames,
     path: &Path,
+    notes: &mut Vec<String>,
 ) -> Result<Model, CheckpointError> {
     let layers = meta.need("block_count", Value::as_u32)? as usize;
     let hidden = meta.need("embedding_length", Value::as_u32)?;
@@ -189,15 +210,19 @@ fn model(
         let key = meta.key("attention.head_count_kv");
         return Err(CheckpointError::BadKey { key, value: shortened(&kv) });
     }
-    refuse_unsupported(meta, head_dim)?;
+    let max_context = meta.need("context_length", Value::as_u32)?;
+    refuse_unsupported(meta, head_dim, max_context)?;
     let dense_layers = if meta.moe() {
         meta.maybe("leading_dense_block_count", Value::as_u32)?.unwrap_or(0) as usize
     } else {
         layers
     };
     let moe = |name| if meta.moe() { meta.need(name, Value::as_u32) } else { Ok(0) };
+    let widths = FeedForward::of(meta, layers, dense_layers)?;
     let embedding = tensors.dims(names.embedding())?;
     let vocab = embedding.first().and_then(|&rows| u32::try_from(rows).ok()).unwrap_or(u32::MAX);
+    // It is as long as the embedding, which is believed.
+    meta.maybe("vocab_size", |_| Some(()))?;
     let bias = |layer| tensors.has(&names.of(LayerTensor::ExpertBias, layer));
     let shape = Shape {
         vocab,
@@ -205,12 +230,12 @@ fn model(
         heads,
         kv_heads: if kv_heads == 0 { heads } else { kv_heads },
         head_dim,
-        dense_ff: if dense_layers > 0 { meta.need("feed_forward_length", uniform)? } else { 0 },
-        expert_ff: moe("expert_feed_forward_length")?,
+        dense_ff: widths.dense,
+        expert_ff: widths.expert,
         experts: moe("expert_count")?,
         top_k: moe("expert_used_count")?,
         conv_width: meta.need("shortconv.l_cache", Value::as_u32)?,
-        max_context: meta.need("context_length", Value::as_u32)?,
+        max_context,
         rope_theta: meta.need("rope.freq_base", Value::as_f32)?,
         norm_eps: meta.need("attention.layer_norm_rms_epsilon", Value::as_f32)?,
         norm_top_k: meta.maybe("expert_weights_norm", Value::as_bool)?.unwrap_or(true),
@@ -224,7 +249,17 @@ fn model(
         attention: kv.iter().map(|&n| n != 0).collect(),
         dense_layers,
         tied: !tensors.has(names.head()),
-        sampling: sampling(meta)?,
+        sampling: advice::sampling(
+            |name| {
+                let name = match name {
+                    "temperature" => "temp",
+                    "repetition_penalty" => "penalty_repeat",
+                    same => same,
+                };
+                meta.entries.get(&format!("general.sampling.{name}")).map(Advised::from_gguf)
+            },
+            notes,
+        ),
         stops: ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"]
             .into_iter()
             .filter_map(|key| meta.optional(key, Value::as_u32).transpose())
@@ -232,19 +267,25 @@ fn model(
     })
 }
 
-fn refuse_unsupported(meta: &Meta, head_dim: u32) -> Result<(), CheckpointError> {
+fn refuse_unsupported(meta: &Meta, head_dim: u32, max_context: u32) -> Result<(), CheckpointError> {
     let unsupported = |what: String| Err(CheckpointError::Unsupported(what));
     if let Some(gating) = meta.maybe("expert_gating_func", Value::as_u32)?
         && gating != GATING_SIGMOID
     {
         return unsupported(format!("the expert gating function {gating}"));
     }
-    let scaling = meta.key("rope.scaling.type");
-    if let Some(scaling) = meta.text(&scaling)
-        && scaling != "none"
-    {
-        return unsupported(format!("rope scaling of the type {scaling}"));
+    let scaling = meta.maybe("rope.scaling.type", |value| value.as_text().map(str::to_owned))?;
+    match scaling.as_deref() {
+        Some("none") => {
+            // Then nothing else of it counts.
+            for key in ["factor", "attn_factor", "original_context_length", "finetuned"] {
+                meta.maybe(&format!("rope.scaling.{key}"), |_| Some(()))?;
+            }
+        }
+        Some(scaling) => return unsupported(format!("rope scaling of the type {scaling}")),
+        None => {}
     }
+    refuse_telling(meta, max_context)?;
     if let Some(dims) = meta.maybe("rope.dimension_count", Value::as_u32)?
         && dims != head_dim
     {
@@ -258,31 +299,151 @@ fn refuse_unsupported(meta: &Meta, head_dim: u32) -> Result<(), CheckpointError>
     Ok(())
 }
 
-fn sampling(meta: &Meta) -> Result<Sampling, CheckpointError> {
-    let advice = |name: &str, default: f32| -> Result<f32, CheckpointError> {
-        let value = meta.optional(&format!("general.sampling.{name}"), Value::as_f32)?;
-        Ok(value.unwrap_or(default))
-    };
-    let default = Sampling::default();
-    Ok(Sampling {
-        temperature: advice("temp", default.temperature)?,
-        top_k: meta.optional("general.sampling.top_k", Value::as_u32)?.unwrap_or(default.top_k),
-        top_p: advice("top_p", default.top_p)?,
-        min_p: advice("min_p", default.min_p)?,
-        repetition_penalty: advice("penalty_repeat", default.repetition_penalty)?,
-    })
+/// Keys that nothing here honours and that change the answers, unless they are off: 0, false,
+/// empty, or for factors 1.
+const TELLING: [(&str, Off); 26] = [
+    ("pooling_type", Off::Zero),
+    ("use_parallel_residual", Off::Zero),
+    ("attention.clamp_kqv", Off::Zero),
+    ("attention.max_alibi_bias", Off::Zero),
+    ("attention.scale", Off::Zero),
+    ("attention.shared_kv_layers", Off::Zero),
+    ("attention.output_scale", Off::One),
+    ("attention.temperature_scale", Off::Zero),
+    ("attention.temperature_length", Off::Zero),
+    ("attn_logit_softcapping", Off::Zero),
+    ("final_logit_softcapping", Off::Zero),
+    ("router_logit_softcapping", Off::Zero),
+    ("logit_scale", Off::One),
+    ("residual_scale", Off::One),
+    ("embedding_scale", Off::One),
+    ("expert_shared_count", Off::Zero),
+    ("expert_shared_feed_forward_length", Off::Zero),
+    ("expert_group_count", Off::One),
+    ("expert_group_used_count", Off::One),
+    ("expert_group_scale", Off::One),
+    ("swiglu_clamp_exp", Off::Zero),
+    ("rope.scale_linear", Off::One),
+    ("rope.scaling.factor", Off::One),
+    ("rope.scaling.attn_factor", Off::One),
+    ("rope.dimension_sections", Off::Zero),
+    ("classifier.output_labels", Off::Zero),
+];
+
+/// Values with which a key changes nothing.
+#[derive(Debug, Clone, Copy)]
+enum Off {
+    /// 0, false, or nothing but that.
+    Zero,
+    /// 0 (not set) or 1.
+    One,
 }
 
-fn tokenizer(meta: &Meta) -> Result<GgufTokenizer, CheckpointError> {
+impl Off {
+    fn is(self, value: &Value) -> bool {
+        let number = match value {
+            Value::Array(array) => return array.is_zero(),
+            Value::Text(text) => return text.is_empty(),
+            Value::Bool(truth) => f64::from(u8::from(*truth)),
+            Value::Unsigned(x) => *x as f64,
+            Value::Signed(x) => *x as f64,
+            Value::Float(x) => *x,
+        };
+        number == 0.0 || matches!(self, Self::One) && number == 1.0
+    }
+}
+
+fn refuse_telling(meta: &Meta, max_context: u32) -> Result<(), CheckpointError> {
+    let refuse = |name: &str, value: &Value| {
+        let what = format!("{} = {}", meta.key(name), shortened(value));
+        Err(CheckpointError::Unsupported(what))
+    };
+    for (name, off) in TELLING {
+        if let Some(value) = meta.maybe(name, |value| Some(value.clone()))?
+            && !off.is(&value)
+        {
+            return refuse(name, &value);
+        }
+    }
+    // A window that holds the whole context is none.
+    for name in ["attention.sliding_window", "attention.chunk_size"] {
+        if let Some(value) = meta.maybe(name, |value| Some(value.clone()))?
+            && !Off::Zero.is(&value)
+            && value.as_u32().is_none_or(|window| window < max_context)
+        {
+            return refuse(name, &value);
+        }
+    }
+    match meta.maybe("attention.causal", |value| Some(value.clone()))? {
+        Some(value) if value != Value::Bool(true) => refuse("attention.causal", &value),
+        _ => Ok(()),
+    }
+}
+
+/// Widths of the feed-forward parts.
+struct FeedForward {
+    dense: u32,
+    expert: u32,
+}
+
+impl FeedForward {
+    /// `feed_forward_length` is one number, that of the dense layers, or one for each layer.
+    fn of(meta: &Meta, layers: usize, dense_layers: usize) -> Result<Self, CheckpointError> {
+        const LENGTH: &str = "feed_forward_length";
+        const EXPERT: &str = "expert_feed_forward_length";
+        let unusable = |value: &Value| CheckpointError::BadKey {
+            key: meta.key(LENGTH),
+            value: shortened(value),
+        };
+        let length = meta.maybe(LENGTH, |value| Some(value.clone()))?;
+        let each = length.as_ref().and_then(Value::as_u32s);
+        let (dense, expert) = match (&length, &each) {
+            (Some(value), Some(each)) => {
+                if each.len() != layers {
+                    return Err(unusable(value));
+                }
+                let (dense, expert) = each.split_at(dense_layers.min(layers));
+                let same = |widths: &[u32]| widths.windows(2).all(|pair| pair[0] == pair[1]);
+                if !same(dense) || !same(expert) {
+                    return Err(unusable(value));
+                }
+                (dense.first().copied(), expert.first().copied())
+            }
+            (Some(value), None) => (Some(value.as_u32().ok_or_else(|| unusable(value))?), None),
+            (None, _) => (None, None),
+        };
+        let expert = match meta.maybe(EXPERT, Value::as_u32)? {
+            Some(width) => Some(width),
+            None => expert,
+        };
+        let need = |used: bool, name: &str, width: Option<u32>| match width {
+            _ if !used => Ok(0),
+            Some(width) => Ok(width),
+            None => Err(CheckpointError::MissingKey(meta.key(name))),
+        };
+        Ok(Self {
+            dense: need(dense_layers > 0, LENGTH, dense)?,
+            expert: need(meta.moe(), EXPERT, expert)?,
+        })
+    }
+}
+
+fn tokenizer(meta: &Meta, notes: &mut Vec<String>) -> Result<GgufTokenizer, CheckpointError> {
     let key = |name| format!("tokenizer.ggml.{name}");
     let need = |name| CheckpointError::MissingKey(key(name));
     let texts = |name| -> Result<Vec<String>, CheckpointError> {
         meta.optional(&key(name), |value| value.as_texts().map(<[_]>::to_vec))?
             .ok_or_else(|| need(name))
     };
+    let pre = meta.optional(&key("pre"), |value| value.as_text().map(str::to_owned))?;
+    // Every model of these architectures has one split; old converters do not name it.
+    let pre = pre.unwrap_or_else(|| {
+        notes.push(format!("{} is missing; taken as that of the architecture, lfm2", key("pre")));
+        "lfm2".into()
+    });
     Ok(GgufTokenizer {
         model: meta.text(&key("model")).ok_or_else(|| need("model"))?.into(),
-        pre: meta.optional(&key("pre"), |value| value.as_text().map(str::to_owned))?,
+        pre: Some(pre),
         tokens: texts("tokens")?,
         token_types: meta.optional(&key("token_type"), Value::as_i32s)?.unwrap_or_default(),
         merges: texts("merges")?,
@@ -331,6 +492,12 @@ impl Names for GgufNames {
         format!("blk.{layer}.{name}")
     }
 
+    fn layers(&self) -> &str {
+        "blk."
+    }
+
+    /// Experts lie in one tensor for each of the three matrices; newer converters put gate before
+    /// up in `ffn_gate_up_exps` (experts, 2 ff, hidden).
     fn experts(
         &self,
         tensors: &Tensors,
@@ -340,12 +507,23 @@ impl Names for GgufNames {
         let [hidden, ff, experts] = [shape.hidden, shape.expert_ff, shape.experts].map(u64::from);
         let get =
             |name: &str, dims: &[u64]| tensors.get(&format!("blk.{layer}.{name}.weight"), dims);
-        let gate = get("ffn_gate_exps", &[experts, ff, hidden])?;
-        let up = get("ffn_up_exps", &[experts, ff, hidden])?;
         let down = get("ffn_down_exps", &[experts, hidden, ff])?;
+        let fused = tensors.has(&format!("blk.{layer}.ffn_gate_up_exps.weight"));
+        let gate_up = if fused {
+            vec![get("ffn_gate_up_exps", &[experts, 2 * ff, hidden])?]
+        } else {
+            vec![
+                get("ffn_gate_exps", &[experts, ff, hidden])?,
+                get("ffn_up_exps", &[experts, ff, hidden])?,
+            ]
+        };
         let [hidden, ff] = [shape.hidden, shape.expert_ff].map(|x| x as usize);
+        let half = |e: usize, half: usize| match gate_up.as_slice() {
+            [fused] => fused.cut((2 * e + half) * ff..(2 * e + half + 1) * ff),
+            parts => parts[half].cut(e * ff..(e + 1) * ff),
+        };
         let expert = |e: usize| Swiglu {
-            gate_up: [&gate, &up].map(|part| part.cut(e * ff..(e + 1) * ff)),
+            gate_up: [half(e, 0), half(e, 1)],
             down: down.cut(e * hidden..(e + 1) * hidden),
         };
         Ok((0..shape.experts as usize).map(expert).collect())

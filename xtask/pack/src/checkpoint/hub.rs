@@ -43,12 +43,43 @@ pub(super) fn open(store: &dyn Store, folder: &Path) -> Result<Checkpoint, Check
     for shard in shards(store, folder)? {
         add(store, &shard, &mut files, &mut tensors)?;
     }
-    let model = config.model(name_of(store, folder), &generation)?;
+    let mut notes = Vec::new();
+    let model = config.model(name_of(store, folder), &generation, &mut notes)?;
+    refuse_foreign(&tensors)?;
+    refuse_pooled(store, folder)?;
     let file = folder.join("tokenizer.json");
     let tokenizer = source::text(store, &file, TOKENIZER_MOST)
         .map_err(|error| CheckpointError::Read { path: file, error })?;
     let words = Words::Json(tokenizer, tokenizer_config);
-    assemble(Parts { model, words, template }, files, &tensors, &HubNames)
+    assemble(Parts { model, words, template, notes }, files, &tensors, &HubNames)
+}
+
+/// Refuses weights in another program's encoding by the names of its tensors, for folders whose
+/// configuration was taken from the plain model.
+fn refuse_foreign(tensors: &Tensors) -> Result<(), CheckpointError> {
+    let programs = [
+        (".qweight", "AWQ or GPTQ"),
+        (".weight_packed", "compressed-tensors as pack-quantized"),
+        (".biases", "MLX"),
+        (".absmax", "bitsandbytes"),
+    ];
+    for (ending, program) in programs {
+        if tensors.names().any(|name| name.ends_with(ending)) {
+            return Err(CheckpointError::Quantised(program.into()));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a folder of sentence-transformers, which makes one vector of a text.
+fn refuse_pooled(store: &dyn Store, folder: &Path) -> Result<(), CheckpointError> {
+    match optional_text(store, &folder.join("modules.json"))? {
+        None => Ok(()),
+        Some(_) => {
+            let what = "modules.json, which makes one vector of a text (pooling)";
+            Err(CheckpointError::Unsupported(what.into()))
+        }
+    }
 }
 
 /// The folder's own name, or the repository's whose it is.
@@ -155,6 +186,7 @@ fn add(
             Dtype::F32 => Ok(Stored::F32),
             Dtype::F16 => Ok(Stored::F16),
             Dtype::BF16 => Ok(Stored::BF16),
+            Dtype::F8_E4M3 => Ok(Stored::F8_E4M3),
             other => Err(format!("{other:?}")),
         };
         let dims = info.shape.iter().map(|&dim| dim as u64).collect();
@@ -202,6 +234,10 @@ impl Names for HubNames {
             LayerTensor::ExpertBias => "feed_forward.expert_bias",
         };
         format!("model.layers.{layer}.{name}")
+    }
+
+    fn layers(&self) -> &str {
+        "model.layers."
     }
 
     /// On the hub experts lie one by one; transformers' own class fuses them into

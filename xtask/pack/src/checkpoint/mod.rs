@@ -1,6 +1,7 @@
 //! A source checkpoint, GGUF or Hugging Face, in one shape: what the model is, and where the rows
 //! of each of its matrices lie. Weights are read later, piece by piece.
 
+mod advice;
 mod config;
 mod gguf;
 mod hub;
@@ -13,7 +14,7 @@ use rill::image::{Sampling, Shape};
 
 pub use self::source::{Disk, Source, Store};
 use self::tensors::Tensors;
-pub use self::tensors::{Files, Part};
+pub use self::tensors::{Files, Part, Rows};
 use crate::gguf::GgufError;
 use crate::manifest;
 use crate::quoted::quoted;
@@ -57,6 +58,8 @@ pub struct Checkpoint {
     pub words: Words,
     /// Its chat template, Jinja.
     pub template: Option<String>,
+    /// What whoever packs it should know: what was left aside or assumed.
+    pub notes: Vec<String>,
 }
 
 /// Where a tokenizer is described.
@@ -195,6 +198,16 @@ pub enum CheckpointError {
     /// The model uses something that the engine does not do.
     #[error("the model uses {0}, which is not supported")]
     Unsupported(String),
+    /// The weights are encoded in a way of another program.
+    #[error(
+        "its weights were quantised by {0}, whose encoding is not read; give the folder that they were made from, or a GGUF file of the model"
+    )]
+    Quantised(String),
+    /// A tensor that would change the answers has no place in the image.
+    #[error(
+        "the tensor {0} would change the model's answers and nothing here uses it; the model is a variant that is not supported, or its tensors were renamed: convert it again with llama.cpp"
+    )]
+    UnusedTensor(String),
     /// A tensor is not in any file.
     #[error("the tensor {0} is missing; the checkpoint is incomplete")]
     MissingTensor(String),
@@ -210,7 +223,7 @@ pub enum CheckpointError {
     },
     /// A tensor has an encoding that cannot be read.
     #[error(
-        "the tensor {name} has the type {kind}, which is not supported; use F32, F16, BF16, Q8_0, Q4_0, Q4_K, Q5_K or Q6_K"
+        "the tensor {name} has the type {kind}, which is not supported; use a file with Q4_0, Q8_0, Q4_K, BF16 or another usual type"
     )]
     TensorType {
         /// The tensor.
@@ -243,6 +256,8 @@ trait Names {
     fn head(&self) -> &str;
     fn norm(&self) -> &str;
     fn of(&self, tensor: LayerTensor, layer: usize) -> String;
+    /// What the names of all tensors of layers begin with, before the layer's number.
+    fn layers(&self) -> &str;
     /// The experts of a layer, however they are grouped.
     fn experts(
         &self,
@@ -278,6 +293,7 @@ struct Parts {
     model: Model,
     words: Words,
     template: Option<String>,
+    notes: Vec<String>,
 }
 
 /// Finds every tensor of the model and checks its shape.
@@ -287,7 +303,7 @@ fn assemble(
     tensors: &Tensors,
     names: &dyn Names,
 ) -> Result<Checkpoint, CheckpointError> {
-    let Parts { model, words, template } = parts;
+    let Parts { model, words, template, mut notes } = parts;
     manifest::check(&model)?;
     let shape = &model.shape;
     let [vocab, hidden, head_dim, dense_ff, experts] =
@@ -342,16 +358,53 @@ fn assemble(
         });
     }
     let head = if model.tied { None } else { Some(tensors.get(names.head(), &[vocab, hidden])?) };
-    Ok(Checkpoint {
-        embedding: tensors.get(names.embedding(), &[vocab, hidden])?,
-        head,
-        norm: tensors.get(names.norm(), &[hidden])?,
-        layers,
-        model,
-        files,
-        words,
-        template,
-    })
+    let embedding = tensors.get(names.embedding(), &[vocab, hidden])?;
+    let norm = tensors.get(names.norm(), &[hidden])?;
+    if model.dense_layers < layers.len() && !shape.expert_bias {
+        notes.push("the router has no expert bias".into());
+    }
+    notes.extend(not_used(tensors, names.layers(), layers.len())?);
+    Ok(Checkpoint { embedding, head, norm, layers, model, files, words, template, notes })
+}
+
+/// Endings of tensors of a layer without which its answers are the same: what follows from other
+/// numbers, and the scales of activations and caches that are not rounded here.
+const IDLE: [&str; 6] =
+    ["rotary_emb.inv_freq", "input_scale", "output_scale", "q_scale", "k_scale", "v_scale"];
+/// Beginnings of tensors outside of layers that change the answers.
+const TELLING: [&str; 6] =
+    ["rope_freqs", "rope_factors", "dense_2", "dense_3", "cls", "position_embd"];
+
+/// What to say of tensors that nothing asked for; an error if one would change the answers.
+fn not_used(
+    tensors: &Tensors,
+    prefix: &str,
+    layers: usize,
+) -> Result<Option<String>, CheckpointError> {
+    /// How many are named.
+    const MOST: usize = 4;
+    let unused = tensors.unused();
+    let telling = |name: &&&str| {
+        let layer: Option<usize> =
+            name.strip_prefix(prefix).and_then(|rest| rest.split('.').next()?.parse().ok());
+        match layer {
+            Some(layer) if layer < layers => !IDLE.iter().any(|ending| name.ends_with(ending)),
+            // Layers after the last one are for other ways to run the model.
+            Some(_) => false,
+            None => name.ends_with(".bias") || TELLING.iter().any(|start| name.starts_with(start)),
+        }
+    };
+    if let Some(name) = unused.iter().find(telling) {
+        return Err(CheckpointError::UnusedTensor((*name).into()));
+    }
+    if unused.is_empty() {
+        return Ok(None);
+    }
+    let more = match unused.len().saturating_sub(MOST) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Ok(Some(format!("not used: {}{more}", unused[..unused.len().min(MOST)].join(", "))))
 }
 
 /// A value for an error message.

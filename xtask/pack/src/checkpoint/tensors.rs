@@ -1,3 +1,4 @@
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -26,20 +27,88 @@ impl Files {
         Ok((number, &*self.files[number].1))
     }
 
-    /// Reads `rows` of `part`, as stored.
-    pub fn read(
+    /// Reads `rows` of `part`.
+    pub fn read<'p>(
         &self,
-        part: &Part,
+        part: &'p Part,
         rows: Range<usize>,
-        into: &mut Vec<u8>,
-    ) -> Result<(), CheckpointError> {
+    ) -> Result<Rows<'p>, CheckpointError> {
         debug_assert!(rows.start <= rows.end && rows.end <= part.rows);
-        let (path, file) = &self.files[part.file];
-        into.resize(rows.len() * part.row_bytes(), 0);
-        let at = part.offset + (rows.start * part.row_bytes()) as u64;
-        file.read_at(at, part.end, into)
-            .map_err(|error| CheckpointError::Read { path: path.clone(), error })
+        let first = rows.start;
+        let bytes = self.run(part.span, part.row_bytes(), rows.clone())?;
+        let scales = match &part.scales {
+            Some(scales) if !rows.is_empty() => {
+                let lines = scales.line(rows.start)..scales.line(rows.end - 1) + 1;
+                let width = scales.across * scales.stored.block_bytes();
+                let bytes = self.run(scales.span, width, lines.clone())?;
+                let mut numbers = vec![0.0; lines.len() * scales.across];
+                scales.stored.dequantise(&bytes, &mut numbers);
+                numbers
+            }
+            _ => Vec::new(),
+        };
+        Ok(Rows { part, first, bytes, scales })
     }
+
+    /// Reads a run of rows of `width` bytes each.
+    fn run(
+        &self,
+        span: Span,
+        width: usize,
+        rows: Range<usize>,
+    ) -> Result<Vec<u8>, CheckpointError> {
+        let (path, file) = &self.files[span.file];
+        let mut bytes = vec![0; rows.len() * width];
+        file.read_at(span.offset + (rows.start * width) as u64, span.end, &mut bytes)
+            .map_err(|error| CheckpointError::Read { path: path.clone(), error })?;
+        Ok(bytes)
+    }
+}
+
+/// Rows of a part as they stand in its file.
+#[derive(Debug)]
+pub struct Rows<'p> {
+    part: &'p Part,
+    first: usize,
+    bytes: Vec<u8>,
+    /// The scales of these rows, line by line.
+    scales: Vec<f32>,
+}
+
+impl<'p> Rows<'p> {
+    /// The part that they are of.
+    pub const fn part(&self) -> &'p Part {
+        self.part
+    }
+
+    /// Row `row` of the part, as stored.
+    pub fn stored(&self, row: usize) -> &[u8] {
+        let width = self.part.row_bytes();
+        &self.bytes[(row - self.first) * width..][..width]
+    }
+
+    /// Row `row` of the part, as numbers.
+    pub fn decode(&self, row: usize, weights: &mut [f32]) {
+        self.part.stored.dequantise(self.stored(row), weights);
+        if let Some(scales) = &self.part.scales {
+            let line = scales.line(row) - scales.line(self.first);
+            let line = &self.scales[line * scales.across..][..scales.across];
+            for (weights, scale) in weights.chunks_mut(scales.block[1]).zip(line) {
+                weights.iter_mut().for_each(|weight| *weight *= scale);
+            }
+        }
+    }
+}
+
+/// Where a tensor lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Span {
+    /// The file's number.
+    file: usize,
+    /// First byte.
+    offset: u64,
+    /// Where its tensor ends: what is read next is likely to lie before that.
+    end: u64,
 }
 
 /// A matrix in a file: rows one after the other. A vector is one row.
@@ -47,18 +116,15 @@ impl Files {
 pub struct Part {
     /// The tensor that it is, or is cut from.
     pub name: String,
-    /// The file's number.
-    file: usize,
-    /// First byte.
-    offset: u64,
-    /// Where its tensor ends: what is read next is likely to lie before that.
-    end: u64,
+    span: Span,
     /// Encoding.
     pub stored: Stored,
     /// How many rows.
     pub rows: usize,
     /// Weights of a row: whole blocks.
     pub cols: usize,
+    /// What multiplies its weights.
+    scales: Option<Scales>,
 }
 
 impl Part {
@@ -70,8 +136,36 @@ impl Part {
     /// Some of its rows.
     pub fn cut(&self, rows: Range<usize>) -> Self {
         assert!(rows.start <= rows.end && rows.end <= self.rows);
-        let offset = self.offset + (rows.start * self.row_bytes()) as u64;
-        Self { name: self.name.clone(), offset, rows: rows.len(), ..*self }
+        let mut part = Self { name: self.name.clone(), rows: rows.len(), ..*self };
+        part.span.offset += (rows.start * self.row_bytes()) as u64;
+        if let Some(scales) = &mut part.scales {
+            scales.first += rows.start;
+        }
+        part
+    }
+}
+
+/// A tensor of numbers that each multiply a rectangle of a part's weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Scales {
+    span: Span,
+    stored: Stored,
+    /// Rows and columns of weights that share one.
+    block: [usize; 2],
+    /// How many a line has: one for each rectangle beside another.
+    across: usize,
+    /// Lines, and rows of weights, of each of the matrices that the tensor stacks.
+    lines: usize,
+    matrix: usize,
+    /// Which row of the tensor the part begins with.
+    first: usize,
+}
+
+impl Scales {
+    /// The line for row `row` of the part.
+    const fn line(&self, row: usize) -> usize {
+        let row = self.first + row;
+        row / self.matrix * self.lines + row % self.matrix / self.block[0]
     }
 }
 
@@ -89,13 +183,20 @@ pub(super) struct Located {
 /// All tensors of a checkpoint by name.
 #[derive(Debug, Default)]
 pub(super) struct Tensors {
-    by_name: HashMap<String, Located>,
+    /// With each whether it was asked for.
+    by_name: HashMap<String, (Located, Cell<bool>)>,
 }
+
+/// Endings of the names of tensors that scale the tensor without the ending. Both multiply.
+const SCALES: [&str; 2] = ["_scale_inv", "_scale"];
+/// Rows and columns of weights that share a scale where there are several of both:
+/// `weight_block_size` of all published models.
+const SCALE_BLOCK: [usize; 2] = [128, 128];
 
 impl Tensors {
     /// Adds a tensor; false when there is one of this name.
     pub fn add(&mut self, name: String, tensor: Located) -> bool {
-        self.by_name.insert(name, tensor).is_none()
+        self.by_name.insert(name, (tensor, Cell::new(false))).is_none()
     }
 
     /// Whether there is a tensor of this name.
@@ -103,15 +204,29 @@ impl Tensors {
         self.by_name.contains_key(name)
     }
 
+    /// All names, in no order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.by_name.keys().map(String::as_str)
+    }
+
+    /// The names of those that [`Self::get`] was never asked for, in order.
+    pub fn unused(&self) -> Vec<&str> {
+        let unused = self.by_name.iter().filter(|(_, (_, used))| !used.get());
+        let mut names: Vec<_> = unused.map(|(name, _)| name.as_str()).collect();
+        names.sort_unstable();
+        names
+    }
+
     /// Its sizes, slowest first.
     pub fn dims(&self, name: &str) -> Result<&[u64], CheckpointError> {
-        Ok(&self.find(name)?.dims)
+        Ok(&self.find(name)?.0.dims)
     }
 
     /// A tensor of these sizes, slowest first; sizes of 1 do not count. Three sizes make one
     /// matrix of the first two's product of rows.
     pub fn get(&self, name: &str, dims: &[u64]) -> Result<Part, CheckpointError> {
-        let tensor = self.find(name)?;
+        let (tensor, used) = self.find(name)?;
+        used.set(true);
         let counted =
             |dims: &[u64]| -> Vec<u64> { dims.iter().copied().filter(|&dim| dim != 1).collect() };
         let stored = tensor
@@ -128,16 +243,14 @@ impl Tensors {
                 if counted(&tensor.dims) == counted(dims)
                     && cols.is_multiple_of(stored.block()) =>
             {
-                let mut part = Part {
-                    name: name.into(),
-                    file: tensor.file,
-                    offset: tensor.offset,
-                    end: tensor.offset,
-                    stored,
-                    rows,
-                    cols,
-                };
-                part.end += (rows * part.row_bytes()) as u64;
+                let Located { file, offset, .. } = *tensor;
+                let span = Span { file, offset, end: offset };
+                let mut part = Part { name: name.into(), span, stored, rows, cols, scales: None };
+                part.span.end += (rows * part.row_bytes()) as u64;
+                if stored == Stored::F8_E4M3 {
+                    let matrices = if dims.len() > 2 { dims[0] as usize } else { 1 };
+                    part.scales = Some(self.scales(&part, matrices)?);
+                }
                 Ok(part)
             }
             _ => Err(CheckpointError::TensorShape {
@@ -148,7 +261,74 @@ impl Tensors {
         }
     }
 
-    fn find(&self, name: &str) -> Result<&Located, CheckpointError> {
+    /// What scales a part that is `matrices` matrices stacked: one number for each of them or for
+    /// all, one a row, or one for each rectangle.
+    fn scales(&self, part: &Part, matrices: usize) -> Result<Scales, CheckpointError> {
+        let names = SCALES.map(|ending| format!("{}{ending}", part.name));
+        let Some(name) = names.iter().find(|name| self.has(name)) else {
+            return Err(CheckpointError::MissingTensor(names.join(" or ")));
+        };
+        let (tensor, used) = self.find(name)?;
+        used.set(true);
+        let stored = match &tensor.stored {
+            Ok(stored @ (Stored::F32 | Stored::F16 | Stored::BF16)) => *stored,
+            other => {
+                let kind = other.clone().map_or_else(|kind| kind, |stored| stored.name().into());
+                return Err(CheckpointError::TensorType { name: name.clone(), kind });
+            }
+        };
+        let matrix = part.rows.checked_div(matrices).unwrap_or(0).max(1);
+        let shape = || CheckpointError::TensorShape {
+            name: name.clone(),
+            found: tensor.dims.clone(),
+            expected: [matrices, matrix, part.cols]
+                .iter()
+                .zip([1, SCALE_BLOCK[0], SCALE_BLOCK[1]])
+                .map(|(size, block)| size.div_ceil(block) as u64)
+                .collect(),
+        };
+        let mut dims = Vec::new();
+        for &dim in &tensor.dims {
+            dims.push(usize::try_from(dim).map_err(|_| shape())?);
+        }
+        let mut scales = Scales {
+            span: Span { file: tensor.file, offset: tensor.offset, end: tensor.offset },
+            stored,
+            block: [matrix, part.cols.max(1)],
+            across: 1,
+            lines: 1,
+            matrix,
+            first: 0,
+        };
+        let inner =
+            if matrices > 1 && dims.first() == Some(&matrices) { &dims[1..] } else { &dims };
+        match *inner {
+            [] | [1] | [1, 1] if matrices > 1 && inner.len() == dims.len() => {
+                // One for all matrices: as if they were one.
+                scales.matrix = part.rows.max(1);
+                scales.block[0] = scales.matrix;
+            }
+            _ if matrices > 1 && inner.len() == dims.len() => return Err(shape()),
+            [] | [1] | [1, 1] => {}
+            [lines] | [lines, 1] if lines == matrix => {
+                scales.lines = lines;
+                scales.block[0] = 1;
+            }
+            [lines, across]
+                if lines == matrix.div_ceil(SCALE_BLOCK[0])
+                    && across == part.cols.div_ceil(SCALE_BLOCK[1]) =>
+            {
+                (scales.lines, scales.across) = (lines, across);
+                scales.block = SCALE_BLOCK;
+            }
+            _ => return Err(shape()),
+        }
+        let count = scales.lines * scales.across * (part.rows.max(1) / scales.matrix);
+        scales.span.end += (count * stored.block_bytes()) as u64;
+        Ok(scales)
+    }
+
+    fn find(&self, name: &str) -> Result<&(Located, Cell<bool>), CheckpointError> {
         self.by_name.get(name).ok_or_else(|| CheckpointError::MissingTensor(name.into()))
     }
 }

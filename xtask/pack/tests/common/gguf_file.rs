@@ -168,7 +168,7 @@ pub fn tensors(hub: BTreeMap<String, Tensor>, choose: impl Fn(&str) -> Stored) -
             let plain = tensor.dims.len() == 1 || name.contains("inp") || name.contains(".conv.");
             let stored = if plain { Stored::F32 } else { choose(&name) };
             let bytes = encode(stored, &tensor.values);
-            Raw { name, dims: tensor.dims, number: stored.ggml_number(), bytes }
+            Raw { name, dims: tensor.dims, number: stored.ggml_number().unwrap(), bytes }
         })
         .collect()
 }
@@ -223,12 +223,8 @@ fn encode(stored: Stored, values: &[f32]) -> Vec<u8> {
         Stored::F16 => values.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
         Stored::BF16 => values.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect(),
         _ => {
-            let mut random = Random(values.len() as u64 + u64::from(stored.ggml_number()));
-            let scales: &[usize] = match stored {
-                Stored::Q4_K | Stored::Q5_K => &[0, 2],
-                Stored::Q6_K => &[208],
-                _ => &[0],
-            };
+            let mut random = Random(values.len() as u64 + u64::from(stored.ggml_number().unwrap()));
+            let scales = f16_scales(stored);
             let mut bytes = Vec::new();
             for _ in 0..values.len() / stored.block() {
                 let mut block: Vec<u8> =
@@ -237,10 +233,34 @@ fn encode(stored: Stored, values: &[f32]) -> Vec<u8> {
                     let scale = f16::from_f32(random.weight() / 64.0);
                     block[at..at + 2].copy_from_slice(&scale.to_le_bytes());
                 }
+                match stored {
+                    // The nibbles of the scale: those of a small f16.
+                    Stored::IQ1_M => [0x00, 0x00, 0x00, 0x20]
+                        .into_iter()
+                        .zip([49, 51, 53, 55])
+                        .for_each(|(bits, at)| block[at] = block[at] & 15 | bits),
+                    Stored::MXFP4 => block[0] = 118,
+                    Stored::NVFP4 => block[..4].fill(0x18),
+                    _ => {}
+                }
                 bytes.extend(block);
             }
             bytes
         }
+    }
+}
+
+/// Where the f16 scales of a block lie.
+fn f16_scales(stored: Stored) -> &'static [usize] {
+    match stored {
+        Stored::Q4_1 | Stored::Q5_1 | Stored::Q4_K | Stored::Q5_K => &[0, 2],
+        Stored::Q2_K => &[80, 82],
+        Stored::Q3_K => &[108],
+        Stored::Q6_K => &[208],
+        Stored::TQ1_0 => &[52],
+        Stored::TQ2_0 => &[64],
+        Stored::IQ1_M | Stored::MXFP4 | Stored::NVFP4 => &[],
+        _ => &[0],
     }
 }
 
@@ -253,7 +273,7 @@ pub fn read(path: &Path) -> Vec<Raw> {
         let dims: Vec<_> = tensor.dims.iter().map(|&dim| dim as usize).collect();
         let len = dims.iter().product::<usize>() / stored.block() * stored.block_bytes();
         let bytes = file[tensor.offset as usize..][..len].to_vec();
-        Raw { name: tensor.name, dims, number: stored.ggml_number(), bytes }
+        Raw { name: tensor.name, dims, number: stored.ggml_number().unwrap(), bytes }
     };
     head.tensors.into_iter().map(raw).collect()
 }

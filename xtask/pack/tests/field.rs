@@ -1,0 +1,540 @@
+//! What people meet in the field: files of converters, quantisers and fine-tunes that differ from
+//! the plain ones, and what must come of each.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use common::Packed;
+use common::gguf_file::{self, Raw};
+use common::hub_folder;
+use common::tiny::{Random, Tensor, Tiny};
+use common::truth::differences;
+use rill::image::Ffn;
+use rill_pack::gguf::{Array, Value};
+use rill_pack::stored::Stored;
+use rill_pack::{Options, Quiet, Summary, pack};
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
+use serde_json::{Value as Json, json};
+
+type Metadata = Vec<(String, Value)>;
+
+/// Packs a GGUF file whose metadata and tensors `change` changes.
+fn gguf(
+    tiny: &Tiny,
+    stored: Stored,
+    change: impl FnOnce(&mut Metadata, &mut Vec<Raw>),
+) -> Result<(Summary, Packed, Vec<Raw>), String> {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, image) = (folder.path().join("model.gguf"), folder.path().join("m.rill"));
+    let mut metadata = gguf_file::metadata(tiny);
+    let mut raws = gguf_file::tensors(tiny.tensors(), |_| stored);
+    change(&mut metadata, &mut raws);
+    gguf_file::write(&source, &metadata, &raws);
+    let summary = pack(&source, &image, &Options::default(), &Quiet).map_err(|e| e.to_string())?;
+    Ok((summary, Packed::open(&image), raws))
+}
+
+/// A file with one more key.
+fn with_key(key: &str, value: Value) -> Result<(Summary, Packed, Vec<Raw>), String> {
+    gguf(&Tiny::default(), Stored::Q4_0, |metadata, _| {
+        metadata.retain(|(old, _)| old != key);
+        metadata.push((key.into(), value));
+    })
+}
+
+/// Packs a folder that `write` fills.
+fn folder(write: impl FnOnce(&Path)) -> Result<(Summary, Packed), String> {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, image) = (folder.path().join("model"), folder.path().join("m.rill"));
+    write(&source);
+    let summary = pack(&source, &image, &Options::default(), &Quiet).map_err(|e| e.to_string())?;
+    Ok((summary, Packed::open(&image)))
+}
+
+/// Packs a plain folder with another configuration.
+fn with_config(change: impl FnOnce(&mut Json)) -> Result<(Summary, Packed), String> {
+    let tiny = Tiny::default();
+    let mut config = tiny.config();
+    change(&mut config);
+    folder(|path| hub_folder::write(path, &config, &tiny.tensors()))
+}
+
+/// Expects an error that contains a text.
+fn refused<T>(result: Result<T, String>, expected: &str) {
+    let Err(error) = result else { panic!("packed, without {expected:?}") };
+    assert!(error.contains(expected), "{error:?} lacks {expected:?}");
+}
+
+#[test]
+fn of_a_q4_0_made_with_an_importance_matrix_only_the_other_tensor_is_rounded() {
+    let tiny = Tiny { dense_layers: 1, ..Tiny::default() };
+    let down = "blk.0.ffn_down.weight";
+    let (summary, packed, raws) = gguf(&tiny, Stored::Q4_0, |_, raws| {
+        let raw = raws.iter_mut().find(|raw| raw.name == down).unwrap();
+        let all = gguf_file::tensors(tiny.tensors(), |_| Stored::Q4_1);
+        *raw = all.into_iter().find(|raw| raw.name == down).unwrap();
+    })
+    .unwrap();
+    for (name, (rms, _)) in differences(&packed, &raws) {
+        assert_eq!(rms > 0.0, name == down, "{name}: {rms}");
+    }
+    let text = summary.to_string();
+    assert!(text.contains("Q4_1    -> q8  rounded"), "{text}");
+    assert!(!text.contains("second time"), "{text}");
+}
+
+#[test]
+fn rounding_what_was_rounded_before_is_said_with_what_would_keep_more() {
+    for (stored, said) in [(Stored::IQ4_NL, true), (Stored::MXFP4, true), (Stored::BF16, false)] {
+        let (summary, ..) = gguf(&Tiny::default(), stored, |_, _| ()).unwrap();
+        let text = summary.to_string();
+        let (name, advice) = (stored.name(), "--experts q8 would lose about 0.5 %");
+        let twice =
+            format!("{name} had been rounded before, and q4 rounds a second time; {advice}");
+        assert_eq!(text.contains(&twice), said, "{text}");
+        assert!(text.contains(&format!("{name:<7} -> q4  rounded")), "{text}");
+    }
+}
+
+#[test]
+fn keys_that_change_the_answers_are_refused_by_name() {
+    let cases = [
+        ("attention.sliding_window", Value::Unsigned(30)),
+        ("attention.causal", Value::Bool(false)),
+        ("pooling_type", Value::Unsigned(1)),
+        ("final_logit_softcapping", Value::Float(30.0)),
+        ("expert_shared_count", Value::Unsigned(1)),
+        ("logit_scale", Value::Float(0.5)),
+        ("rope.scaling.factor", Value::Float(4.0)),
+        ("rope.scaling.type", Value::Unsigned(3)),
+    ];
+    for (name, value) in cases {
+        let key = format!("lfm2moe.{name}");
+        refused(with_key(&key, value), &key);
+    }
+    let plain = gguf(&Tiny::default(), Stored::Q4_0, |_, _| ()).unwrap().1;
+    let harmless = [
+        ("attention.sliding_window", Value::Unsigned(4096)),
+        ("attention.causal", Value::Bool(true)),
+        ("pooling_type", Value::Unsigned(0)),
+        ("logit_scale", Value::Float(1.0)),
+        ("rope.scaling.type", Value::Text("none".into())),
+    ];
+    for (name, value) in harmless {
+        let (summary, packed, _) = with_key(&format!("lfm2moe.{name}"), value).unwrap();
+        assert!(packed.bytes == plain.bytes, "{name}");
+        assert_eq!(summary.notes, [""; 0], "{name}");
+    }
+    let (summary, packed, _) = with_key("lfm2moe.mystery", Value::Unsigned(5)).unwrap();
+    assert!(packed.bytes == plain.bytes);
+    assert_eq!(summary.notes, ["not used: lfm2moe.mystery"]);
+
+    for (key, value) in [
+        ("sliding_window", json!(1024)),
+        ("is_causal", json!(false)),
+        ("use_pos_enc", json!(false)),
+        ("attention_bias", json!(true)),
+        ("logits_scaling", json!(8.0)),
+        ("num_shared_experts", json!(1)),
+        ("partial_rotary_factor", json!(0.5)),
+        ("architectures", json!(["Lfm2MoeForSequenceClassification"])),
+    ] {
+        let expected = if key == "architectures" { "ForSequenceClassification" } else { key };
+        refused(with_config(|config| config[key] = value), expected);
+    }
+    for rope in [json!({ "rope_type": 7 }), json!({ "rope_type": ["yarn"] })] {
+        refused(with_config(|config| config["rope_scaling"] = rope), "a rope_type that is no text");
+    }
+    refused(with_config(|config| config["rope_scaling"] = json!({ "factor": 4.0 })), "scaling by");
+    let plain = with_config(|_| ()).unwrap().1;
+    let same = with_config(|config| {
+        config["sliding_window"] = Json::Null;
+        config["use_pos_enc"] = json!(true);
+        config["attention_bias"] = json!(false);
+        config["architectures"] = json!(["Lfm2MoeForCausalLM"]);
+        config["rope_scaling"] = json!({ "rope_type": null });
+    });
+    assert!(same.unwrap().1.bytes == plain.bytes);
+}
+
+#[test]
+fn tensors_that_change_the_answers_are_refused_by_name_and_others_are_listed() {
+    let extra = |name: &str| {
+        let (name, bytes) = (name.to_owned(), vec![0; 64 * 4]);
+        gguf(&Tiny::default(), Stored::Q4_0, |_, raws| {
+            raws.push(Raw { name, dims: vec![64], number: 0, bytes });
+        })
+    };
+    for name in [
+        "blk.0.shortconv.in_proj.bias",
+        "blk.1.attn_q.bias",
+        "blk.2.ffn_gate_shexp.weight",
+        "output.bias",
+        "rope_freqs.weight",
+    ] {
+        refused(extra(name), &format!("the tensor {name} would change the model's answers"));
+    }
+    let plain = gguf(&Tiny::default(), Stored::Q4_0, |_, _| ()).unwrap().1;
+    let (summary, packed, _) = extra("blk.4.nextn.eh_proj.weight").unwrap();
+    assert!(packed.bytes == plain.bytes);
+    assert!(summary.to_string().contains("note: not used: blk.4.nextn.eh_proj.weight\n"));
+
+    let renamed = gguf(&Tiny::default(), Stored::Q4_0, |_, raws| {
+        for raw in raws {
+            raw.name = raw.name.replace("exp_probs_b.bias", "ffn_exp_probs_b.bias");
+        }
+    });
+    refused(renamed, "blk.1.ffn_exp_probs_b.bias");
+    let gone = |layer: &'static str| {
+        gguf(&Tiny::default(), Stored::Q4_0, move |_, raws| {
+            raws.retain(|raw| !(raw.name.starts_with(layer) && raw.name.ends_with("probs_b.bias")));
+        })
+    };
+    refused(gone("blk.2."), "the tensor blk.2.exp_probs_b.bias is missing");
+    let (summary, ..) = gone("blk.").unwrap();
+    assert_eq!(summary.notes, ["the router has no expert bias"]);
+
+    let tiny = Tiny::default();
+    let hub = |change: &dyn Fn(&mut BTreeMap<String, Tensor>)| {
+        let mut tensors = tiny.tensors();
+        change(&mut tensors);
+        folder(|path| hub_folder::write(path, &tiny.config(), &tensors))
+    };
+    let bias = "model.layers.2.feed_forward.expert_bias";
+    refused(hub(&|tensors| drop(tensors.remove(bias))), bias);
+    let more = |name: &'static str| {
+        hub(&move |tensors| {
+            let tensor = Tensor { dims: vec![1], values: vec![0.0] };
+            tensors.insert(name.into(), tensor);
+        })
+    };
+    refused(more("model.layers.0.conv.in_proj.bias"), "model.layers.0.conv.in_proj.bias");
+    let (summary, _) = more("model.layers.1.self_attn.rotary_emb.inv_freq").unwrap();
+    assert_eq!(summary.notes, ["not used: model.layers.1.self_attn.rotary_emb.inv_freq"]);
+    refused(
+        folder(|path| {
+            hub_folder::write(path, &tiny.config(), &tiny.tensors());
+            fs::write(path.join("modules.json"), "[]").unwrap();
+        }),
+        "pooling",
+    );
+}
+
+#[test]
+fn other_spellings_of_a_gguf_are_the_same_model() {
+    let tiny = Tiny::default();
+    let plain = gguf(&tiny, Stored::Q4_0, |_, _| ()).unwrap().1;
+    let fused = gguf(&tiny, Stored::Q4_0, |_, raws| {
+        for layer in 1..4 {
+            let take = |raws: &mut Vec<Raw>, part: &str| {
+                let name = format!("blk.{layer}.ffn_{part}_exps.weight");
+                let at = raws.iter().position(|raw| raw.name == name).unwrap();
+                raws.remove(at)
+            };
+            let (gate, up) = (take(raws, "gate"), take(raws, "up"));
+            let each = gate.bytes.len() / tiny.experts;
+            let pairs = gate.bytes.chunks(each).zip(up.bytes.chunks(each));
+            raws.push(Raw {
+                name: format!("blk.{layer}.ffn_gate_up_exps.weight"),
+                dims: vec![tiny.experts, 2 * tiny.expert_ff, tiny.hidden],
+                number: gate.number,
+                bytes: pairs.flat_map(|(gate, up)| [gate, up].concat()).collect(),
+            });
+        }
+    });
+    assert!(fused.unwrap().1.bytes == plain.bytes);
+
+    let widths = |values: [i64; 4], keep: bool| {
+        gguf(&tiny, Stored::Q4_0, move |metadata, _| {
+            metadata.retain(|(key, _)| {
+                key != "lfm2moe.feed_forward_length"
+                    && (keep || key != "lfm2moe.expert_feed_forward_length")
+            });
+            let array = Value::Array(Array::Signed(values.to_vec()));
+            metadata.push(("lfm2moe.feed_forward_length".into(), array));
+        })
+    };
+    for keep in [true, false] {
+        assert!(widths([96, 32, 32, 32], keep).unwrap().1.bytes == plain.bytes);
+    }
+    refused(widths([96, 32, 64, 32], true), "unusable lfm2moe.feed_forward_length");
+    refused(widths([96, -1, -1, -1], true), "unusable lfm2moe.feed_forward_length");
+
+    let (summary, packed, _) = gguf(&tiny, Stored::Q4_0, |metadata, _| {
+        metadata.retain(|(key, _)| key != "tokenizer.ggml.pre");
+    })
+    .unwrap();
+    assert!(packed.bytes == plain.bytes);
+    assert!(summary.to_string().contains("note: tokenizer.ggml.pre is missing; taken as"));
+}
+
+#[test]
+fn advice_on_sampling_never_stops_packing() {
+    for value in [Value::Signed(-1), Value::Unsigned(0), Value::Float(0.0)] {
+        let (summary, ..) = with_key("general.sampling.top_k", value).unwrap();
+        assert_eq!(summary.manifest.sampling.top_k, 0);
+        assert_eq!(summary.notes, [""; 0]);
+    }
+    let (summary, ..) = with_key("general.sampling.temp", Value::Text("warm".into())).unwrap();
+    assert_eq!(summary.notes.len(), 1);
+    let advised = |advice: Json| {
+        let tiny = Tiny::default();
+        folder(|path| {
+            hub_folder::write(path, &tiny.config(), &tiny.tensors());
+            fs::write(path.join("generation_config.json"), advice.to_string()).unwrap();
+        })
+        .unwrap()
+        .0
+    };
+    for (advice, top_k) in [(json!(-1), 0), (json!(50.0), 50), (json!("80"), 80)] {
+        assert_eq!(advised(json!({ "top_k": advice })).manifest.sampling.top_k, top_k);
+    }
+    let summary = advised(json!({
+        "top_k": {}, "top_p": 0, "temperature": null, "repetition_penalty": -3, "eos_token_id": "x",
+    }));
+    assert_eq!(summary.manifest.sampling, rill::image::Sampling::default());
+    assert_eq!(summary.notes.len(), 3);
+}
+
+#[test]
+fn the_number_of_experts_has_two_names() {
+    let plain = with_config(|_| ()).unwrap().1;
+    for both in [false, true] {
+        let local = with_config(|config| {
+            config["num_local_experts"] = config["num_experts"].clone();
+            if !both {
+                config.as_object_mut().unwrap().remove("num_experts");
+            }
+        });
+        assert!(local.unwrap().1.bytes == plain.bytes);
+    }
+}
+
+#[test]
+fn a_folder_and_a_gguf_of_the_same_weights_give_the_same_image() {
+    let tiny = Tiny::default();
+    let end = gguf_file::kiosk_head().metadata["tokenizer.ggml.eos_token_id"].as_u32();
+    let from_hub = folder(|path| {
+        let mut config = tiny.config();
+        config["eos_token_id"] = json!(end);
+        hub_folder::write(path, &config, &tiny.tensors());
+        // What the value `lfm2` of tokenizer.ggml.pre stands for.
+        let file = path.join("tokenizer.json");
+        let mut tokenizer: Json =
+            serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+        tokenizer["model"]["ignore_merges"] = json!(true);
+        fs::write(file, tokenizer.to_string()).unwrap();
+    });
+    let from_gguf = gguf(&tiny, Stored::BF16, |metadata, _| {
+        // The folder's name.
+        metadata.iter_mut().for_each(|(key, value)| {
+            if key == "general.name" {
+                *value = Value::Text("model".into());
+            }
+        });
+    });
+    let (hub, gguf) = (from_hub.unwrap().1, from_gguf.unwrap().1);
+    assert_eq!(hub.image.manifest, gguf.image.manifest);
+    assert!(hub.bytes == gguf.bytes);
+}
+
+#[test]
+fn the_layout_of_the_larger_models_is_packed() {
+    // LFM2-24B-A2B's layers, experts and routing, LFM2.5's context and RoPE base, narrow.
+    let attends = [2, 6, 10, 14, 18, 22, 26, 30, 34, 38];
+    let tiny = Tiny {
+        hidden: 32,
+        heads: 2,
+        kv_heads: 1,
+        experts: 64,
+        top_k: 4,
+        dense_layers: 2,
+        attention: (0..40).map(|layer| attends.contains(&layer)).collect(),
+        ..Tiny::default()
+    };
+    let mut config = tiny.config();
+    config["max_position_embeddings"] = json!(128_000);
+    config["rope_parameters"] = json!({ "rope_theta": 5_000_000.0, "rope_type": "default" });
+    let (_, packed) = folder(|path| hub_folder::write(path, &config, &tiny.tensors())).unwrap();
+    let manifest = &packed.image.manifest;
+    assert_eq!((manifest.layers.len(), manifest.pages()), (40, 38 * 64));
+    let dense = manifest.layers.iter().filter(|layer| matches!(layer.ffn, Ffn::Dense { .. }));
+    assert_eq!(dense.count(), 2);
+    let shape = &manifest.shape;
+    assert_eq!((shape.experts, shape.top_k, shape.max_context), (64, 4, 128_000));
+    assert_eq!(shape.rope_theta, 5e6);
+}
+
+/// How a folder says what scales its 8-bit floats.
+#[derive(Debug, Clone, Copy)]
+enum Scaled {
+    /// One number for each 128 x 128 weights.
+    Blocks,
+    /// One a row.
+    Rows,
+    /// One a tensor.
+    Tensor,
+}
+
+/// Writes a folder with matrices of 8-bit floats, and one with the same weights in bf16.
+fn write_fp8(tiny: &Tiny, scaled: Scaled, fused: bool, eight: &Path, plain: &Path) {
+    let mut random = Random(3);
+    let mut tensors = tiny.tensors();
+    if fused {
+        tensors = hub_folder::fused(&tensors);
+    }
+    let mut written = Vec::new();
+    for (name, tensor) in &mut tensors {
+        let is_matrix = ["_proj", ".w1.", ".w2.", ".w3."].iter().any(|part| name.contains(part));
+        if !is_matrix {
+            let bytes = tensor.values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<_>>();
+            written.push((name.clone(), Dtype::F32, tensor.dims.clone(), bytes));
+            continue;
+        }
+        let [outer @ .., rows, cols] = tensor.dims.as_slice() else { panic!("{name}") };
+        let (count, rows, cols) = (outer.iter().product::<usize>(), *rows, *cols);
+        let block = match scaled {
+            Scaled::Blocks => [128, 128],
+            Scaled::Rows => [1, cols],
+            Scaled::Tensor => [rows, cols],
+        };
+        let lines = [rows.div_ceil(block[0]), cols.div_ceil(block[1])];
+        // Powers of two, so that bf16 holds every product.
+        let scales: Vec<f32> = (0..count * lines[0] * lines[1])
+            .map(|_| 2.0_f32.powi(random.next() as i32 % 3 - 8))
+            .collect();
+        let bytes: Vec<u8> = (0..tensor.values.len())
+            .map(|_| random.next() as u8)
+            .map(|byte| if byte & 0x7f == 0x7f { 0 } else { byte })
+            .collect();
+        Stored::F8_E4M3.dequantise(&bytes, &mut tensor.values);
+        for (index, value) in tensor.values.iter_mut().enumerate() {
+            let (matrix, row, col) = (index / cols / rows, index / cols % rows, index % cols);
+            let line = matrix * lines[0] + row / block[0];
+            *value *= scales[line * lines[1] + col / block[1]];
+        }
+        let (ending, dims) = match scaled {
+            Scaled::Blocks => ("_scale_inv", [outer, &lines].concat()),
+            Scaled::Rows => ("_scale", [outer, &[rows, 1]].concat()),
+            Scaled::Tensor => {
+                ("_scale", [outer, &[1][..outer.len()], &[1][..outer.len()]].concat())
+            }
+        };
+        let scales = scales.iter().flat_map(|x| x.to_le_bytes()).collect();
+        written.push((format!("{name}{ending}"), Dtype::F32, dims, scales));
+        written.push((name.clone(), Dtype::F8_E4M3, tensor.dims.clone(), bytes));
+    }
+    let mut config = tiny.config();
+    hub_folder::write(plain, &config, &tensors);
+    config["quantization_config"] = match scaled {
+        Scaled::Blocks => json!({ "quant_method": "fp8", "weight_block_size": [128, 128] }),
+        _ => json!({ "quant_method": "compressed-tensors", "format": "float-quantized" }),
+    };
+    hub_folder::write_rest(eight, &config);
+    let views = written.iter().map(|(name, dtype, dims, bytes)| {
+        (name.as_str(), TensorView::new(*dtype, dims.clone(), bytes).unwrap())
+    });
+    let file = eight.join("model.safetensors");
+    fs::write(file, safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+#[test]
+fn eight_bit_floats_are_packed_with_their_scales() {
+    let tiny = Tiny {
+        hidden: 160,
+        head_dim: 40,
+        dense_ff: 288,
+        expert_ff: 160,
+        experts: 2,
+        ..Tiny::default()
+    };
+    for (scaled, fused) in [
+        (Scaled::Blocks, false),
+        (Scaled::Blocks, true),
+        (Scaled::Rows, false),
+        (Scaled::Rows, true),
+        (Scaled::Tensor, false),
+        (Scaled::Tensor, true),
+    ] {
+        let place = tempfile::tempdir().unwrap();
+        let [eight, plain] = ["eight", "plain"].map(|kind| place.path().join(kind).join("model"));
+        write_fp8(&tiny, scaled, fused, &eight, &plain);
+        let images = [&eight, &plain].map(|source| {
+            let image = place.path().join("m.rill");
+            let summary = pack(source, &image, &Options::default(), &Quiet).unwrap();
+            (fs::read(image).unwrap(), summary.to_string())
+        });
+        assert!(images[0].0 == images[1].0, "{scaled:?} {fused}");
+        assert!(images[0].1.contains("F8_E4M3 -> q4  rounded"), "{}", images[0].1);
+    }
+}
+
+#[test]
+fn eight_bit_floats_without_usable_scales_are_refused() {
+    let tiny = Tiny::default();
+    let name = "model.layers.0.conv.in_proj.weight";
+    let with_scale = |scale: Option<(&str, Dtype, Vec<usize>)>| {
+        folder(|path| {
+            hub_folder::write(path, &tiny.config(), &tiny.tensors());
+            let file = path.join("model.safetensors");
+            let mut tensors = hub_folder::read_tensors(&file);
+            let dims = tensors.remove(name).unwrap().dims;
+            hub_folder::write_tensors(&path.join("a.safetensors"), &tensors);
+            let bytes = vec![0x38; dims.iter().product()];
+            let mut views =
+                vec![(name.to_owned(), TensorView::new(Dtype::F8_E4M3, dims, &bytes).unwrap())];
+            let zeros = vec![0; 1 << 16];
+            if let Some((ending, dtype, dims)) = scale {
+                let len = dims.iter().product::<usize>() * dtype.bitsize() / 8;
+                let view = TensorView::new(dtype, dims, &zeros[..len]).unwrap();
+                views.push((format!("{name}{ending}"), view));
+            }
+            fs::write(path.join("b.safetensors"), safetensors::serialize(views, None).unwrap())
+                .unwrap();
+            fs::remove_file(file).unwrap();
+            let map = json!({ "weight_map": { "x": "a.safetensors", "y": "b.safetensors" } });
+            fs::write(path.join("model.safetensors.index.json"), map.to_string()).unwrap();
+        })
+    };
+    refused(with_scale(None), &format!("{name}_scale_inv or {name}_scale is missing"));
+    refused(
+        with_scale(Some(("_scale", Dtype::I32, vec![1]))),
+        "weight_scale has the type I32, which is not supported",
+    );
+    refused(with_scale(Some(("_scale", Dtype::F32, vec![7]))), "weight_scale has the shape [7]");
+    refused(with_scale(Some(("_scale_inv", Dtype::BF16, vec![2, 2, 2]))), "has the shape");
+    assert!(with_scale(Some(("_scale", Dtype::BF16, vec![192, 1]))).is_ok());
+}
+
+#[test]
+fn encodings_of_other_programs_are_refused_by_name() {
+    let cases = [
+        (json!({ "quant_method": "awq", "bits": 4 }), "AWQ"),
+        (json!({ "quant_method": "gptq", "bits": 4 }), "GPTQ"),
+        (json!({ "quant_method": "bitsandbytes" }), "bitsandbytes"),
+        (json!({ "group_size": 64, "bits": 4 }), "MLX"),
+        (
+            json!({ "quant_method": "compressed-tensors", "format": "pack-quantized" }),
+            "compressed-tensors as pack-quantized",
+        ),
+        (json!({ "quant_method": "new\u{1b}way" }), "\"new\\u{1b}way\""),
+    ];
+    for (how, name) in cases {
+        let error = format!("quantised by {name}, whose encoding is not read; give");
+        refused(with_config(|config| config["quantization_config"] = how), &error);
+    }
+    let mlx = json!({ "group_size": 64, "bits": 4 });
+    refused(with_config(|config| config["quantization"] = mlx), "MLX");
+    // Where the configuration is silent, the names of tensors are not.
+    for (ending, name) in [("qweight", "AWQ or GPTQ"), ("biases", "MLX")] {
+        let tiny = Tiny::default();
+        let mut tensors = tiny.tensors();
+        let tensor = tensors.remove("model.layers.0.conv.in_proj.weight").unwrap();
+        tensors.insert(format!("model.layers.0.conv.in_proj.{ending}"), tensor);
+        refused(folder(|path| hub_folder::write(path, &tiny.config(), &tensors)), name);
+    }
+}
