@@ -6,7 +6,7 @@ use core::cell::UnsafeCell;
 use crate::board;
 
 /// Stack of the first core: a token's way through the model, and the console.
-pub const MAIN_STACK: usize = 44 << 10;
+pub const MAIN_STACK: usize = 52 << 10;
 /// Stack of another core: kernels.
 pub const STACK: usize = 12 << 10;
 
