@@ -8,7 +8,7 @@ use crate::chat::{ChatError, Conversation, Role};
 use crate::draft::{Costs, Drafter, Guess, Repeats};
 use crate::experts::{Cache, CacheStats, History, Lookahead, Policy, Rates, Reuse};
 use crate::image::layout::align_up;
-use crate::image::{Chat, Image, ImageError, Manifest, Sampling, Section, checksum, page_shape};
+use crate::image::{Chat, Image, ImageError, Manifest, Section, checksum, page_shape};
 use crate::kernels::Kernels;
 use crate::model::Model;
 use crate::model::batch::{Kind, MAX_RUNS, Rows, Run, Wanted};
@@ -16,7 +16,7 @@ use crate::model::kv::{KvFormat, KvPool};
 use crate::model::scratch::Scratch;
 use crate::model::weights::Weights;
 use crate::plan::{Plan, SECTION_ALIGN, Use};
-use crate::sampler::Sampler;
+use crate::sampler::{Bias, Logprobs, Sampler, Settings, set_words};
 use crate::schedule::{self, Wish};
 use crate::seams::{Parallel, World};
 use crate::sequence::{Results, Sequence, SequenceError};
@@ -83,7 +83,7 @@ pub struct Options {
     /// Whether answers may be guessed on, which changes no word of them.
     pub draft: bool,
     /// How to sample; `None` as the image advises.
-    pub sampling: Option<Sampling>,
+    pub sampling: Option<Settings>,
     /// Seed of the sampler.
     pub seed: u64,
 }
@@ -145,11 +145,35 @@ impl<'s, 'a> Share<'s, 'a> {
     }
 }
 
+/// What a caller wants of one choice.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ask<'m> {
+    /// A mask, in place: the set of tokens that may be chosen. Token `id` is bit `id % 32` of word
+    /// `id / 32`, and 1 allows it; missing words allow nothing. `None` allows every token.
+    pub allowed: Option<&'m [u32]>,
+    /// Log-probabilities of the token that is chosen and of so many of the best, at most
+    /// [`MOST_LOGPROBS`](crate::sampler::MOST_LOGPROBS); `None` for none at all.
+    pub logprobs: Option<usize>,
+}
+
+/// A token that was chosen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sample {
+    /// The token.
+    pub id: u32,
+    /// What was asked for of the model's distribution; it knows of no mask, bias or penalty.
+    pub logprobs: Option<Logprobs>,
+}
+
 /// What an engine writes on, for whichever sequence it works.
 #[derive(Debug)]
 pub struct Desk<'a> {
     /// Of some rows of the last batch, (rows, vocab).
     logits: &'a mut [f32],
+    /// One row of them, for the sampler to spoil.
+    choice: &'a mut [f32],
+    /// Room for a set of tokens.
+    marks: &'a mut [u32],
     /// Scratch of the tokenizer.
     pieces: &'a mut [u32],
 }
@@ -157,13 +181,19 @@ pub struct Desk<'a> {
 impl<'a> Desk<'a> {
     /// Bytes it takes, for the logits of `rows` rows.
     pub fn bytes(manifest: &Manifest, rows: usize) -> usize {
-        Arena::cost::<f32>(manifest.shape.vocab as usize * rows)
+        let vocab = manifest.shape.vocab as usize;
+        Arena::cost::<f32>(vocab * rows)
+            + Arena::cost::<f32>(vocab)
+            + Arena::cost::<u32>(set_words(vocab))
             + Arena::cost::<u32>(PIECE_BYTES * SCRATCH_WORDS_PER_BYTE)
     }
 
     fn new(manifest: &Manifest, rows: usize, arena: &mut Arena<'a>) -> Result<Self, ArenaFull> {
+        let vocab = manifest.shape.vocab as usize;
         Ok(Self {
-            logits: arena.zeros(manifest.shape.vocab as usize * rows)?,
+            logits: arena.zeros(vocab * rows)?,
+            choice: arena.zeros(vocab)?,
+            marks: arena.zeros(set_words(vocab))?,
             pieces: arena.zeros(PIECE_BYTES * SCRATCH_WORDS_PER_BYTE)?,
         })
     }
@@ -212,7 +242,8 @@ impl<'a> Engine<'a> {
         };
         let tokenizer = Tokenizer::parse(tables, manifest.shape.vocab)
             .map_err(|_| LoadError::Image(ImageError::Tokenizer))?;
-        let sampler = Sampler::new(options.sampling.unwrap_or(manifest.sampling), options.seed);
+        let settings = options.sampling.unwrap_or(manifest.sampling.into());
+        let sampler = Sampler::new(settings, options.seed);
         let context = sizes.context as usize;
         let mut list = own.section(Arena::cost::<Sequence<'_>>(sequences), 1)?;
         let sequences =
@@ -271,6 +302,18 @@ impl<'a> Engine<'a> {
         let begins = first.len();
         let written = self.tokenizer.encode(text, true, self.desk.pieces, rest);
         wrote(sequence, written.map(|count| begins + count).map_err(ChatError::Encode))
+    }
+
+    /// Appends raw text to the answer under way, as if the model had said it.
+    pub fn append_to_answer(
+        &mut self,
+        sequence: &mut Sequence<'a>,
+        text: &str,
+    ) -> Result<(), SequenceError> {
+        let begin = sequence.answer;
+        self.append_text(sequence, text)?;
+        sequence.answer = begin;
+        Ok(())
     }
 
     /// Appends a message of a conversation; nothing in it is taken for a control token.
@@ -383,8 +426,7 @@ impl<'a> Engine<'a> {
             sequence.memory.commit(end, &self.model.rows.staged, staged);
             let count = wanted.of(*tokens);
             let (batch, guess) = (self.batches, *guess);
-            let sampled = false;
-            sequence.results = Some(Results { batch, first, count, sampled, staged, guess });
+            sequence.results = Some(Results { batch, first, count, staged, guess });
             first += count + guess.len;
             self.stats.drafted += guess.len as u64;
         }
@@ -459,18 +501,25 @@ impl<'a> Engine<'a> {
 
     /// Logits (vocab,) after the last token of a sequence; `None` when it has pending tokens, or its
     /// results were not wanted of the last batch: then its last token is to be computed again, see
-    /// [`Self::uncompute_last`]. [`Self::sample`] spoils them.
-    pub fn logits(
+    /// [`Self::uncompute_last`].
+    pub fn logits(&mut self, parallel: &dyn Parallel, sequence: &Sequence<'a>) -> Option<&[f32]> {
+        let place = self.logits_place(parallel, sequence)?;
+        Some(&self.desk.logits[place])
+    }
+
+    /// Where on the desk the logits after the last token of a sequence are.
+    fn logits_place(
         &mut self,
         parallel: &dyn Parallel,
         sequence: &Sequence<'a>,
-    ) -> Option<&mut [f32]> {
+    ) -> Option<Range<usize>> {
         let row = self.last_row(sequence)?;
         if !self.written.contains(&row) {
             self.write_logits(parallel, row..row + 1);
         }
         let vocab = self.model.shape.vocab as usize;
-        Some(&mut self.desk.logits[(row - self.written.start) * vocab..][..vocab])
+        let start = (row - self.written.start) * vocab;
+        Some(start..start + vocab)
     }
 
     /// Whether there are [`Self::logits`] of a sequence.
@@ -482,8 +531,7 @@ impl<'a> Engine<'a> {
     fn last_row(&self, sequence: &Sequence<'a>) -> Option<usize> {
         let results = sequence.results.filter(|results| results.batch == self.batches);
         let results = results.filter(|_| sequence.pending().is_empty())?;
-        let is_there = results.count > 0 && !results.sampled;
-        is_there.then(|| results.first + results.count - 1)
+        (results.count > 0).then(|| results.first + results.count - 1)
     }
 
     /// Calls `each` with the logits (vocab,) of every token of a sequence whose results were wanted of
@@ -509,23 +557,51 @@ impl<'a> Engine<'a> {
         sequence.uncompute_last(&mut self.model.kv);
     }
 
-    /// Chooses the next token of a sequence from its [`Self::logits`], and spoils them.
+    /// Adds `biases` to the logits of a sequence before each choice from now on, in the place of what was
+    /// added before.
+    pub fn set_biases(
+        &self,
+        sequence: &mut Sequence<'a>,
+        biases: &[Bias],
+    ) -> Result<(), SequenceError> {
+        if let Some(bias) = biases.iter().find(|bias| bias.id >= self.model.shape.vocab) {
+            return Err(SequenceError::Token(bias.id));
+        }
+        sequence.set_biases(biases)
+    }
+
+    /// Chooses the next token of a sequence from its [`Self::logits`]. Each call uses up a random
+    /// number, unless the best token is always taken.
     pub fn sample(
         &mut self,
         world: &World<'_, 'a>,
         sequence: &mut Sequence<'a>,
     ) -> Result<u32, SequenceError> {
+        Ok(self.sample_as(world, sequence, &Ask::default())?.id)
+    }
+
+    /// As [`Self::sample`], with a mask, or with log-probabilities. After an error no random number was
+    /// used up.
+    pub fn sample_as(
+        &mut self,
+        world: &World<'_, 'a>,
+        sequence: &mut Sequence<'a>,
+        ask: &Ask<'_>,
+    ) -> Result<Sample, SequenceError> {
         let start = world.clock.now();
-        let logits = self.logits(world.parallel, sequence).ok_or(SequenceError::Empty)?;
-        let (sampler, seen) = sequence.choice();
-        let sample = sampler.sample(logits, seen);
-        if let Some(results) = &mut sequence.results {
-            results.sampled = true;
-        }
+        let place = self.logits_place(world.parallel, sequence).ok_or(SequenceError::Empty)?;
+        let Desk { logits, choice, marks, .. } = &mut self.desk;
+        let logits = &logits[place];
+        choice.copy_from_slice(logits);
+        let chosen = sequence.choose(&self.chat.stops, ask.allowed, choice, marks);
+        let sample = chosen.map(|id| {
+            let logprobs = ask.logprobs.map(|best| Logprobs::of(logits, id, best));
+            Sample { id, logprobs }
+        });
         let sampling = world.clock.now() - start;
         let phase = Phase { time: sampling, sampling, ..Phase::default() };
         self.stats.decode = self.stats.decode.plus(phase);
-        sample.ok_or(SequenceError::NoNumbers)
+        Ok(sample?)
     }
 
     /// Appends a token that was sampled, or chosen in the place of a sample. Where it was guessed, it
@@ -539,8 +615,10 @@ impl<'a> Engine<'a> {
         let results = results.filter(|_| sequence.pending().is_empty());
         let guessed = results.filter(|results| results.guess.len > 0);
         let guessed = guessed.map(|results| (results, sequence.guessed() == id));
+        let begin = sequence.answer.unwrap_or(sequence.tokens().len());
         self.append(sequence, &[id])?;
         sequence.sampled = true;
+        sequence.answer = Some(begin);
         sequence.trust.token();
         self.stats.decode.tokens += 1;
         if let Some((results, right)) = guessed {
@@ -551,7 +629,7 @@ impl<'a> Engine<'a> {
                 sequence.memory.commit(end, &self.model.rows.staged, results.staged);
                 let guess = Guess { len: results.guess.len - 1, ..results.guess };
                 let count = results.count + 1;
-                sequence.results = Some(Results { count, sampled: false, guess, ..results });
+                sequence.results = Some(Results { count, guess, ..results });
             }
         }
         if !self.chat.stops.contains(&id) {

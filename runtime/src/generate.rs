@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::answer::Answer;
-use crate::engine::Step;
+use crate::engine::{Ask, Sample, Step};
 use crate::seams::World;
 use crate::sequence::SequenceError;
 use crate::session::Session;
@@ -25,9 +25,26 @@ pub enum Ending {
     Interrupted,
 }
 
+/// Has a say in each choice of an answer.
+pub trait Guide {
+    /// What to ask of the next choice.
+    fn ask(&mut self) -> Ask<'_> {
+        Ask::default()
+    }
+
+    /// This came of it; it is part of the answer.
+    fn chosen(&mut self, _: &Sample) {}
+}
+
+/// Asks for nothing.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Free;
+
+impl Guide for Free {}
+
 /// Continues the sequence of `session` by at most `max_tokens` tokens.
 ///
-/// `emit` takes the text as it comes. Thinking that has as many tokens as `answer` allows is ended,
+/// `guide` is asked before each choice. `emit` takes the text as it comes. Thinking that has as many tokens as `answer` allows is ended,
 /// and the answer goes on. `interrupted` is asked before every step, also within a long
 /// prompt, whether the user wants to stop; what it says then is done with.
 pub fn generate<'a>(
@@ -35,6 +52,7 @@ pub fn generate<'a>(
     world: &mut World<'_, 'a>,
     answer: &mut Answer,
     max_tokens: u64,
+    guide: &mut dyn Guide,
     mut interrupted: impl FnMut() -> bool,
     mut emit: impl FnMut(Part, &str),
 ) -> Result<Ending, SequenceError> {
@@ -50,7 +68,7 @@ pub fn generate<'a>(
         }
         if answer.has_thought_enough() {
             let end = answer.end_thinking(&mut emit);
-            match session.append_text(&end) {
+            match session.append_to_answer(&end) {
                 Err(SequenceError::ContextFull { .. }) => break Ending::ContextFull,
                 other => other?,
             }
@@ -60,7 +78,9 @@ pub fn generate<'a>(
             continue;
         }
         left -= 1;
-        match session.step(world)? {
+        let Some(sample) = session.choose(world, &guide.ask())? else { break Ending::ContextFull };
+        guide.chosen(&sample);
+        match session.accept(sample.id)? {
             Step::Token(id) => {
                 let stop = answer.push(session.tokenizer().piece(id), &mut emit);
                 if end.is_none() && answer.thinker().has_answered() {

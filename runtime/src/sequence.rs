@@ -7,10 +7,12 @@ use crate::arena::{Arena, ArenaFull};
 use crate::chat::Place;
 use crate::draft::{Drafter, Guess, Trust};
 use crate::experts::PageError;
-use crate::image::{Manifest, Sampling};
+use crate::image::Manifest;
 use crate::model::kv::KvPool;
 use crate::model::state::{Memory, Staged};
-use crate::sampler::{Sampler, mark_seen, seen_words};
+use crate::sampler::{
+    Bias, MOST_BIASES, NoChoice, Sampler, Settings, Situation, insert, set_words,
+};
 use crate::tokenizer::EncodeError;
 
 /// Why a sequence cannot go on. It is as it was before the call that failed.
@@ -38,6 +40,11 @@ pub enum SequenceError {
     NoChat,
     /// No logit is a number: the weights are damaged or not a language model's.
     NoNumbers,
+    /// The next choice has nothing to choose from: whoever asked for it allows no token, or only those
+    /// that end an answer which may not end yet.
+    Forbidden,
+    /// More logit biases than [`MOST_BIASES`], or one that is no finite number.
+    Biases,
 }
 
 impl fmt::Display for SequenceError {
@@ -59,6 +66,17 @@ impl fmt::Display for SequenceError {
             Self::Page(error) => error.fmt(f),
             Self::Empty => write!(f, "there is nothing to continue; give a prompt"),
             Self::NoNumbers => write!(f, "the model computes no numbers; pack it again"),
+            Self::Forbidden => write!(
+                f,
+                "every token is forbidden: the mask allows none, or only those that end an answer \
+                 which may not end yet"
+            ),
+            Self::Biases => {
+                write!(
+                    f,
+                    "there are at most {MOST_BIASES} logit biases, each of them a finite number"
+                )
+            }
             Self::NoChat => write!(f, "this model has no chat format; use a raw prompt"),
         }
     }
@@ -72,6 +90,15 @@ impl From<PageError> for SequenceError {
     }
 }
 
+impl From<NoChoice> for SequenceError {
+    fn from(error: NoChoice) -> Self {
+        match error {
+            NoChoice::NoNumbers => Self::NoNumbers,
+            NoChoice::Forbidden => Self::Forbidden,
+        }
+    }
+}
+
 /// Results of a sequence that an engine still has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Results {
@@ -80,8 +107,6 @@ pub(crate) struct Results {
     /// The first of its rows among those whose results were wanted, and how many they are.
     pub(crate) first: usize,
     pub(crate) count: usize,
-    /// The last of them was sampled from, which spoils its logits.
-    pub(crate) sampled: bool,
     /// Where its columns are staged.
     pub(crate) staged: Staged,
     /// The guess whose rows follow; its tokens lie after the sequence.
@@ -97,13 +122,18 @@ pub struct Sequence<'a> {
     /// (context,); the first `len` are the sequence.
     tokens: &'a mut [u32],
     len: usize,
-    /// A bit for each token of the vocabulary: whether the sequence has it.
+    /// The set of tokens that the sequence has.
     seen: &'a mut [u32],
     pub(crate) sampler: Sampler,
+    /// (MOST_BIASES,); the first `bias_count` count.
+    biases: &'a mut [Bias],
+    bias_count: usize,
     /// Where a conversation stands.
     pub(crate) place: Place,
     /// The last token is a sample.
     pub(crate) sampled: bool,
+    /// Where the answer under way begins, if there is one.
+    pub(crate) answer: Option<usize>,
     pub(crate) results: Option<Results>,
     pub(crate) trust: Trust,
 }
@@ -114,7 +144,8 @@ impl<'a> Sequence<'a> {
         let vocab = manifest.shape.vocab as usize;
         Memory::bytes(manifest, context)
             + Arena::cost::<u32>(context)
-            + Arena::cost::<u32>(seen_words(vocab))
+            + Arena::cost::<u32>(set_words(vocab))
+            + Arena::cost::<Bias>(MOST_BIASES)
     }
 
     /// Takes its memory.
@@ -129,10 +160,13 @@ impl<'a> Sequence<'a> {
             memory: Memory::new(manifest, context, arena)?,
             tokens: arena.zeros(context)?,
             len: 0,
-            seen: arena.zeros(seen_words(vocab))?,
+            seen: arena.zeros(set_words(vocab))?,
             sampler,
+            biases: arena.zeros(MOST_BIASES)?,
+            bias_count: 0,
             place: Place::Start,
             sampled: false,
+            answer: None,
             results: None,
             trust: Trust::new(),
         })
@@ -158,9 +192,23 @@ impl<'a> Sequence<'a> {
         self.tokens.len()
     }
 
+    /// The tokens of the answer under way: those that were accepted since the last that were appended.
+    pub fn answer(&self) -> &[u32] {
+        &self.tokens[self.answer.unwrap_or(self.len)..self.len]
+    }
+
     /// Chooses its next tokens from now on: the settings and the seed are new.
-    pub fn set_sampling(&mut self, settings: Sampling, seed: u64) {
+    pub fn set_sampling(&mut self, settings: Settings, seed: u64) {
         self.sampler = Sampler::new(settings, seed);
+    }
+
+    /// Adds `biases` to its logits from now on, in the place of what was added before.
+    pub(crate) fn set_biases(&mut self, biases: &[Bias]) -> Result<(), SequenceError> {
+        let finite = biases.iter().all(|bias| bias.bias.is_finite());
+        let room = self.biases.get_mut(..biases.len()).filter(|_| finite);
+        room.ok_or(SequenceError::Biases)?.copy_from_slice(biases);
+        self.bias_count = biases.len();
+        Ok(())
     }
 
     /// Guesses up to `most` tokens after its end, where they lie until something else is written there.
@@ -189,15 +237,26 @@ impl<'a> Sequence<'a> {
     /// The next `count` tokens have been written.
     pub(crate) fn grow(&mut self, count: usize) {
         for &id in &self.tokens[self.len..][..count] {
-            mark_seen(self.seen, id);
+            insert(self.seen, id);
         }
         self.len += count;
         self.sampled = false;
+        self.answer = None;
     }
 
-    /// Which tokens the sequence has, and how the next is chosen.
-    pub(crate) fn choice(&mut self) -> (&mut Sampler, &[u32]) {
-        (&mut self.sampler, self.seen)
+    /// Chooses the next token, if need be of the set `allowed`, and spoils `logits` (vocab,). `stops`
+    /// end an answer; `marks` is room for a set of tokens.
+    pub(crate) fn choose(
+        &mut self,
+        stops: &[u32],
+        allowed: Option<&[u32]>,
+        logits: &mut [f32],
+        marks: &mut [u32],
+    ) -> Result<u32, NoChoice> {
+        let answer = &self.tokens[self.answer.unwrap_or(self.len)..self.len];
+        let biases = &self.biases[..self.bias_count];
+        let situation = Situation { allowed, stops, biases, seen: self.seen, answer };
+        self.sampler.sample(logits, marks, &situation)
     }
 
     /// Its error for a context that is too small.
@@ -215,9 +274,10 @@ impl<'a> Sequence<'a> {
         }
         self.seen.fill(0);
         for &id in &self.tokens[..self.len] {
-            mark_seen(self.seen, id);
+            insert(self.seen, id);
         }
         self.sampled = false;
+        self.answer = self.answer.filter(|&begin| begin < self.len);
         self.results = None;
     }
 
@@ -242,14 +302,17 @@ impl<'a> Sequence<'a> {
         }
     }
 
-    /// Becomes a copy of `other`, with the same random state.
+    /// Becomes a copy of `other`, with the same settings and random state.
     pub(crate) fn copy_from(&mut self, pool: &mut KvPool<'_>, other: &Sequence<'_>) {
         self.memory.copy_from(pool, &other.memory);
         self.tokens[..other.len].copy_from_slice(other.tokens());
         self.seen.copy_from_slice(other.seen);
         self.len = other.len;
         self.sampler = other.sampler.clone();
+        self.biases.copy_from_slice(other.biases);
+        self.bias_count = other.bias_count;
         self.trust = other.trust;
         (self.place, self.sampled, self.results) = (other.place, other.sampled, None);
+        self.answer = other.answer;
     }
 }

@@ -3,13 +3,14 @@
 use core::ops::Range;
 
 use crate::chat::Role;
-use crate::engine::{Engine, LoadError, Options, Share, Step};
+use crate::engine::{Ask, Engine, LoadError, Options, Sample, Share, Step};
 use crate::experts::{History, Rates};
 use crate::image::{Chat, Image};
 use crate::kernels::Kernels;
 use crate::model::batch::Wanted;
 use crate::model::kv::KvFormat;
 use crate::plan::Plan;
+use crate::sampler::Bias;
 use crate::saving::SaveError;
 use crate::seams::{Parallel, Serial, World};
 use crate::sequence::{Sequence, SequenceError};
@@ -45,6 +46,11 @@ impl<'a> Session<'a> {
     /// Appends raw text: see [`Engine::append_text`].
     pub fn append_text(&mut self, text: &str) -> Result<(), SequenceError> {
         self.engine.append_text(self.sequence, text)
+    }
+
+    /// Appends raw text to the answer under way, as if the model had said it.
+    pub fn append_to_answer(&mut self, text: &str) -> Result<(), SequenceError> {
+        self.engine.append_to_answer(self.sequence, text)
     }
 
     /// Appends a message of a conversation; nothing in it is taken for a control token.
@@ -95,23 +101,40 @@ impl<'a> Session<'a> {
 
     /// The next token: computes what was appended, samples, and appends the sample.
     pub fn step(&mut self, world: &mut World<'_, 'a>) -> Result<Step, SequenceError> {
+        match self.choose(world, &Ask::default())? {
+            Some(sample) => self.accept(sample.id),
+            None => Ok(Step::Full),
+        }
+    }
+
+    /// The first half of a step: computes what was appended, and samples as is asked; `None` when the
+    /// context is full. [`Self::accept`] is the other half.
+    pub fn choose(
+        &mut self,
+        world: &mut World<'_, 'a>,
+        ask: &Ask<'_>,
+    ) -> Result<Option<Sample>, SequenceError> {
         if self.tokens().is_empty() {
             return Err(SequenceError::Empty);
         }
         if self.tokens().len() == self.context() {
-            return Ok(Step::Full);
+            return Ok(None);
         }
         if self.sequence.pending().is_empty() && !self.engine.has_logits(self.sequence) {
             self.engine.uncompute_last(self.sequence);
         }
         while self.compute(world)? {}
-        let id = self.engine.sample(world, self.sequence)?;
-        self.engine.accept(self.sequence, id)
+        self.engine.sample_as(world, self.sequence, ask).map(Some)
     }
 
     /// Appends a token that was chosen in the place of a sample; see [`Engine::accept`].
     pub fn accept(&mut self, id: u32) -> Result<Step, SequenceError> {
         self.engine.accept(self.sequence, id)
+    }
+
+    /// Adds `biases` to the logits before each choice from now on; see [`Engine::set_biases`].
+    pub fn set_biases(&mut self, biases: &[Bias]) -> Result<(), SequenceError> {
+        self.engine.set_biases(self.sequence, biases)
     }
 
     /// Logits (vocab,) of every token of the batch that [`Self::compute_every`] computed last, in
@@ -121,10 +144,10 @@ impl<'a> Session<'a> {
     }
 
     /// Logits (vocab,) after the last token that was computed, when nothing is left to compute; none
-    /// else. [`step`](Self::step) changes them.
+    /// else.
     pub fn logits(&mut self) -> &[f32] {
         // They were written with the last batch: nothing is left to compute.
-        self.engine.logits(&Serial, self.sequence).map_or(&[], |logits| &*logits)
+        self.engine.logits(&Serial, self.sequence).unwrap_or_default()
     }
 
     /// Forgets the sequence. Pages in RAM stay.

@@ -2,10 +2,11 @@
 
 use rill::engine::{Engine, LoadError, Options};
 use rill::experts::{POLICIES, Policy};
-use rill::image::{Image, ImageError, PAGE_ALIGN, Sampling};
+use rill::image::{Image, ImageError, PAGE_ALIGN};
 use rill::kernels::{Kernels, best};
 use rill::model::kv::KvFormat;
 use rill::plan::{Plan, PlanRequest, Sizes};
+use rill::sampler::Settings;
 use rill::seams::{ManualClock, Parallel, RamDisk, Recorder, Serial, World};
 use rill::sequence::{Sequence, SequenceError};
 use rill::session::Session;
@@ -47,7 +48,7 @@ pub struct Setting {
     /// Whether answers are guessed on.
     pub draft: bool,
     /// How tokens are chosen; `None` as the image advises.
-    pub sampling: Option<Sampling>,
+    pub sampling: Option<Settings>,
 }
 
 impl Default for Setting {

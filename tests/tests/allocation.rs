@@ -3,11 +3,12 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use rill::engine::{Options, Step};
+use rill::engine::{Ask, Options, Step};
 use rill::image::{Image, PAGE_ALIGN};
 use rill::kernels::best;
 use rill::model::kv::KvFormat;
 use rill::plan::{Plan, PlanRequest, Sizes};
+use rill::sampler::{Bias, Settings};
 use rill::seams::{Silent, Storage, World};
 use rill::session::Session;
 use rill_linux::arena::Arena;
@@ -65,13 +66,24 @@ fn allocations_of_a_generation(storage: &mut dyn Storage<'static>, kv: KvFormat)
     let clock = Monotonic::start();
     let mut events = Silent;
     let mut world = World { storage, parallel: &pool, clock: &clock, events: &mut events };
-    let options = Options::new(best(cpu::features()));
+    let settings = Settings {
+        presence_penalty: 0.1,
+        frequency_penalty: 0.1,
+        top_n_sigma: 4.0,
+        min_tokens: 9,
+        ..image.manifest.sampling.into()
+    };
+    let options = Options { sampling: Some(settings), ..Options::new(best(cpu::features())) };
     let mut session = Session::load(&image, &plan, options, scratch.bytes, &mut world).unwrap();
     let mut tokens = 0;
+    let allowed = vec![0xffff_fffe; image.manifest.shape.vocab as usize / 32];
+    let ask = Ask { allowed: Some(&allowed), logprobs: Some(20) };
     let count = allocations(|| {
+        session.set_biases(&[Bias { id: 7, bias: 1.0 }]).unwrap();
         session.append_text("Once there was a happy fox named Greta. ").unwrap();
         while tokens < 40 {
-            match session.step(&mut world).unwrap() {
+            let sample = session.choose(&mut world, &ask).unwrap().unwrap();
+            match session.accept(sample.id).unwrap() {
                 Step::Full => break,
                 // An end is a token like any other here: the sequence goes on.
                 Step::Token(_) | Step::End(_) => tokens += 1,

@@ -309,7 +309,7 @@ fn said(rig: &mut Rig<Many>, prompts: &[Vec<u32>]) -> Vec<Vec<u32>> {
         let sequences = &mut sequences[..prompts.len()];
         for (sequence, prompt) in sequences.iter_mut().zip(prompts) {
             engine.reset(sequence);
-            sequence.set_sampling(SAMPLING, prompt.len() as u64);
+            sequence.set_sampling(SAMPLING.into(), prompt.len() as u64);
             engine.append(sequence, prompt).unwrap();
         }
         let mut under_way: Vec<_> = sequences.iter_mut().collect();

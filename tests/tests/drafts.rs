@@ -1,9 +1,11 @@
-//! Guesses change no word: tokens, their logits and the random state are those without, bit for bit.
+//! Guesses change no word: tokens, their logits, log-probabilities and the random state are those
+//! without, bit for bit.
 
 use proptest::prelude::*;
-use rill::engine::Step;
+use rill::engine::{Ask, Sample, Step};
 use rill::image::Sampling;
 use rill::model::kv::KvFormat;
+use rill::sampler::Settings;
 use rill::sequence::SequenceError;
 use rill_tests::kiosk;
 use rill_tests::reference::cases;
@@ -15,17 +17,22 @@ fn prompt(repeated: usize) -> Vec<u32> {
     [&ids[..], &ids[..repeated.min(ids.len())]].concat()
 }
 
-/// Every token of an answer, whatever it is, with the logits that it was chosen from.
-fn answer(rig: &mut Rig, prompt: &[u32], count: usize) -> Vec<(Step, Vec<u32>)> {
+/// Every token of an answer, whatever it is, with the logits that it was chosen from; `mask` forbids
+/// some, others for each.
+fn answer(rig: &mut Rig, prompt: &[u32], count: usize, mask: u32) -> Vec<(Step, Sample, Vec<u32>)> {
     rig.session.append(prompt).unwrap();
-    let step = |rig: &mut Rig| {
+    let step = |rig: &mut Rig, number: usize| {
         rig.with(|session, world| {
             while session.compute(world)? {}
             let logits = session.logits().iter().map(|x| x.to_bits()).collect();
-            Ok::<_, SequenceError>((session.step(world)?, logits))
+            let allowed =
+                vec![mask.rotate_left(number as u32); session.logits().len().div_ceil(32)];
+            let ask = Ask { allowed: Some(&allowed), logprobs: Some(3) };
+            let sample = session.choose(world, &ask)?.unwrap();
+            Ok::<_, SequenceError>((session.accept(sample.id)?, sample, logits))
         })
     };
-    (0..count).map(|_| step(rig).unwrap()).collect()
+    (0..count).map(|number| step(rig, number).unwrap()).collect()
 }
 
 proptest! {
@@ -35,6 +42,8 @@ proptest! {
         (repeated, seed) in (0..60_usize, any::<u64>()),
         temperature in prop::sample::select(&[0.0_f32, 0.3, 1.0][..]),
         penalty in prop::sample::select(&[1.0_f32, 1.3][..]),
+        (frequency_penalty, top_n_sigma) in (0.0..0.5_f32, 0.0..4.0_f32),
+        (min_tokens, mask) in (0..80_u32, prop_oneof![Just(u32::MAX), 1..u32::MAX]),
         slots in prop_oneof![Just(None), (4..200_u32).prop_map(Some)],
         (batch, threads, int8) in (1..40_u32, 1..3_usize, any::<bool>()),
     ) {
@@ -46,15 +55,17 @@ proptest! {
             min_p: 0.0,
             repetition_penalty: penalty,
         };
-        let sampling = Some(sampling);
+        let settings =
+            Settings { frequency_penalty, top_n_sigma, min_tokens, ..sampling.into() };
+        let sampling = Some(settings);
         let setting = Setting { slots, batch, threads, kv, seed, sampling, ..Setting::default() };
         let prompt = prompt(repeated);
         let [without, with] = [false, true].map(|draft| {
             let mut rig = Rig::new(kiosk::default_image(), Setting { draft, ..setting }).unwrap();
-            let answer = answer(&mut rig, &prompt, 60);
+            let answer = answer(&mut rig, &prompt, 60, mask);
             // What was guessed and not said leaves no trace.
             rig.session.append(&prompt[..5]).unwrap();
-            let later = self::answer(&mut rig, &prompt[..3], 5);
+            let later = self::answer(&mut rig, &prompt[..3], 5, mask);
             (answer, later)
         });
         prop_assert!(without == with);

@@ -10,6 +10,7 @@ use rill::answer::{Answer, StopError};
 use rill::experts::{DecayedLfu, LayerLru, Lru, Policy, Reuse};
 use rill::image::Sampling;
 use rill::model::kv::KvFormat;
+use rill::sampler::Settings;
 use rill::size::Size;
 
 /// Longest file, in bytes.
@@ -55,6 +56,11 @@ pub struct Config<'t> {
     top_p: Option<f32>,
     min_p: Option<f32>,
     repetition_penalty: Option<f32>,
+    presence_penalty: f32,
+    frequency_penalty: f32,
+    top_n_sigma: f32,
+    ignore_eos: bool,
+    min_tokens: u32,
 }
 
 /// What is wrong with a file.
@@ -194,14 +200,7 @@ static KEYS: &[Key] = &[
         },
     },
     Key { name: "stop", set: |config, text| config.answer.add_stop(text).map_err(Problem::Stop) },
-    Key {
-        name: "temp",
-        set: |config, text| {
-            let value =
-                number(text, "a number of at least 0", |x: &f32| x.is_finite() && *x >= 0.0)?;
-            put(&mut config.temperature, value)
-        },
-    },
+    Key { name: "temp", set: |config, text| put(&mut config.temperature, at_least_zero(text)?) },
     Key {
         name: "top-k",
         set: |config, text| put(&mut config.top_k, number(text, "a whole number", |_| true)?),
@@ -228,6 +227,41 @@ static KEYS: &[Key] = &[
             put(&mut config.repetition_penalty, value)
         },
     },
+    Key {
+        name: "presence-penalty",
+        set: |config, text| {
+            config.presence_penalty = within_two(text)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "frequency-penalty",
+        set: |config, text| {
+            config.frequency_penalty = within_two(text)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "top-n-sigma",
+        set: |config, text| {
+            config.top_n_sigma = at_least_zero(text)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "ignore-eos",
+        set: |config, text| {
+            config.ignore_eos = number(text, "true or false", |_| true)?;
+            Ok(())
+        },
+    },
+    Key {
+        name: "min-tokens",
+        set: |config, text| {
+            config.min_tokens = number(text, "a whole number", |_| true)?;
+            Ok(())
+        },
+    },
 ];
 
 fn put<T>(place: &mut Option<T>, value: T) -> Result<(), Problem> {
@@ -241,6 +275,14 @@ fn number<T: FromStr>(
     fits: impl Fn(&T) -> bool,
 ) -> Result<T, Problem> {
     text.parse().ok().filter(fits).ok_or(Problem::Value(what))
+}
+
+fn at_least_zero(text: &str) -> Result<f32, Problem> {
+    number(text, "a number of at least 0", |x: &f32| x.is_finite() && *x >= 0.0)
+}
+
+fn within_two(text: &str) -> Result<f32, Problem> {
+    number(text, "a number from -2 to 2", |x: &f32| (-2.0..=2.0).contains(x))
 }
 
 impl<'t> Config<'t> {
@@ -270,14 +312,22 @@ impl<'t> Config<'t> {
         Ok(config)
     }
 
-    /// How to sample, given what the image advises.
-    pub fn sampling(&self, advised: Sampling) -> Sampling {
-        Sampling {
+    /// How to choose tokens, given what the image advises.
+    pub fn settings(&self, advised: Sampling) -> Settings {
+        let sampling = Sampling {
             temperature: self.temperature.unwrap_or(advised.temperature),
             top_k: self.top_k.unwrap_or(advised.top_k),
             top_p: self.top_p.unwrap_or(advised.top_p),
             min_p: self.min_p.unwrap_or(advised.min_p),
             repetition_penalty: self.repetition_penalty.unwrap_or(advised.repetition_penalty),
+        };
+        Settings {
+            sampling,
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            top_n_sigma: self.top_n_sigma,
+            ignore_eos: self.ignore_eos,
+            min_tokens: self.min_tokens,
         }
     }
 }
@@ -293,7 +343,9 @@ mod tests {
         let text = "# kiosk\r\nsystem = You are a guide. A = B.\r\n\r\n ram=200MiB\n\
                     temp = 0\nseed = 7\nstop = User:\nstop = Guide:\nno-lookahead = true\n\
                     no-draft = true\n\
-                    policy = lru\nkv = int8\nmax-tokens = 64\nthinking = 100\n";
+                    policy = lru\nkv = int8\nmax-tokens = 64\nthinking = 100\n\
+                    presence-penalty = 0.5\nfrequency-penalty = -0.25\ntop-n-sigma = 1.5\n\
+                    ignore-eos = true\nmin-tokens = 8\n";
         let config = Config::parse(text).unwrap();
         assert_eq!(config.system, Some("You are a guide. A = B."));
         assert_eq!((config.ram, config.seed), (Some(200 << 20), 7));
@@ -303,14 +355,21 @@ mod tests {
         assert!(Config::parse("thinking = hide").unwrap().hides_thinking);
         assert_eq!(config.policy.unwrap().name(), "lru");
         assert_eq!(config.kv, Some(KvFormat::Int8));
-        let sampling = config.sampling(Sampling::default());
-        assert_eq!(sampling, Sampling { temperature: 0.0, ..Sampling::default() });
+        let expected = Settings {
+            sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+            presence_penalty: 0.5,
+            frequency_penalty: -0.25,
+            top_n_sigma: 1.5,
+            ignore_eos: true,
+            min_tokens: 8,
+        };
+        assert_eq!(config.settings(Sampling::default()), expected);
     }
 
     #[test]
     fn an_empty_file_changes_nothing() {
         let config = Config::parse("").unwrap();
-        assert_eq!(config.sampling(Sampling::default()), Sampling::default());
+        assert_eq!(config.settings(Sampling::default()), Sampling::default().into());
         assert!(config.system.is_none() && config.policy.is_none());
         assert!(!config.no_lookahead && !config.no_draft);
     }
@@ -328,6 +387,9 @@ mod tests {
             ("top-p = 0", 1, "at most 1"),
             ("min-p = 1", 1, "below 1"),
             ("repeat-penalty = inf", 1, "above 0"),
+            ("presence-penalty = 3", 1, "from -2 to 2"),
+            ("top-n-sigma = -1", 1, "at least 0"),
+            ("min-tokens = few", 1, "whole number"),
             ("context = 0", 1, "above 0"),
             ("policy = random", 1, "layer-lru"),
             ("kv = int4", 1, "f16 or int8"),

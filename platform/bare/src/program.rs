@@ -6,7 +6,7 @@ use core::fmt::{self, Write};
 
 use rill::chat::Role;
 use rill::engine::{LoadError, Options};
-use rill::generate::{Ending, forget_thinking, generate};
+use rill::generate::{Ending, Free, forget_thinking, generate};
 use rill::image::{Image, ImageError, PAGE_ALIGN, Template};
 use rill::kernels::{self, Kernels};
 use rill::plan::{Plan, PlanError, PlanRequest};
@@ -155,7 +155,7 @@ fn converse(console: &mut Console) -> Result<Infallible, Failure> {
         policy: config.policy.unwrap_or(Options::new(kernels).policy),
         lookahead: !config.no_lookahead,
         draft: !config.no_draft,
-        sampling: Some(config.sampling(image.manifest.sampling)),
+        sampling: Some(config.settings(image.manifest.sampling)),
         seed: config.seed,
         ..Options::new(kernels)
     };
@@ -379,6 +379,7 @@ impl<D: Driver> Chat<'_, '_, D> {
             &mut world,
             &mut self.config.answer,
             self.config.max_tokens.unwrap_or(u64::MAX),
+            &mut Free,
             || {
                 self.meter.between(spoken.get());
                 console.borrow_mut().interrupted()

@@ -13,6 +13,7 @@ use rill::kernels::{self, Kernels};
 use rill::model::kv::KvFormat;
 use rill::plan::{Plan, PlanError, PlanRequest, Sizes};
 use rill::report::{Report, Surroundings};
+use rill::sampler::Settings;
 use rill::seams::{Events, Parallel, Silent, World};
 use rill::session::Session;
 use rill::size::Size;
@@ -284,7 +285,7 @@ impl EngineArgs {
     pub fn load(
         &self,
         tokens: Option<u32>,
-        sampling: impl FnOnce(Sampling) -> Sampling,
+        sampling: impl FnOnce(Sampling) -> Settings,
         seed: u64,
     ) -> Result<Engine, Failure> {
         let start = Instant::now();

@@ -4,12 +4,13 @@ use std::time::Instant;
 
 use clap::Args;
 use rill::answer::Answer;
-use rill::generate::{Ending, generate};
+use rill::generate::{Ending, Guide, generate};
 use rill::image::Sampling;
+use rill::sampler::{Bias, Settings};
 use rill::seams::Events;
 use rill::thinking::Part;
 
-use crate::engine::Engine;
+use crate::engine::{Engine, EngineArgs};
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::talk::Talk;
@@ -24,13 +25,19 @@ pub struct GenerateArgs {
     /// Ends the answer before this text; may be repeated
     #[arg(long, value_name = "TEXT")]
     stop: Vec<String>,
+    /// Least tokens of an answer: with fewer the model does not end it, only --stop does
+    #[arg(long, value_name = "TOKENS", default_value_t = 0, hide_short_help = true)]
+    min_tokens: u32,
+    /// Let the model never end an answer: -n, --stop or the context does
+    #[arg(long, hide_short_help = true)]
+    ignore_eos: bool,
     /// Thinking before an answer: `show`, `hide`, or at most so many tokens of it [default: shown,
     /// dimmed, on a terminal; else not]
     #[arg(long, value_name = "show|hide|TOKENS")]
     thinking: Option<ThinkingArg>,
     /// Seed of the random choices
     #[arg(long, default_value_t = 0)]
-    pub seed: u64,
+    seed: u64,
     #[command(flatten)]
     sampling: SamplingArgs,
 }
@@ -40,11 +47,21 @@ pub struct GenerateArgs {
 #[command(next_help_heading = "Sampling (default: as the model's makers advise)")]
 struct SamplingArgs {
     /// Always take the most probable token
-    #[arg(long, conflicts_with_all = ["temp", "top_k", "top_p", "min_p"])]
+    #[arg(long, conflicts_with_all = ["temp", "top_n_sigma", "top_k", "top_p", "min_p"])]
     greedy: bool,
     /// Temperature; 0 is greedy
     #[arg(long, value_name = "T", value_parser = at_least_zero, allow_negative_numbers = true)]
     temp: Option<f32>,
+    /// Keep tokens whose logits are at most so many standard deviations below the best; 0 keeps all
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = at_least_zero,
+        default_value_t = 0.0,
+        allow_negative_numbers = true,
+        hide_short_help = true,
+    )]
+    top_n_sigma: f32,
     /// Keep this many of the most probable tokens; 0 keeps all
     #[arg(long, value_name = "K")]
     top_k: Option<u32>,
@@ -57,18 +74,56 @@ struct SamplingArgs {
     /// Make tokens that were there before less probable; 1 does nothing
     #[arg(long, value_name = "R", value_parser = above_zero, allow_negative_numbers = true)]
     repeat_penalty: Option<f32>,
+    /// Taken from the logit of each token that the answer has; -2 to 2
+    #[arg(
+        long,
+        value_name = "P",
+        value_parser = within_two,
+        default_value_t = 0.0,
+        allow_negative_numbers = true,
+        hide_short_help = true,
+    )]
+    presence_penalty: f32,
+    /// Taken from the logit of a token for each time that the answer has it; -2 to 2
+    #[arg(
+        long,
+        value_name = "P",
+        value_parser = within_two,
+        default_value_t = 0.0,
+        allow_negative_numbers = true,
+        hide_short_help = true,
+    )]
+    frequency_penalty: f32,
+    /// Added to the logit of a token, for example 42=-1.5; may be repeated (`rill tokenize` gives ids)
+    #[arg(long, value_name = "ID=BIAS", value_parser = bias, hide_short_help = true)]
+    logit_bias: Vec<Bias>,
 }
 
 impl GenerateArgs {
-    /// Sampling parameters, given those of the image.
-    pub fn sampling(&self) -> impl FnOnce(Sampling) -> Sampling + use<> {
-        let args = self.sampling.clone();
-        move |advised| Sampling {
+    /// Loads the model that answers; `tokens` is the context when the user asks for none.
+    pub fn load(&self, engine: &EngineArgs, tokens: Option<u32>) -> Result<Engine, Failure> {
+        let mut engine = engine.load(tokens, |advised| self.settings(advised), self.seed)?;
+        engine.session.set_biases(&self.sampling.logit_bias)?;
+        Ok(engine)
+    }
+
+    /// How to choose tokens, given what the image advises.
+    fn settings(&self, advised: Sampling) -> Settings {
+        let args = &self.sampling;
+        let sampling = Sampling {
             temperature: if args.greedy { 0.0 } else { args.temp.unwrap_or(advised.temperature) },
             top_k: args.top_k.unwrap_or(advised.top_k),
             top_p: args.top_p.unwrap_or(advised.top_p),
             min_p: args.min_p.unwrap_or(advised.min_p),
             repetition_penalty: args.repeat_penalty.unwrap_or(advised.repetition_penalty),
+        };
+        Settings {
+            sampling,
+            presence_penalty: args.presence_penalty,
+            frequency_penalty: args.frequency_penalty,
+            top_n_sigma: args.top_n_sigma,
+            ignore_eos: self.ignore_eos,
+            min_tokens: self.min_tokens,
         }
     }
 
@@ -78,16 +133,17 @@ impl GenerateArgs {
     }
 
     /// Continues the sequence of `engine`, which is an answer of `talk` where there is one; `events`
-    /// hears what happens, `emit` takes the text as it comes.
+    /// hears what happens, `guide` has a say in it, `emit` takes the text as it comes.
     pub fn generate(
         &self,
         engine: &mut Engine,
         talk: Option<&mut Talk>,
         events: &mut dyn Events,
+        guide: &mut dyn Guide,
         emit: impl FnMut(Part, &str) -> std::io::Result<()>,
     ) -> Result<Ending, Failure> {
         let start = Instant::now();
-        let ending = self.speak(engine, talk, events, emit);
+        let ending = self.speak(engine, talk, events, guide, emit);
         engine.answer_time += start.elapsed();
         ending
     }
@@ -97,6 +153,7 @@ impl GenerateArgs {
         engine: &mut Engine,
         talk: Option<&mut Talk>,
         events: &mut dyn Events,
+        guide: &mut dyn Guide,
         mut emit: impl FnMut(Part, &str) -> std::io::Result<()>,
     ) -> Result<Ending, Failure> {
         let mut answer = Answer::default();
@@ -116,7 +173,8 @@ impl GenerateArgs {
         };
         let most = self.max_tokens.unwrap_or(u64::MAX);
         let world = &mut machine.world(events);
-        let ending = generate(session, world, &mut answer, most, interrupt::take, &mut speak);
+        let ending =
+            generate(session, world, &mut answer, most, guide, interrupt::take, &mut speak);
         engine.thought += answer.thought();
         // What was said stands in the sequence, however it ended.
         if let Some(talk) = talk {
@@ -142,6 +200,17 @@ fn above_zero(text: &str) -> Result<f32, String> {
 
 fn above_zero_to_one(text: &str) -> Result<f32, String> {
     number(text, |x| x > 0.0 && x <= 1.0, "a number above 0, at most 1")
+}
+
+fn within_two(text: &str) -> Result<f32, String> {
+    number(text, |x| (-2.0..=2.0).contains(&x), "a number from -2 to 2")
+}
+
+fn bias(text: &str) -> Result<Bias, String> {
+    let wrong = || "not a token and what to add to its logit, as 42=-1.5".to_owned();
+    let (id, bias) = text.split_once('=').ok_or_else(wrong)?;
+    let id = id.trim().parse().map_err(|_| wrong())?;
+    Ok(Bias { id, bias: number(bias.trim(), |_| true, "ID=BIAS with a number for BIAS")? })
 }
 
 fn below_one(text: &str) -> Result<f32, String> {

@@ -10,6 +10,7 @@ mod failure;
 mod generate;
 mod idle;
 mod interrupt;
+mod logprobs;
 mod model;
 mod npy;
 mod plot;

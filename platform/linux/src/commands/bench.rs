@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use rill::report::Account;
+use rill::sampler::Settings;
 use rill::seams::{Parallel, Silent};
 use rill::size::Size;
 use rill::stats::{Phase, Stats};
@@ -123,7 +124,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     let mut options = args.engine.clone();
     options.no_draft = !args.draft;
-    let mut engine = options.load(Some(tokens), |advised| advised, 0)?;
+    let mut engine = options.load(Some(tokens), Settings::from, 0)?;
     let vocab = engine.image.manifest.shape.vocab;
     let mut random = fastrand::Rng::with_seed(args.seed);
     let ids: Vec<u32> = match given {

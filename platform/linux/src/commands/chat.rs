@@ -1,7 +1,7 @@
 use std::io::Write;
 use std::path::Path;
 
-use rill::generate::Ending;
+use rill::generate::{Ending, Free};
 use rill::seams::Silent;
 
 use crate::engine::{Engine, EngineArgs};
@@ -39,8 +39,7 @@ Ctrl-C ends an answer. What you type is kept in RAM only, and in no file but tho
 often each expert was used is kept beside the image.";
 
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let generate = &args.generate;
-    let mut engine = args.engine.load(None, generate.sampling(), generate.seed)?;
+    let mut engine = args.generate.load(&args.engine, None)?;
     engine.recall();
     interrupt::now(Doing::Answer);
     let ended = converse(args, &mut engine);
@@ -124,8 +123,8 @@ impl Chores for Engine {
 fn answer(args: &Args, engine: &mut Engine, talk: &mut Talk, message: &str) -> Result<(), Failure> {
     talk.ask(engine, message)?;
     let mut voice = args.generate.voice();
-    let ending =
-        args.generate.generate(engine, Some(talk), &mut Silent, |part, text| voice.say(part, text));
+    let say = |part, text: &str| voice.say(part, text);
+    let ending = args.generate.generate(engine, Some(talk), &mut Silent, &mut Free, say);
     voice.finish()?;
     let ending = ending?;
     writeln!(stdout())?;

@@ -1,6 +1,7 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use rill::sampler::Settings;
 use rill_linux::replace::NewFile;
 
 use super::{read_ids, spare};
@@ -42,7 +43,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let ids = read_ids(&args.ids)?;
     let tokens = u32::try_from(ids.len()).unwrap_or(u32::MAX);
     let Engine { image, mut session, mut machine, .. } =
-        args.engine.load(Some(tokens), |advised| advised, 0)?;
+        args.engine.load(Some(tokens), Settings::from, 0)?;
     let shape = image.manifest.shape;
     session.append(&ids)?;
 

@@ -1,6 +1,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 
+use rill::sampler::Settings;
 use rill::seams::Silent;
 use serde_json::json;
 
@@ -32,7 +33,7 @@ const WINDOW: u32 = 512;
 pub fn run(args: &Args) -> Result<(), Failure> {
     let text = read_file(&args.file)?;
     let Engine { mut session, mut machine, .. } =
-        args.engine.load(Some(WINDOW), |advised| advised, 0)?;
+        args.engine.load(Some(WINDOW), Settings::from, 0)?;
     let ids = encode(session.tokenizer(), &text, false);
     let begin: Vec<u32> = session.chat().begin.into_iter().collect();
     let window = session.context() - begin.len();

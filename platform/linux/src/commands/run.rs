@@ -1,7 +1,9 @@
 use std::io::Write;
 
+use clap::builder::RangedU64ValueParser;
 use rill::generate::Ending;
 use rill::report::Report;
+use rill::sampler::MOST_LOGPROBS;
 use rill::seams::Silent;
 use rill::thinking::Part;
 use serde::Serialize;
@@ -10,6 +12,7 @@ use super::{PROMPT_BYTES, text_or_stdin};
 use crate::engine::EngineArgs;
 use crate::failure::Failure;
 use crate::generate::GenerateArgs;
+use crate::logprobs::{Choice, Listener};
 use crate::talk::Talk;
 use crate::terminal::{stdout, tell};
 
@@ -35,6 +38,10 @@ pub struct Args {
     /// Print one JSON object: the answer and where the time went
     #[arg(long)]
     json: bool,
+    /// With --json: log-probabilities of each token and of so many of the best in its place, by the
+    /// model alone, before penalties and temperature
+    #[arg(long, value_name = "K", requires = "json", value_parser = ranged(MOST_LOGPROBS))]
+    logprobs: Option<usize>,
 }
 
 const EXAMPLES: &str = "\
@@ -50,6 +57,9 @@ struct Output<'r> {
     /// What the model thought before it answered; `None` for one that did not.
     thinking: Option<String>,
     ending: Ending,
+    /// Of every token of the answer, thinking and what ends it included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logprobs: Option<Vec<Choice>>,
     #[serde(flatten)]
     stats: &'r Report,
 }
@@ -57,7 +67,7 @@ struct Output<'r> {
 pub fn run(args: &Args) -> Result<(), Failure> {
     let prompt = text_or_stdin(args.prompt.as_deref(), "a prompt", PROMPT_BYTES)?;
     let generate = &args.generate;
-    let mut engine = args.engine.load(None, generate.sampling(), generate.seed)?;
+    let mut engine = generate.load(&args.engine, None)?;
     engine.recall();
     let mut talk = None;
     if args.raw {
@@ -68,7 +78,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     let (mut text, mut thinking) = (String::new(), None::<String>);
     let mut voice = generate.voice();
-    let ending = generate.generate(&mut engine, talk.as_mut(), &mut Silent, |part, piece| {
+    let mut listener = Listener::new(args.logprobs);
+    let say = |part, piece: &str| {
         match part {
             Part::Mark => {}
             _ if !args.json => voice.say(part, piece)?,
@@ -76,15 +87,17 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             Part::Answer => text.push_str(piece),
         }
         Ok(())
-    });
+    };
+    let ending = generate.generate(&mut engine, talk.as_mut(), &mut Silent, &mut listener, say);
     voice.finish()?;
     engine.keep();
     let ending = ending?;
     let stats = engine.report();
     let mut out = stdout();
     if args.json {
-        serde_json::to_writer_pretty(&mut out, &Output { text, thinking, ending, stats: &stats })
-            .map_err(std::io::Error::from)?;
+        let logprobs = listener.choices(engine.session.tokenizer());
+        let output = Output { text, thinking, ending, logprobs, stats: &stats };
+        serde_json::to_writer_pretty(&mut out, &output).map_err(std::io::Error::from)?;
     }
     writeln!(out)?;
     if args.stats {
@@ -98,4 +111,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         }
         Ending::Stop | Ending::MaxTokens => Ok(()),
     }
+}
+
+/// A whole number of at most `most`.
+fn ranged(most: usize) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(..=most as u64)
 }

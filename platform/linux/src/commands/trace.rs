@@ -1,6 +1,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 
+use rill::generate::Free;
 use rill_linux::replace::NewFile;
 
 use super::{PROMPT_BYTES, read_ids, spare, text_or_stdin};
@@ -51,7 +52,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     };
     let generate = &args.generate;
     let tokens = ids.as_ref().map(|ids| u32::try_from(ids.len()).unwrap_or(u32::MAX));
-    let mut engine = args.engine.load(tokens, generate.sampling(), generate.seed)?;
+    let mut engine = generate.load(&args.engine, tokens)?;
     if engine.budget.plan.pages == 0 {
         return Err(Failure::Usage("this model has no experts: there is nothing to record".into()));
     }
@@ -69,7 +70,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     if ids.is_none() {
         routes.head.prompt_tokens = prompt_tokens;
-        generate.generate(&mut engine, talk.as_mut(), &mut routes, |_, _| Ok(()))?;
+        generate.generate(&mut engine, talk.as_mut(), &mut routes, &mut Free, |_, _| Ok(()))?;
     }
     let written = routes.write(&mut out).and_then(|()| out.finish());
     written.map_err(Failure::file(&args.output))?;
