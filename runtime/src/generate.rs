@@ -44,9 +44,9 @@ impl Guide for Free {}
 
 /// Continues the sequence of `session` by at most `max_tokens` tokens.
 ///
-/// `guide` is asked before each choice. `emit` takes the text as it comes. Thinking that has as many tokens as `answer` allows is ended,
-/// and the answer goes on. `interrupted` is asked before every step, also within a long
-/// prompt, whether the user wants to stop; what it says then is done with.
+/// `guide` is asked before each choice. `emit` takes the text as it comes. Thinking that has as many
+/// tokens as `answer` allows is ended, and the answer goes on. `interrupted` is asked before every
+/// step, also within a long prompt, whether the user wants to stop; what it says then is done with.
 pub fn generate<'a>(
     session: &mut Session<'a>,
     world: &mut World<'_, 'a>,
