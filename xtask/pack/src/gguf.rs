@@ -5,9 +5,10 @@
 //! is allocated for it, and every tensor of a known type lies inside the file.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 
-use crate::quoted::plain;
+use crate::quoted::{plain, quoted};
 use crate::stored::Stored;
 
 /// A value of the metadata. Integers of all widths are widened.
@@ -176,6 +177,35 @@ impl Value {
             _ => None,
         }
     }
+}
+
+/// As a person writes it; of an array its first elements.
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unsigned(x) => x.fmt(f),
+            Self::Signed(x) => x.fmt(f),
+            Self::Float(x) => x.fmt(f),
+            Self::Bool(x) => x.fmt(f),
+            Self::Text(x) => f.write_str(&quoted(x)),
+            Self::Array(Array::Unsigned(all)) => write_list(f, all),
+            Self::Array(Array::Signed(all)) => write_list(f, all),
+            Self::Array(Array::Float(all)) => write_list(f, all),
+            Self::Array(Array::Bool(all)) => write_list(f, all),
+            Self::Array(Array::Text(all)) => {
+                write_list(f, &all.iter().take(SHOWN + 1).map(|x| quoted(x)).collect::<Vec<_>>())
+            }
+        }
+    }
+}
+
+/// How many elements of an array are shown.
+const SHOWN: usize = 16;
+
+fn write_list(f: &mut fmt::Formatter<'_>, all: &[impl fmt::Display]) -> fmt::Result {
+    let shown: Vec<_> = all.iter().take(SHOWN).map(ToString::to_string).collect();
+    let more = if all.len() > SHOWN { ", …" } else { "" };
+    write!(f, "[{}{more}]", shown.join(", "))
 }
 
 /// Reads and checks the head of a GGUF file.

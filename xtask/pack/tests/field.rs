@@ -10,9 +10,9 @@ use std::path::Path;
 use common::Packed;
 use common::gguf_file::{self, Raw};
 use common::hub_folder;
+use common::run::logits;
 use common::tiny::{Random, Tensor, Tiny};
 use common::truth::differences;
-use rill::image::Ffn;
 use rill_pack::gguf::{Array, Value};
 use rill_pack::stored::Stored;
 use rill_pack::{Options, Quiet, Summary, pack};
@@ -106,16 +106,25 @@ fn keys_that_change_the_answers_are_refused_by_name() {
         ("attention.sliding_window", Value::Unsigned(30)),
         ("attention.causal", Value::Bool(false)),
         ("pooling_type", Value::Unsigned(1)),
-        ("final_logit_softcapping", Value::Float(30.0)),
+        ("final_logit_softcapping", Value::Float(30.5)),
         ("expert_shared_count", Value::Unsigned(1)),
         ("logit_scale", Value::Float(0.5)),
-        ("rope.scaling.factor", Value::Float(4.0)),
-        ("rope.scaling.type", Value::Unsigned(3)),
+        ("rope.scaling.factor", Value::Float(4.5)),
     ];
     for (name, value) in cases {
-        let key = format!("lfm2moe.{name}");
-        refused(with_key(&key, value), &key);
+        let (key, said) = (format!("lfm2moe.{name}"), value.to_string());
+        refused(with_key(&key, value), &format!("{key} = {said}, which is not supported"));
     }
+    refused(with_key("lfm2moe.rope.scaling.type", Value::Unsigned(3)), "rope.scaling.type: 3");
+    let said = |value| with_key("lfm2moe.attention.clamp_kqv", value).err().unwrap();
+    assert!(said(Value::Unsigned(30)).contains("clamp_kqv = 30, which"));
+    assert!(said(Value::Text("a\u{1b}b".into())).contains(r#"clamp_kqv = "a\u{1b}b", which"#));
+    let long = Value::Array(Array::Unsigned((1..100_000).collect()));
+    assert!(
+        said(long).contains(
+            "clamp_kqv = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, …], which"
+        )
+    );
     let plain = gguf(&Tiny::default(), Stored::Q4_0, |_, _| ()).unwrap().1;
     let harmless = [
         ("attention.sliding_window", Value::Unsigned(4096)),
@@ -132,6 +141,13 @@ fn keys_that_change_the_answers_are_refused_by_name() {
     let (summary, packed, _) = with_key("lfm2moe.mystery", Value::Unsigned(5)).unwrap();
     assert!(packed.bytes == plain.bytes);
     assert_eq!(summary.notes, ["not used: lfm2moe.mystery"]);
+    let (summary, ..) = gguf(&Tiny::default(), Stored::Q4_0, |metadata, _| {
+        let key = |n| (format!("lfm2moe.mystery\u{7}{n}"), Value::Bool(true));
+        metadata.extend((0..9).map(key));
+    })
+    .unwrap();
+    let first = r"not used: lfm2moe.mystery\u{7}0, lfm2moe.mystery\u{7}1, ";
+    assert!(summary.notes[0].starts_with(first) && summary.notes[0].ends_with(" and 5 more"));
 
     for (key, value) in [
         ("sliding_window", json!(1024)),
@@ -158,7 +174,19 @@ fn keys_that_change_the_answers_are_refused_by_name() {
         config["architectures"] = json!(["Lfm2MoeForCausalLM"]);
         config["rope_scaling"] = json!({ "rope_type": null });
     });
-    assert!(same.unwrap().1.bytes == plain.bytes);
+    let (summary, packed) = same.unwrap();
+    assert!(packed.bytes == plain.bytes);
+    assert_eq!(summary.notes, [""; 0]);
+    // What nothing here knows is listed; what says nothing of answers is not.
+    let (summary, packed) = with_config(|config| {
+        config["mystery"] = json!({ "depth": 3 });
+        config["other_mystery"] = Json::Null;
+        config["torch_dtype"] = json!("bfloat16");
+        config["block_use_xavier_init"] = json!(true);
+    })
+    .unwrap();
+    assert!(packed.bytes == plain.bytes);
+    assert_eq!(summary.notes, ["not used: of config.json mystery"]);
 }
 
 #[test]
@@ -246,7 +274,10 @@ fn other_spellings_of_a_gguf_are_the_same_model() {
             });
         }
     });
-    assert!(fused.unwrap().1.bytes == plain.bytes);
+    let fused = fused.unwrap().1;
+    assert!(fused.bytes == plain.bytes);
+    let ids = [1, 6, 386, 274, 206, 458];
+    assert!(logits(&fused.bytes, Some(2), &ids) == logits(&plain.bytes, None, &ids));
 
     let widths = |values: [i64; 4], keep: bool| {
         gguf(&tiny, Stored::Q4_0, move |metadata, _| {
@@ -340,33 +371,6 @@ fn a_folder_and_a_gguf_of_the_same_weights_give_the_same_image() {
     let (hub, gguf) = (from_hub.unwrap().1, from_gguf.unwrap().1);
     assert_eq!(hub.image.manifest, gguf.image.manifest);
     assert!(hub.bytes == gguf.bytes);
-}
-
-#[test]
-fn the_layout_of_the_larger_models_is_packed() {
-    // LFM2-24B-A2B's layers, experts and routing, LFM2.5's context and RoPE base, narrow.
-    let attends = [2, 6, 10, 14, 18, 22, 26, 30, 34, 38];
-    let tiny = Tiny {
-        hidden: 32,
-        heads: 2,
-        kv_heads: 1,
-        experts: 64,
-        top_k: 4,
-        dense_layers: 2,
-        attention: (0..40).map(|layer| attends.contains(&layer)).collect(),
-        ..Tiny::default()
-    };
-    let mut config = tiny.config();
-    config["max_position_embeddings"] = json!(128_000);
-    config["rope_parameters"] = json!({ "rope_theta": 5_000_000.0, "rope_type": "default" });
-    let (_, packed) = folder(|path| hub_folder::write(path, &config, &tiny.tensors())).unwrap();
-    let manifest = &packed.image.manifest;
-    assert_eq!((manifest.layers.len(), manifest.pages()), (40, 38 * 64));
-    let dense = manifest.layers.iter().filter(|layer| matches!(layer.ffn, Ffn::Dense { .. }));
-    assert_eq!(dense.count(), 2);
-    let shape = &manifest.shape;
-    assert_eq!((shape.experts, shape.top_k, shape.max_context), (64, 4, 128_000));
-    assert_eq!(shape.rope_theta, 5e6);
 }
 
 /// How a folder says what scales its 8-bit floats.

@@ -309,11 +309,11 @@ fn unusable_folders_are_refused_with_the_reason() {
     let cases = [
         (with("model_type", json!("llama")), "\"llama\" is not supported"),
         (with("conv_bias", json!(true)), "a bias in its convolutions"),
-        (with("hidden_act", json!("gelu")), "the activation gelu"),
-        (with("rope_scaling", json!({"type": "yarn"})), "rope scaling of the type yarn"),
+        (with("hidden_act", json!("gelu")), "the activation \"gelu\""),
+        (with("rope_scaling", json!({"type": "yarn"})), "rope scaling of the type \"yarn\""),
         (
             with("rope_parameters", json!({"rope_type": "llama3"})),
-            "rope scaling of the type llama3",
+            "rope scaling of the type \"llama3\"",
         ),
         (with("rope_parameters", json!({"rope_theta": "x"})), "unusable rope_theta"),
         (with("quantization_config", json!({"quant_method": "awq"})), "quantised by AWQ"),
@@ -397,7 +397,7 @@ fn unusable_ggufs_are_refused_with_the_reason() {
     let cases = [
         (with("general.architecture", text("qwen3moe")), "\"qwen3moe\" is not supported"),
         (with("lfm2moe.expert_gating_func", Value::Unsigned(1)), "expert gating function 1"),
-        (with("lfm2moe.rope.scaling.type", text("yarn")), "rope scaling of the type yarn"),
+        (with("lfm2moe.rope.scaling.type", text("yarn")), "rope scaling of the type \"yarn\""),
         (with("lfm2moe.rope.dimension_count", Value::Unsigned(8)), "8 of 16 dimensions"),
         (
             with("lfm2moe.block_count", Value::Unsigned(5)),

@@ -3,8 +3,8 @@
 
 use rill::image::Sampling;
 
-use super::shortened;
 use crate::gguf;
+use crate::quoted::{quoted, shortened};
 
 /// A value of the advice.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,7 +38,7 @@ impl Advised {
     }
 
     fn from_text(text: &str) -> Self {
-        text.trim().parse().map_or_else(|_| Self::Other(shortened(&text)), Self::Number)
+        text.trim().parse().map_or_else(|_| Self::Other(quoted(text)), Self::Number)
     }
 }
 

@@ -9,8 +9,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::advice::{self, Advised};
-use super::{CheckpointError, Model, shortened};
-use crate::quoted::quoted;
+use super::entries::{Plain, TELLING, unknown};
+use super::{CheckpointError, Model, unused_note};
+use crate::quoted::{plain, quoted, shortened};
 
 /// What is read of `config.json`.
 #[derive(Debug, Deserialize)]
@@ -83,7 +84,7 @@ fn present<'de, D: serde::Deserializer<'de>>(value: D) -> Result<Option<Option<f
 
 impl Config {
     /// The model that this configuration describes.
-    /// What is left aside of the advice goes to `notes`.
+    /// What is left aside of it and of the advice goes to `notes`.
     pub fn model(
         &self,
         name: String,
@@ -120,6 +121,7 @@ impl Config {
             expert_bias: moe && self.use_expert_bias.unwrap_or(true),
             routed_scale: self.routed_scaling_factor.unwrap_or(1.0),
         };
+        notes.extend(unused_note("of config.json ", &unknown(&self.others)));
         let stops = generation.get("eos_token_id").and_then(|ids| Tokens::deserialize(ids).ok());
         Ok(Model {
             name,
@@ -147,7 +149,7 @@ impl Config {
         if let Some(act) = self.hidden_act.as_deref()
             && !matches!(act, "silu" | "swish")
         {
-            return unsupported(format!("the activation {act}"));
+            return unsupported(format!("the activation {}", quoted(act)));
         }
         self.refuse_quantised()?;
         self.refuse_telling()?;
@@ -170,7 +172,7 @@ impl Config {
                 "fp8" | "fbgemm_fp8" => Ok(()),
                 "compressed-tensors" => match format.as_deref() {
                     None | Some("float-quantized" | "naive-quantized" | "dense") => Ok(()),
-                    Some(format) => refuse(format!("compressed-tensors as {format}")),
+                    Some(format) => refuse(format!("compressed-tensors as {}", plain(format))),
                 },
                 "modelopt" if text(how, "quant_algo").as_deref() == Some("fp8") => Ok(()),
                 "awq" => refuse("AWQ".into()),
@@ -253,7 +255,10 @@ impl Config {
                 .map(|kind| match kind.as_str() {
                     "full_attention" => Ok(true),
                     "conv" | "short_conv" => Ok(false),
-                    other => Err(CheckpointError::Unsupported(format!("layers of type {other}"))),
+                    other => Err(CheckpointError::Unsupported(format!(
+                        "layers of type {}",
+                        quoted(other)
+                    ))),
                 })
                 .collect();
         }
@@ -261,7 +266,7 @@ impl Config {
             return Err(CheckpointError::MissingKey("layer_types (or full_attn_idxs)".into()));
         };
         if indices.iter().any(|&index| index as usize >= layers) {
-            let value = shortened(indices);
+            let value = shortened(&format_args!("{indices:?}"));
             return Err(CheckpointError::BadKey { key: "full_attn_idxs".into(), value });
         }
         let mut attention = Vec::new();
@@ -294,53 +299,6 @@ impl Config {
     }
 }
 
-/// Entries that change the answers, and what they must be not to.
-const TELLING: [(&str, Plain); 21] = [
-    ("is_causal", Plain::True),
-    ("causal", Plain::True),
-    ("use_pos_enc", Plain::True),
-    ("block_use_swiglu", Plain::True),
-    ("use_bidirectional_attention", Plain::Off),
-    ("attention_bias", Plain::Off),
-    ("qkv_bias", Plain::Off),
-    ("mlp_bias", Plain::Off),
-    ("attn_logit_softcapping", Plain::Off),
-    ("final_logit_softcapping", Plain::Off),
-    ("router_logit_softcapping", Plain::Off),
-    ("num_shared_experts", Plain::Off),
-    ("n_shared_experts", Plain::Off),
-    ("attention_chunk_size", Plain::Off),
-    ("n_group", Plain::One),
-    ("topk_group", Plain::One),
-    ("logits_scaling", Plain::One),
-    ("logit_scale", Plain::One),
-    ("embedding_multiplier", Plain::One),
-    ("residual_multiplier", Plain::One),
-    ("partial_rotary_factor", Plain::One),
-];
-
-/// A value with which an entry changes nothing.
-#[derive(Debug, Clone, Copy)]
-enum Plain {
-    True,
-    /// False or 0.
-    Off,
-    /// 1, or 0 for not set.
-    One,
-}
-
-impl Plain {
-    fn is(self, value: &Value) -> bool {
-        match (self, value) {
-            (Self::True, Value::Bool(truth)) => *truth,
-            (Self::Off, Value::Bool(truth)) => !truth,
-            (Self::Off, value) => value.as_f64() == Some(0.0),
-            (Self::One, value) => matches!(value.as_f64(), Some(0.0 | 1.0)),
-            _ => false,
-        }
-    }
-}
-
 /// Refuses a rotary embedding that is not the plain one.
 fn refuse_scaled(rope: &Value) -> Result<(), CheckpointError> {
     let unsupported = |what: String| Err(CheckpointError::Unsupported(what));
@@ -353,9 +311,11 @@ fn refuse_scaled(rope: &Value) -> Result<(), CheckpointError> {
         }
         Some(Value::String(kind)) if kind == "default" => {}
         Some(Value::String(kind)) => {
-            return unsupported(format!("rope scaling of the type {kind}"));
+            return unsupported(format!("rope scaling of the type {}", quoted(kind)));
         }
-        Some(kind) => return unsupported(format!("a rope_type that is no text, {kind}")),
+        Some(kind) => {
+            return unsupported(format!("a rope_type that is no text, {}", shortened(kind)));
+        }
     }
     match rope.get("partial_rotary_factor").filter(|part| !part.is_null()) {
         Some(part) if part.as_f64() != Some(1.0) => {

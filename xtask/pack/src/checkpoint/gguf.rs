@@ -12,9 +12,10 @@ use super::source::{Reader, Store};
 use super::tensors::{Files, Located, Tensors};
 use super::{
     Checkpoint, CheckpointError, LayerTensor, Model, Names, Parts, Swiglu, Words, assemble,
-    shortened,
+    unused_note,
 };
 use crate::gguf::{self, Gguf, TensorType, Value};
+use crate::quoted::{quoted, shortened};
 use crate::stored::ggml_name;
 use crate::tokenizer::GgufTokenizer;
 
@@ -170,7 +171,7 @@ impl Meta {
         let (used, prefix) = (self.used.borrow(), self.key(""));
         let keys = self.entries.keys().filter(|key| key.starts_with(&prefix));
         let unused: Vec<_> = keys.filter(|key| !used.contains(*key)).map(String::as_str).collect();
-        (!unused.is_empty()).then(|| format!("not used: {}", unused.join(", ")))
+        unused_note("", &unused)
     }
 }
 
@@ -208,7 +209,7 @@ fn model(
     let kv_heads = kv.iter().copied().max().unwrap_or(0);
     if kv.len() != layers || kv.iter().any(|&n| n != 0 && n != kv_heads) {
         let key = meta.key("attention.head_count_kv");
-        return Err(CheckpointError::BadKey { key, value: shortened(&kv) });
+        return Err(CheckpointError::BadKey { key, value: shortened(&format_args!("{kv:?}")) });
     }
     let max_context = meta.need("context_length", Value::as_u32)?;
     refuse_unsupported(meta, head_dim, max_context)?;
@@ -282,7 +283,9 @@ fn refuse_unsupported(meta: &Meta, head_dim: u32, max_context: u32) -> Result<()
                 meta.maybe(&format!("rope.scaling.{key}"), |_| Some(()))?;
             }
         }
-        Some(scaling) => return unsupported(format!("rope scaling of the type {scaling}")),
+        Some(scaling) => {
+            return unsupported(format!("rope scaling of the type {}", quoted(scaling)));
+        }
         None => {}
     }
     refuse_telling(meta, max_context)?;

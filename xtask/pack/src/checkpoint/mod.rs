@@ -3,6 +3,7 @@
 
 mod advice;
 mod config;
+mod entries;
 mod gguf;
 mod hub;
 mod source;
@@ -17,7 +18,7 @@ use self::tensors::Tensors;
 pub use self::tensors::{Files, Part, Rows};
 use crate::gguf::GgufError;
 use crate::manifest;
-use crate::quoted::quoted;
+use crate::quoted::{plain, quoted};
 use crate::tokenizer::GgufTokenizer;
 
 /// What the model is, in the image's words.
@@ -381,8 +382,6 @@ fn not_used(
     prefix: &str,
     layers: usize,
 ) -> Result<Option<String>, CheckpointError> {
-    /// How many are named.
-    const MOST: usize = 4;
     let unused = tensors.unused();
     let telling = |name: &&&str| {
         let layer: Option<usize> =
@@ -397,21 +396,17 @@ fn not_used(
     if let Some(name) = unused.iter().find(telling) {
         return Err(CheckpointError::UnusedTensor((*name).into()));
     }
-    if unused.is_empty() {
-        return Ok(None);
-    }
-    let more = match unused.len().saturating_sub(MOST) {
+    Ok(unused_note("", &unused))
+}
+
+/// What to say of tensors, or of keys after a `prefix`, that nothing asked for.
+fn unused_note(prefix: &str, names: &[&str]) -> Option<String> {
+    /// How many are named.
+    const MOST: usize = 4;
+    let named: Vec<_> = names.iter().take(MOST).map(|name| plain(name)).collect();
+    let more = match names.len() - named.len() {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
-    Ok(Some(format!("not used: {}{more}", unused[..unused.len().min(MOST)].join(", "))))
-}
-
-/// A value for an error message.
-fn shortened(value: &impl std::fmt::Debug) -> String {
-    let mut text: String = format!("{value:?}").chars().take(60).collect();
-    if text.chars().count() == 60 {
-        text.push('…');
-    }
-    text
+    (!named.is_empty()).then(|| format!("not used: {prefix}{}{more}", named.join(", ")))
 }

@@ -23,6 +23,23 @@ pub struct Raw {
 
 /// Writes a file. Metadata and tensors keep their order.
 pub fn write(path: &Path, metadata: &[(String, Value)], tensors: &[Raw]) {
+    let described: Vec<_> = tensors
+        .iter()
+        .map(|raw| (raw.name.clone(), raw.dims.clone(), raw.number, raw.bytes.len() as u64))
+        .collect();
+    let (mut out, _) = head(metadata, &described);
+    for tensor in tensors {
+        out.resize(out.len().next_multiple_of(32), 0);
+        out.extend(&tensor.bytes);
+    }
+    fs::write(path, out).unwrap();
+}
+
+/// A tensor's name, sizes, number of its type, and bytes.
+pub type Described = (String, Vec<usize>, u32, u64);
+
+/// All of a file before the tensors' bytes, and how many bytes the whole file has.
+pub fn head(metadata: &[(String, Value)], tensors: &[Described]) -> (Vec<u8>, u64) {
     let mut out = b"GGUF".to_vec();
     out.extend(3_u32.to_le_bytes());
     out.extend((tensors.len() as u64).to_le_bytes());
@@ -35,19 +52,35 @@ pub fn write(path: &Path, metadata: &[(String, Value)], tensors: &[Raw]) {
         out[at..at + 4].copy_from_slice(&kind.to_le_bytes());
     }
     let mut offset = 0_u64;
-    for tensor in tensors {
-        text(&mut out, &tensor.name);
-        out.extend((tensor.dims.len() as u32).to_le_bytes());
-        tensor.dims.iter().rev().for_each(|&dim| out.extend((dim as u64).to_le_bytes()));
-        out.extend(tensor.number.to_le_bytes());
+    for (name, dims, number, bytes) in tensors {
+        text(&mut out, name);
+        out.extend((dims.len() as u32).to_le_bytes());
+        dims.iter().rev().for_each(|&dim| out.extend((dim as u64).to_le_bytes()));
+        out.extend(number.to_le_bytes());
         out.extend(offset.to_le_bytes());
-        offset = (offset + tensor.bytes.len() as u64).next_multiple_of(32);
+        offset = (offset + bytes).next_multiple_of(32);
     }
-    for tensor in tensors {
-        out.resize(out.len().next_multiple_of(32), 0);
-        out.extend(&tensor.bytes);
+    let start = out.len().next_multiple_of(32) as u64;
+    (out, start + offset)
+}
+
+/// Names and sizes of a GGUF file's tensors, given those of the hub.
+pub fn shapes(hub: Vec<(String, Vec<usize>)>) -> Vec<(String, Vec<usize>)> {
+    let mut all: Vec<(String, Vec<usize>)> = Vec::new();
+    let mut places: BTreeMap<String, usize> = BTreeMap::new();
+    for (name, dims) in hub {
+        let name = gguf_name(&name);
+        let is_expert = name.contains("_exps");
+        match places.get(&name) {
+            Some(&place) if is_expert => all[place].1[0] += 1,
+            _ => {
+                places.insert(name.clone(), all.len());
+                let front: &[usize] = if is_expert { &[1] } else { &[] };
+                all.push((name, [front, &dims].concat()));
+            }
+        }
     }
-    fs::write(path, out).unwrap();
+    all
 }
 
 fn text(out: &mut Vec<u8>, text: &str) {

@@ -4,6 +4,7 @@
 
 pub mod gguf_file;
 pub mod hub_folder;
+pub mod run;
 pub mod tiny;
 pub mod truth;
 

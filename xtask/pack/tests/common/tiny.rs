@@ -70,11 +70,17 @@ impl Tiny {
     /// All tensors, under their names on the hub; experts one by one.
     pub fn tensors(&self) -> BTreeMap<String, Tensor> {
         let mut random = Random(1);
-        let mut all = BTreeMap::new();
-        let mut add = |name: String, dims: &[usize]| {
+        let mut make = |(name, dims): (String, Vec<usize>)| {
             let values = (0..dims.iter().product()).map(|_| random.weight()).collect();
-            all.insert(name, Tensor { dims: dims.to_vec(), values });
+            (name, Tensor { dims, values })
         };
+        self.shapes().into_iter().map(&mut make).collect()
+    }
+
+    /// Names and sizes of all tensors, as [`Self::tensors`] has them.
+    pub fn shapes(&self) -> Vec<(String, Vec<usize>)> {
+        let mut all = Vec::new();
+        let mut add = |name: String, dims: &[usize]| all.push((name, dims.to_vec()));
         let (h, q, kv) = (self.hidden, self.heads * self.head_dim, self.kv_heads * self.head_dim);
         add("model.embed_tokens.weight".into(), &[self.vocab, h]);
         add("model.embedding_norm.weight".into(), &[h]);
