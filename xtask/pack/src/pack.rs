@@ -1,7 +1,8 @@
 use std::io::{self, BufWriter, ErrorKind, Seek, Write};
 use std::path::{Path, PathBuf};
 
-use rill::image::{Manifest, ManifestError};
+use rill::image::{FORMAT_VERSION, Manifest, ManifestError};
+use rill::size::Size;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::attempt::Attempt;
@@ -13,9 +14,12 @@ use crate::matrix::MatrixError;
 use crate::options::{Options, Progress};
 use crate::output::{self, OutputError};
 use crate::summary::Summary;
-use crate::target::Target;
+use crate::target::{Target, folder_of, free};
 use crate::vocabulary::{self, PackedVocabulary};
 
+/// Raised whenever equal sources and options come to give other bytes: what is left of an attempt by an
+/// older program is then not gone on with.
+const REVISION: u32 = 1;
 /// Bytes gathered before they go to the file.
 const BUFFER: usize = 1 << 20;
 /// The same where a kill must not cost much.
@@ -39,8 +43,20 @@ pub enum PackError {
     /// Nothing may be written under the image's name.
     #[error(transparent)]
     Output(#[from] OutputError),
-    /// There is no room for the image.
-    #[error("the disk is full: {path} needs {needed} bytes in its folder; free some and try again")]
+    /// There will be no room for the image; nothing was read of the weights.
+    #[error("{path} needs {}, and its disk has {} free; free some or name another folder with -o",
+        Size(*.needed), Size(*.free))]
+    NoRoom {
+        /// The image.
+        path: PathBuf,
+        /// Bytes that are still to be written.
+        needed: u64,
+        /// Bytes that can be.
+        free: u64,
+    },
+    /// There is no room for the image any more.
+    #[error("the disk is full: {path} needs {} in its folder; free some and try again",
+        Size(*.needed))]
     DiskFull {
         /// The image.
         path: PathBuf,
@@ -49,8 +65,9 @@ pub enum PackError {
     },
     /// Files cannot be so large there.
     #[error(
-        "{path} needs {needed} bytes, more than a file may have there (FAT: 4 GiB; see also \
-         `ulimit -f`); choose another folder with -o"
+        "{path} needs {}, more than a file may have there (FAT: 4 GiB; see also `ulimit -f`); \
+         choose another folder with -o",
+        Size(*.needed)
     )]
     TooLarge {
         /// The image.
@@ -83,6 +100,7 @@ impl PackError {
         matches!(
             self,
             Self::Checkpoint(CheckpointError::Read { .. })
+                | Self::NoRoom { .. }
                 | Self::DiskFull { .. }
                 | Self::Write { .. }
                 | Self::Cancelled
@@ -128,6 +146,7 @@ fn pack_if(
     let job = Job::new(&checkpoint, output, options)?;
     may_replace(&job.manifest)?;
     let failed = |error| job.failed(error);
+    job.check_room(0)?;
     let mut target = Target::create(output).map_err(failed)?;
     let mut writer = BufWriter::with_capacity(BUFFER, target.file());
     let summary = job.run(&mut writer, &mut Nothing, progress)?;
@@ -165,6 +184,13 @@ pub fn pack_from(
             job.failed(error)
         }
     })?;
+    let kept = attempt.target.kept();
+    if let Err(error) = job.check_room(kept) {
+        if kept == 0 {
+            attempt.discard();
+        }
+        return Err(error);
+    }
     let mut writer = BufWriter::with_capacity(BUFFER_KEPT, attempt.target.file());
     let made = job.run(&mut writer, &mut attempt.journal, progress).and_then(|summary| {
         writer.into_inner().map_err(|error| job.failed(error.into_error()))?;
@@ -210,9 +236,32 @@ impl<'c> Job<'c> {
     fn identity(&self, origin: &str) -> String {
         let Self { words, manifest, options, .. } = self;
         let version = env!("CARGO_PKG_VERSION");
+        let bytes = format!("format {FORMAT_VERSION}, revision {REVISION}");
         let manifest = xxh3_64(format!("{manifest:?}").as_bytes());
         let words = xxh3_64(&[&words.tables[..], &words.template].concat());
-        format!("rill {version}, {options:?}, {manifest:016x}, {words:016x}, {origin}")
+        format!("rill {version}, {bytes}, {options:?}, {manifest:016x}, {words:016x}, {origin}")
+    }
+
+    /// An error when the image's disk has less room than it still needs. Where a file system does not
+    /// know its room, or says that there is none, writing shows it.
+    fn check_room(&self, kept: u64) -> Result<(), PackError> {
+        let output = output::resolved(self.output).unwrap_or_else(|_| self.output.into());
+        self.short_of_room(kept, free(folder_of(&output)))
+    }
+
+    fn short_of_room(&self, kept: u64, free: Option<u64>) -> Result<(), PackError> {
+        let needed = self.file_len().saturating_sub(kept);
+        match free {
+            Some(free) if free > 0 && free < needed => {
+                Err(PackError::NoRoom { path: self.output.into(), needed, free })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Bytes of the image, or a few more.
+    fn file_len(&self) -> u64 {
+        image::lay_out(&self.manifest, image::MANIFEST_MOST, &self.words).file_len
     }
 
     /// Writes the image.
@@ -243,9 +292,7 @@ impl<'c> Job<'c> {
     /// What to say when the output failed.
     fn failed(&self, error: io::Error) -> PackError {
         let path = self.output.into();
-        let Self { manifest, words, .. } = self;
-        let header = image::lay_out(manifest, image::MANIFEST_MOST, words);
-        let needed = header.file_len;
+        let needed = self.file_len();
         match error.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
                 PackError::DiskFull { path, needed }
@@ -396,6 +443,46 @@ mod tests {
             assert!(matches!(wrong, Err(PackError::Check(_))));
             assert_eq!(names(), 2, "nothing else is left");
             assert!(bytes == std::fs::read(&output).unwrap());
+        }
+    }
+
+    #[test]
+    fn other_bytes_have_another_revision() {
+        let kiosk = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/kiosk");
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("k.rill");
+        // When this fails and is meant to, raise REVISION and put the new sums here.
+        let sums = ["kiosk-16m", "kiosk-q4_0.gguf"].map(|source| {
+            pack(&kiosk.join(source), &image, &Options::default(), &Quiet).unwrap();
+            xxh3_64(&std::fs::read(&image).unwrap())
+        });
+        assert_eq!(
+            (REVISION, sums),
+            (1, [0x700e_e4f5_ddc9_c910, 0x4a92_eef1_e03c_5b1e]),
+            "{sums:#x?}"
+        );
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_before_any_weight_is_read() {
+        let source =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/kiosk/kiosk-q4_0.gguf");
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("k.rill");
+        let checkpoint = Checkpoint::open(&source).unwrap();
+        let options = Options::default();
+        let job = Job::new(&checkpoint, &output, &options).unwrap();
+        let len = job.file_len();
+        assert!(job.short_of_room(0, Some(len)).is_ok());
+        let error = job.short_of_room(0, Some(len - 1)).unwrap_err();
+        assert!(matches!(error, PackError::NoRoom { needed, free, .. } if needed == free + 1));
+        let said = error.to_string();
+        assert!(said.contains("k.rill needs 9.8 MiB") && said.contains("MiB free"), "{said}");
+        // What is there already needs no room any more.
+        assert!(job.short_of_room(1, Some(len - 1)).is_ok());
+        assert!(job.short_of_room(len + 1, Some(1)).is_ok());
+        for unknown in [None, Some(0)] {
+            assert!(job.short_of_room(0, unknown).is_ok());
         }
     }
 

@@ -98,6 +98,15 @@ impl Target {
         self.temporary.as_file_mut()
     }
 
+    /// Bytes of the disk that the file has already.
+    pub fn kept(&self) -> u64 {
+        #[cfg(unix)]
+        let bytes = |found: fs::Metadata| std::os::unix::fs::MetadataExt::blocks(&found) * 512;
+        #[cfg(not(unix))]
+        let bytes = |found: fs::Metadata| found.len();
+        self.temporary.as_file().metadata().map_or(0, bytes)
+    }
+
     /// Removes the file, even one that would be left for a later attempt.
     pub fn discard(self) {
         // Nothing is lost when it stays.
@@ -133,6 +142,23 @@ fn allow(result: io::Result<()>, errors: &[i32]) -> io::Result<()> {
         Some(number) if errors.contains(&number) => Ok(()),
         _ => Err(error),
     })
+}
+
+/// Bytes that this user can still write to the disk of a folder; `None` where that is not known.
+pub(crate) fn free(folder: &Path) -> Option<u64> {
+    #[cfg(unix)]
+    {
+        // Some file systems of programs know nothing of room and say so with zeros.
+        let found = rustix::fs::statvfs(folder).ok().filter(|found| found.f_blocks > 0)?;
+        let is_root = rustix::process::geteuid().is_root();
+        let blocks = if is_root { found.f_bfree } else { found.f_bavail };
+        Some(blocks.saturating_mul(found.f_frsize))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = folder;
+        None
+    }
 }
 
 /// Removes files of a folder whose names begin with `prefix` and that nobody writes any more.

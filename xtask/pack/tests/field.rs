@@ -13,6 +13,7 @@ use common::hub_folder;
 use common::run::logits;
 use common::tiny::{Random, Tensor, Tiny};
 use common::truth::differences;
+use rill::image::{Manifest, Section};
 use rill_pack::gguf::{Array, Value};
 use rill_pack::stored::Stored;
 use rill_pack::{Options, Quiet, Summary, pack};
@@ -345,32 +346,97 @@ fn the_number_of_experts_has_two_names() {
     }
 }
 
+/// LFM2.5's spelling of the split.
+const LFM25: &str = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s";
+
+/// Changes a file of JSON.
+fn edit(file: &Path, change: impl FnOnce(&mut Json)) {
+    let mut json: Json = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    change(&mut json);
+    fs::write(file, json.to_string()).unwrap();
+}
+
 #[test]
-fn a_folder_and_a_gguf_of_the_same_weights_give_the_same_image() {
-    let tiny = Tiny::default();
+fn a_folder_and_a_gguf_of_the_same_weights_give_the_same_image_but_for_its_name() {
+    let dense = Tiny { dense_layers: 4, ..Tiny::default() };
+    let untied = Tiny { tied: false, expert_bias: false, ..Tiny::default() };
     let end = gguf_file::kiosk_head().metadata["tokenizer.ggml.eos_token_id"].as_u32();
-    let from_hub = folder(|path| {
-        let mut config = tiny.config();
-        config["eos_token_id"] = json!(end);
-        hub_folder::write(path, &config, &tiny.tensors());
-        // What the value `lfm2` of tokenizer.ggml.pre stands for.
-        let file = path.join("tokenizer.json");
-        let mut tokenizer: Json =
-            serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
-        tokenizer["model"]["ignore_merges"] = json!(true);
-        fs::write(file, tokenizer.to_string()).unwrap();
-    });
-    let from_gguf = gguf(&tiny, Stored::BF16, |metadata, _| {
-        // The folder's name.
-        metadata.iter_mut().for_each(|(key, value)| {
-            if key == "general.name" {
-                *value = Value::Text("model".into());
+    // Ways to write one tokenizer.
+    type Change = fn(&mut Json);
+    let ways: [Change; 5] = [
+        |_| {},
+        |file| file["model"]["ignore_merges"] = json!(true),
+        |file| file["model"]["ignore_merges"] = json!(false),
+        |file| drop(file["model"].as_object_mut().unwrap().remove("ignore_merges")),
+        |file| {
+            file["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = LFM25.into();
+            let merges = file["model"]["merges"].as_array_mut().unwrap();
+            for merge in merges.iter_mut().filter(|merge| merge.is_array()) {
+                *merge =
+                    format!("{} {}", merge[0].as_str().unwrap(), merge[1].as_str().unwrap()).into();
             }
+        },
+    ];
+    for tiny in [Tiny::default(), dense, untied] {
+        let named = |name: &str| {
+            let of_gguf = gguf(&tiny, Stored::BF16, |metadata, _| {
+                metadata.retain(|(key, _)| key != "general.name");
+                metadata.push(("general.name".into(), Value::Text(name.into())));
+            });
+            of_gguf.unwrap().1
+        };
+        let (alike, other) = (named("model"), named("Another name"));
+        for way in ways {
+            let of_hub = folder(|path| {
+                let mut config = tiny.config();
+                config["eos_token_id"] = json!(end);
+                hub_folder::write(path, &config, &tiny.tensors());
+                edit(&path.join("tokenizer.json"), way);
+            });
+            let of_hub = of_hub.unwrap().1;
+            assert_eq!(of_hub.image.manifest, alike.image.manifest);
+            assert!(of_hub.bytes == alike.bytes);
+            let renamed = Manifest {
+                name: other.image.manifest.name.clone(),
+                ..of_hub.image.manifest.clone()
+            };
+            assert_eq!(renamed, other.image.manifest);
+            for section in Section::ALL.into_iter().filter(|&section| section != Section::Manifest)
+            {
+                assert!(of_hub.section(section) == other.section(section), "{section:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_tokenizer_that_merges_tokens_on_gives_another_image_only_where_the_file_says_so() {
+    let tiny = Tiny::default();
+    let of_hub = |ignores: bool| {
+        let packed = folder(|path| {
+            hub_folder::write(path, &tiny.config(), &tiny.tensors());
+            edit(&path.join("tokenizer.json"), |file| {
+                let model = &mut file["model"];
+                model["ignore_merges"] = json!(ignores);
+                // Without the last merge no text merges into what it made.
+                model["merges"].as_array_mut().unwrap().pop();
+            });
         });
+        packed.unwrap().1
+    };
+    let of_gguf = gguf(&tiny, Stored::BF16, |metadata, _| {
+        for (key, value) in metadata {
+            if key == "tokenizer.ggml.merges"
+                && let Value::Array(Array::Text(merges)) = value
+            {
+                merges.pop();
+            }
+        }
     });
-    let (hub, gguf) = (from_hub.unwrap().1, from_gguf.unwrap().1);
-    assert_eq!(hub.image.manifest, gguf.image.manifest);
-    assert!(hub.bytes == gguf.bytes);
+    let of_gguf = of_gguf.unwrap().1;
+    let [whole, merged] = [true, false].map(of_hub);
+    assert!(whole.section(Section::Tokenizer) == of_gguf.section(Section::Tokenizer));
+    assert!(merged.section(Section::Tokenizer) != of_gguf.section(Section::Tokenizer));
 }
 
 /// How a folder says what scales its 8-bit floats.

@@ -10,6 +10,7 @@ mod json;
 mod overlap;
 mod pattern;
 mod tables;
+mod whole;
 
 pub(crate) use bytes::char_of;
 pub use gguf::{GgufTokenizer, from_gguf};
@@ -37,7 +38,7 @@ pub struct Vocabulary {
     added: Vec<AddedToken>,
     /// In what the split differs from the core's pattern.
     variant: Variant,
-    /// Whether a piece that is a token is not merged.
+    /// Whether a piece that is a token is not merged; also where that makes no difference.
     ignore_merges: bool,
     /// The token for the beginning of a text.
     bos: Option<u32>,
@@ -200,6 +201,7 @@ impl Vocabulary {
             }
         }
         let merges = ranked(&merges, &ids)?;
+        let ignore_merges = ignore_merges || !whole::matters(&tokens, &merges);
         let mut added: Vec<_> = added.into_iter().map(|(token, _)| token).collect();
         added.sort_by(|a, b| a.text.cmp(&b.text));
         added.dedup();
@@ -404,9 +406,13 @@ mod tests {
             merges: vec!["a b".into(), "ab c".into()],
             ..GgufTokenizer::default()
         };
-        let gguf = from_gguf(gguf).unwrap();
-        // llama.cpp takes whole-piece matches for granted.
-        assert_eq!(gguf, Vocabulary { ignore_merges: true, ..old.clone() });
+        assert_eq!(from_gguf(gguf).unwrap(), old);
+        // llama.cpp takes whole-piece matches for granted; a file that does not says so where it matters.
+        let mut other = plain();
+        other["model"]["merges"] = json!(["b c", "a b", "ab c"]);
+        other["model"]["vocab"]["bc"] = json!(259);
+        let merged = from_json(&other.to_string(), None).unwrap();
+        assert!(old.ignore_merges && !merged.ignore_merges);
         let tables = old.tables();
         let tokenizer = Tokenizer::parse(&tables, 259).unwrap();
         let mut out = [0; 4];
@@ -462,8 +468,9 @@ mod tests {
         let file = |pre: Option<&str>| GgufTokenizer {
             model: "gpt2".into(),
             pre: pre.map(String::from),
-            tokens: (0..=255).map(|byte| char_of(byte).into()).collect(),
-            token_types: vec![1; 256],
+            // No merge leads to the last one.
+            tokens: (0..=255).map(|byte| char_of(byte).into()).chain(["ab".into()]).collect(),
+            token_types: vec![1; 257],
             bos: Some(0),
             ..GgufTokenizer::default()
         };
