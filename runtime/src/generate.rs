@@ -56,54 +56,108 @@ pub fn generate<'a>(
     mut interrupted: impl FnMut() -> bool,
     mut emit: impl FnMut(Part, &str),
 ) -> Result<Ending, SequenceError> {
-    let begin = session.tokens().len() - prompted_len(session, answer);
-    let mut end = None;
-    let mut left = max_tokens;
+    let mut turn = Turn::begin(session, answer, max_tokens);
     let ending = loop {
         if interrupted() {
             break Ending::Interrupted;
         }
-        if left == 0 {
-            break Ending::MaxTokens;
-        }
-        if answer.has_thought_enough() {
-            let end = answer.end_thinking(&mut emit);
-            match session.append_to_answer(&end) {
-                Err(SequenceError::ContextFull { .. }) => break Ending::ContextFull,
-                other => other?,
-            }
+        if let Some(ending) = turn.prepare(session, answer, &mut emit)? {
+            break ending;
         }
         // A long prompt goes in batches, with a chance to interrupt between them.
         if session.compute(world)? {
             continue;
         }
-        left -= 1;
-        let Some(sample) = session.choose(world, &guide.ask())? else { break Ending::ContextFull };
+        if let Some(ending) = turn.step(session, world, answer, guide, &mut emit)? {
+            break ending;
+        }
+    };
+    turn.finish(session, answer, &mut emit);
+    Ok(ending)
+}
+
+/// An answer under way, token by token: what [`generate`] does, for callers that compute the tokens of
+/// several sequences together.
+///
+/// Its calls go to the sequence for which it began, which is then the selected one of the session.
+#[derive(Debug, Clone)]
+pub struct Turn {
+    /// Where the answer begins in the sequence, with thinking that the prompt began.
+    begin: usize,
+    /// Where its thinking ends, once that is known.
+    end: Option<usize>,
+    /// Tokens that it may have yet.
+    left: u64,
+}
+
+impl Turn {
+    /// An answer of at most `max_tokens` tokens begins.
+    pub fn begin(session: &Session<'_>, answer: &Answer, max_tokens: u64) -> Self {
+        let begin = session.tokens().len() - prompted_len(session, answer);
+        Self { begin, end: None, left: max_tokens }
+    }
+
+    /// Sees to it that what the next token depends on is pending or computed; ends thinking that has as
+    /// many tokens as it may. How the answer ended, where it has no next token.
+    pub fn prepare(
+        &mut self,
+        session: &mut Session<'_>,
+        answer: &mut Answer,
+        emit: impl FnMut(Part, &str),
+    ) -> Result<Option<Ending>, SequenceError> {
+        if self.left == 0 {
+            return Ok(Some(Ending::MaxTokens));
+        }
+        if answer.has_thought_enough() {
+            let end = answer.end_thinking(emit);
+            match session.append_to_answer(&end) {
+                Err(SequenceError::ContextFull { .. }) => return Ok(Some(Ending::ContextFull)),
+                other => other?,
+            }
+        }
+        session.want_logits();
+        Ok(None)
+    }
+
+    /// The next token: computes what is pending, and chooses it. How the answer ended, if it did.
+    pub fn step<'a>(
+        &mut self,
+        session: &mut Session<'a>,
+        world: &mut World<'_, 'a>,
+        answer: &mut Answer,
+        guide: &mut dyn Guide,
+        mut emit: impl FnMut(Part, &str),
+    ) -> Result<Option<Ending>, SequenceError> {
+        self.left = self.left.saturating_sub(1);
+        let Some(sample) = session.choose(world, &guide.ask())? else {
+            return Ok(Some(Ending::ContextFull));
+        };
         guide.chosen(&sample);
-        match session.accept(sample.id)? {
+        Ok(match session.accept(sample.id)? {
             Step::Token(id) => {
                 let stop = answer.push(session.tokenizer().piece(id), &mut emit);
-                if end.is_none() && answer.thinker().has_answered() {
+                if self.end.is_none() && answer.thinker().has_answered() {
                     // This token is the first that is answer.
-                    end = Some(session.tokens().len() - 1);
+                    self.end = Some(session.tokens().len() - 1);
                 }
-                if stop {
-                    break Ending::Stop;
-                }
+                stop.then_some(Ending::Stop)
             }
             Step::End(_) => {
                 // It closes the message and stays.
-                end = end.or(Some(session.tokens().len() - 1));
-                break Ending::Stop;
+                self.end = self.end.or(Some(session.tokens().len() - 1));
+                Some(Ending::Stop)
             }
-            Step::Full => break Ending::ContextFull,
-        }
-    };
-    let thought = answer.has_thought();
-    answer.finish(&mut emit);
-    let end = end.unwrap_or(session.tokens().len());
-    answer.thoughts.note(thought.then_some(begin..end));
-    Ok(ending)
+            Step::Full => Some(Ending::ContextFull),
+        })
+    }
+
+    /// The answer is over: emits what was held back, and notes where its thinking is.
+    pub fn finish(self, session: &Session<'_>, answer: &mut Answer, emit: impl FnMut(Part, &str)) {
+        let thought = answer.has_thought();
+        answer.finish(emit);
+        let end = self.end.unwrap_or(session.tokens().len());
+        answer.thoughts.note(thought.then_some(self.begin..end));
+    }
 }
 
 /// The conversation goes on: takes earlier thinking out of the sequence as the model's own template

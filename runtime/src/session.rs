@@ -1,4 +1,5 @@
-//! One conversation with a model: an [`Engine`] with a single [`Sequence`].
+//! Conversations with a model, one at a time: an [`Engine`] and its [`Sequence`]s, one of which is
+//! spoken with.
 
 use core::ops::Range;
 
@@ -10,21 +11,24 @@ use crate::kernels::Kernels;
 use crate::model::batch::Wanted;
 use crate::model::kv::KvFormat;
 use crate::plan::Plan;
-use crate::sampler::Bias;
+use crate::sampler::{Bias, Settings};
 use crate::saving::SaveError;
 use crate::seams::{Parallel, Serial, World};
 use crate::sequence::{Sequence, SequenceError};
 use crate::stats::Stats;
 use crate::tokenizer::Tokenizer;
 
-/// A loaded model with one sequence.
+/// A loaded model with its sequences. What is said of *the* sequence goes for the one selected.
 pub struct Session<'a> {
     engine: Engine<'a>,
-    sequence: &'a mut Sequence<'a>,
+    /// At least one.
+    sequences: &'a mut [Sequence<'a>],
+    /// The selected one.
+    at: usize,
 }
 
 impl<'a> Session<'a> {
-    /// Loads a model, see [`Engine::load`], and takes its first sequence.
+    /// Loads a model, see [`Engine::load`], and selects its first sequence.
     pub fn load(
         image: &Image,
         plan: &Plan,
@@ -34,33 +38,72 @@ impl<'a> Session<'a> {
     ) -> Result<Self, LoadError> {
         let (engine, sequences) = Engine::load(image, plan, options, arena, world)?;
         // A plan is for at least one conversation.
-        let sequence = sequences.first_mut().ok_or(LoadError::Arena)?;
-        Ok(Self { engine, sequence })
+        if sequences.is_empty() {
+            return Err(LoadError::Arena);
+        }
+        Ok(Self { engine, sequences, at: 0 })
+    }
+
+    /// How many sequences there are.
+    pub fn conversations(&self) -> usize {
+        self.sequences.len()
+    }
+
+    /// The number of the selected sequence.
+    pub fn selected(&self) -> usize {
+        self.at
+    }
+
+    /// Selects a sequence, from 0 on; says whether it is there. The others stay as they are.
+    pub fn select(&mut self, number: usize) -> bool {
+        let is_there = number < self.sequences.len();
+        self.at = if is_there { number } else { self.at };
+        is_there
+    }
+
+    /// Makes sequence `to` a copy of the selected one, which stays selected; says whether it is there
+    /// and another one. Keys and values are shared until one of them writes on.
+    pub fn fork(&mut self, to: usize) -> bool {
+        let both = self.sequences.get_disjoint_mut([self.at, to]);
+        both.is_ok_and(|[from, to]| {
+            self.engine.fork(from, to);
+            true
+        })
+    }
+
+    /// The model and all sequences, for batches of several: see [`Engine::advance`].
+    pub fn parts(&mut self) -> (&mut Engine<'a>, &mut [Sequence<'a>]) {
+        (&mut self.engine, self.sequences)
+    }
+
+    /// Chooses the next tokens of the sequence from now on: the settings and the seed are new.
+    pub fn set_sampling(&mut self, settings: Settings, seed: u64) {
+        self.sequences[self.at].set_sampling(settings, seed);
     }
 
     /// Appends tokens to the sequence. They are computed by the next [`step`](Self::step).
     pub fn append(&mut self, tokens: &[u32]) -> Result<(), SequenceError> {
-        self.engine.append(self.sequence, tokens)
+        self.engine.append(&mut self.sequences[self.at], tokens)
     }
 
     /// Appends raw text: see [`Engine::append_text`].
     pub fn append_text(&mut self, text: &str) -> Result<(), SequenceError> {
-        self.engine.append_text(self.sequence, text)
+        self.engine.append_text(&mut self.sequences[self.at], text)
     }
 
     /// Appends raw text to the answer under way, as if the model had said it.
     pub fn append_to_answer(&mut self, text: &str) -> Result<(), SequenceError> {
-        self.engine.append_to_answer(self.sequence, text)
+        self.engine.append_to_answer(&mut self.sequences[self.at], text)
     }
 
     /// Appends a message of a conversation; nothing in it is taken for a control token.
     pub fn append_message(&mut self, role: Role, content: &str) -> Result<(), SequenceError> {
-        self.engine.append_message(self.sequence, role, content)
+        self.engine.append_message(&mut self.sequences[self.at], role, content)
     }
 
     /// Begins an answer: the next steps are the assistant's.
     pub fn begin_answer(&mut self) -> Result<(), SequenceError> {
-        self.engine.begin_answer(self.sequence)
+        self.engine.begin_answer(&mut self.sequences[self.at])
     }
 
     /// Computes tokens that were appended, up to a batch of them. Says whether some are left.
@@ -82,7 +125,7 @@ impl<'a> Session<'a> {
         world: &mut World<'_, 'a>,
         every: bool,
     ) -> Result<bool, SequenceError> {
-        let pending = self.sequence.pending().len();
+        let pending = self.sequences[self.at].pending().len();
         let tokens = pending.min(self.engine.batch());
         if tokens == 0 {
             return Ok(false);
@@ -93,8 +136,8 @@ impl<'a> Session<'a> {
             (false, false) => Wanted::Nothing,
         };
         let most = if every { 0 } else { usize::MAX };
-        let guess = self.engine.guess(self.sequence, most);
-        let share = Share { guess, ..Share::new(self.sequence, tokens, wanted) };
+        let guess = self.engine.guess(&mut self.sequences[self.at], most);
+        let share = Share { guess, ..Share::new(&mut self.sequences[self.at], tokens, wanted) };
         self.engine.forward(world, &mut [share])?;
         Ok(tokens < pending)
     }
@@ -105,6 +148,19 @@ impl<'a> Session<'a> {
             Some(sample) => self.accept(sample.id),
             None => Ok(Step::Full),
         }
+    }
+
+    /// Sees to it that there are logits after the last token, or that it is pending for them.
+    pub fn want_logits(&mut self) {
+        let sequence = &mut self.sequences[self.at];
+        if sequence.pending().is_empty() && !self.engine.has_logits(sequence) {
+            self.engine.uncompute_last(sequence);
+        }
+    }
+
+    /// Whether the next token can be chosen: nothing is left to compute before it.
+    pub fn can_choose(&self) -> bool {
+        self.engine.has_logits(&self.sequences[self.at])
     }
 
     /// The first half of a step: computes what was appended, and samples as is asked; `None` when the
@@ -120,49 +176,47 @@ impl<'a> Session<'a> {
         if self.tokens().len() == self.context() {
             return Ok(None);
         }
-        if self.sequence.pending().is_empty() && !self.engine.has_logits(self.sequence) {
-            self.engine.uncompute_last(self.sequence);
-        }
+        self.want_logits();
         while self.compute(world)? {}
-        self.engine.sample_as(world, self.sequence, ask).map(Some)
+        self.engine.sample_as(world, &mut self.sequences[self.at], ask).map(Some)
     }
 
     /// Appends a token that was chosen in the place of a sample; see [`Engine::accept`].
     pub fn accept(&mut self, id: u32) -> Result<Step, SequenceError> {
-        self.engine.accept(self.sequence, id)
+        self.engine.accept(&mut self.sequences[self.at], id)
     }
 
     /// Adds `biases` to the logits before each choice from now on; see [`Engine::set_biases`].
     pub fn set_biases(&mut self, biases: &[Bias]) -> Result<(), SequenceError> {
-        self.engine.set_biases(self.sequence, biases)
+        self.engine.set_biases(&mut self.sequences[self.at], biases)
     }
 
     /// Logits (vocab,) of every token of the batch that [`Self::compute_every`] computed last, in
     /// order.
     pub fn batch_logits(&mut self, parallel: &dyn Parallel, each: impl FnMut(&[f32])) {
-        self.engine.each_logits(parallel, self.sequence, each);
+        self.engine.each_logits(parallel, &self.sequences[self.at], each);
     }
 
     /// Logits (vocab,) after the last token that was computed, when nothing is left to compute; none
     /// else.
     pub fn logits(&mut self) -> &[f32] {
         // They were written with the last batch: nothing is left to compute.
-        self.engine.logits(&Serial, self.sequence).unwrap_or_default()
+        self.engine.logits(&Serial, &self.sequences[self.at]).unwrap_or_default()
     }
 
     /// Forgets the sequence. Pages in RAM stay.
     pub fn reset(&mut self) {
-        self.engine.reset(self.sequence);
+        self.engine.reset(&mut self.sequences[self.at]);
     }
 
     /// Goes back to the first `len` tokens; see [`Engine::cut`].
     pub fn cut(&mut self, len: usize) {
-        self.engine.cut(self.sequence, len);
+        self.engine.cut(&mut self.sequences[self.at], len);
     }
 
     /// Takes tokens out of the sequence; see [`Engine::remove`].
     pub fn remove(&mut self, range: Range<usize>) {
-        self.engine.remove(self.sequence, range);
+        self.engine.remove(&mut self.sequences[self.at], range);
     }
 
     /// Reads on towards slots that are all full: see [`Engine::warm`].
@@ -191,7 +245,7 @@ impl<'a> Session<'a> {
 
     /// Writes the sequence and all that the model remembers of it: see [`Engine::save`].
     pub fn save<E>(&mut self, write: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
-        self.engine.save(self.sequence, write)
+        self.engine.save(&mut self.sequences[self.at], write)
     }
 
     /// Whether [`Self::restore`] could take what `read` gives: see [`Engine::check_saved`].
@@ -199,7 +253,7 @@ impl<'a> Session<'a> {
         &self,
         read: impl FnMut(&mut [u8]) -> Result<(), E>,
     ) -> Result<(), SaveError<E>> {
-        self.engine.check_saved(self.sequence, read)
+        self.engine.check_saved(&self.sequences[self.at], read)
     }
 
     /// Takes the place of what [`Self::save`] wrote: see [`Engine::restore`].
@@ -207,17 +261,17 @@ impl<'a> Session<'a> {
         &mut self,
         read: impl FnMut(&mut [u8]) -> Result<(), E>,
     ) -> Result<(), SaveError<E>> {
-        self.engine.restore(self.sequence, read)
+        self.engine.restore(&mut self.sequences[self.at], read)
     }
 
     /// The sequence: what was appended and what was sampled.
     pub fn tokens(&self) -> &[u32] {
-        self.sequence.tokens()
+        self.sequences[self.at].tokens()
     }
 
     /// Most tokens of the sequence.
     pub fn context(&self) -> usize {
-        self.sequence.context()
+        self.sequences[self.at].context()
     }
 
     /// The tokenizer of the image.

@@ -55,13 +55,13 @@ fn allocations(body: impl FnOnce()) -> usize {
 /// Allocations of a prompt and an answer, with the fewest slots so that pages come and go.
 fn allocations_of_a_generation(storage: &mut dyn Storage<'static>, kv: KvFormat) -> usize {
     let mut scratch = Arena::new(PAGE_ALIGN, 1).unwrap();
-    let image = Image::open(storage, scratch.bytes).unwrap();
+    let image = Image::open(storage, &mut scratch).unwrap();
     let sizes = Sizes { context: 256, batch: 16, kv, conversations: 1 };
     let arena = Plan::least(&image, sizes);
     let request =
         PlanRequest { context: Some(256), batch: Some(16), kv, ..PlanRequest::new(arena) };
     let plan = Plan::new(&image, &request).unwrap();
-    scratch = Arena::new(plan.total() as usize, 1).unwrap();
+    let arena = Arena::new(plan.total() as usize, 1).unwrap().leak();
     let pool = Pool::new(3);
     let clock = Monotonic::start();
     let mut events = Silent;
@@ -74,7 +74,7 @@ fn allocations_of_a_generation(storage: &mut dyn Storage<'static>, kv: KvFormat)
         ..image.manifest.sampling.into()
     };
     let options = Options { sampling: Some(settings), ..Options::new(best(cpu::features())) };
-    let mut session = Session::load(&image, &plan, options, scratch.bytes, &mut world).unwrap();
+    let mut session = Session::load(&image, &plan, options, arena, &mut world).unwrap();
     let mut tokens = 0;
     let allowed = vec![0xffff_fffe; image.manifest.shape.vocab as usize / 32];
     let ask = Ask { allowed: Some(&allowed), logprobs: Some(20) };

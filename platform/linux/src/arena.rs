@@ -2,7 +2,10 @@
 
 use std::ffi::c_void;
 use std::io;
+use std::mem::ManuallyDrop;
+use std::ops::{Deref, DerefMut};
 use std::ptr::{self, NonNull};
+use std::slice;
 use std::sync::{Mutex, PoisonError};
 
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
@@ -11,14 +14,19 @@ use rustix::process::{Resource, getrlimit};
 
 use crate::crew::crew;
 
-/// RAM that is there when this returns, and stays.
+/// RAM that is there when this returns, all zero, beginning at a multiple of 2 MiB. It is given back
+/// when this is dropped.
 #[derive(Debug)]
 pub struct Arena {
-    /// The bytes, all zero, beginning at a multiple of 2 MiB. They live as long as the process.
-    pub bytes: &'static mut [u8],
-    /// What could not be had, in one line for the user.
-    pub note: Option<String>,
+    start: NonNull<u8>,
+    len: usize,
+    note: Option<String>,
 }
+
+// SAFETY: an arena owns its bytes, as a boxed slice does.
+unsafe impl Send for Arena {}
+// SAFETY: as above.
+unsafe impl Sync for Arena {}
 
 /// Size and alignment of a huge page on x86-64 and on aarch64 with 4 KiB pages.
 const HUGE: usize = 2 << 20;
@@ -29,13 +37,10 @@ impl Arena {
     /// Maps `len` bytes, makes the system back all of them by RAM (with `threads` threads, as
     /// clearing gigabytes takes seconds) and locks them where that is permitted.
     pub fn new(len: usize, threads: usize) -> io::Result<Self> {
-        let start = map(len)?;
-        // SAFETY: the mapping was made here and is never unmapped; nobody else has its address,
-        // and zero bytes are valid u8.
-        let bytes = unsafe { std::slice::from_raw_parts_mut(start.as_ptr().cast::<u8>(), len) };
+        let mut arena = Self { start: map(len)?.cast(), len, note: None };
         let threads = if len < PARALLEL_FROM { 1 } else { threads.max(1) };
         let share = len.div_ceil(threads).next_multiple_of(HUGE);
-        let parts = Mutex::new(bytes.chunks_mut(share));
+        let parts = Mutex::new(arena.chunks_mut(share));
         // Whoever is free takes the next part: where threads are refused, fewer do the same work.
         let work = || {
             loop {
@@ -46,9 +51,60 @@ impl Arena {
         };
         crew(threads, work).into_iter().collect::<io::Result<()>>()?;
         // SAFETY: exactly the mapping made above.
-        let locked = unsafe { rustix::mm::mlock(start.as_ptr(), len) };
-        let note = locked.err().filter(|_| has_swap()).map(|error| lock_note(len, error.into()));
-        Ok(Self { bytes, note })
+        let locked = unsafe { rustix::mm::mlock(arena.start.as_ptr().cast(), len) };
+        let refused = locked.err().filter(|_| has_swap());
+        arena.note = refused.map(|error| lock_note(len, error.into()));
+        Ok(arena)
+    }
+
+    /// What could not be had, in one line for the user.
+    pub fn note(&self) -> Option<&str> {
+        self.note.as_deref()
+    }
+
+    /// Where its first byte is, for who has lent the bytes and must not touch them.
+    pub(crate) const fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    /// How many bytes it has.
+    pub(crate) const fn size(&self) -> usize {
+        self.len
+    }
+
+    /// Its bytes, for as long as the process lives.
+    pub fn leak(self) -> &'static mut [u8] {
+        let mut arena = ManuallyDrop::new(self);
+        // SAFETY: nobody else has the bytes, and they are not given back any more.
+        unsafe { slice::from_raw_parts_mut(arena.as_mut_ptr(), arena.len) }
+    }
+}
+
+impl Deref for Arena {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: the mapping was made for this value, which has its address alone; its bytes were
+        // zero to begin with.
+        unsafe { slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl DerefMut for Arena {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above.
+        unsafe { slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        let guard = page_size();
+        let start = self.start.as_ptr().wrapping_sub(guard).cast();
+        // SAFETY: what `map` left of its mapping: the bytes, which nobody borrows any more, and a page
+        // on each side. Their lengths were added up there.
+        // An error, of a kernel short of memory, leaves them mapped.
+        let _ = unsafe { rustix::mm::munmap(start, self.len.next_multiple_of(guard) + 2 * guard) };
     }
 }
 
@@ -128,24 +184,35 @@ mod tests {
     #[test]
     fn all_bytes_are_zero_writable_and_aligned() {
         for len in [1, 4096, HUGE + 5, 5 * HUGE] {
-            let arena = Arena::new(len, 2).unwrap();
-            assert_eq!(arena.bytes.len(), len);
-            assert!(arena.bytes.as_ptr().addr().is_multiple_of(HUGE));
-            assert!(arena.bytes.iter().all(|&byte| byte == 0));
-            arena.bytes.fill(7);
+            let mut arena = Arena::new(len, 2).unwrap();
+            assert_eq!(arena.len(), len);
+            assert!(arena.as_ptr().addr().is_multiple_of(HUGE));
+            assert!(arena.iter().all(|&byte| byte == 0));
+            arena.fill(7);
         }
     }
 
     #[test]
     fn nobody_can_touch_what_lies_beside() {
         for len in [1, 4096, 192 << 10, HUGE + 5] {
-            let bytes = Arena::new(len, 1).unwrap().bytes;
-            let range = bytes.as_ptr_range();
+            let arena = Arena::new(len, 1).unwrap();
+            let range = arena.as_ptr_range();
             let end = range.end.addr().next_multiple_of(page_size());
             assert_eq!(rights(range.start.addr()), "rw-p");
             assert_eq!(rights(range.start.addr() - 1), "---p", "before an arena of {len} bytes");
             assert_eq!(rights(end), "---p", "after an arena of {len} bytes");
         }
+    }
+
+    #[test]
+    fn a_dropped_arena_is_given_back_with_its_guards() {
+        // Nothing else here ends so far from a multiple of a huge page.
+        let arena = Arena::new(HUGE + 5 * page_size(), 1).unwrap();
+        let range = arena.as_ptr_range();
+        let places = [range.start.addr() - 1, range.start.addr(), range.end.addr()];
+        assert_eq!(places.map(rights), ["---p", "rw-p", "---p"]);
+        drop(arena);
+        assert_ne!(places.map(rights), ["---p", "rw-p", "---p"]);
     }
 
     /// What this process may do at an address, as `/proc/self/maps` says.
@@ -156,13 +223,13 @@ mod tests {
             let bound = |text| usize::from_str_radix(text, 16).unwrap();
             (bound(start)..bound(end)).contains(&address)
         });
-        line.expect("it is mapped").split(' ').nth(1).unwrap().to_owned()
+        line.map_or("none", |line| line.split(' ').nth(1).unwrap()).to_owned()
     }
 
     #[test]
     fn parts_are_populated_by_several_threads() {
         let arena = Arena::new(PARALLEL_FROM + 3, 3).unwrap();
-        assert!(arena.bytes.iter().all(|&byte| byte == 0));
+        assert!(arena.iter().all(|&byte| byte == 0));
     }
 
     #[test]

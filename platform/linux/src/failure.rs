@@ -3,12 +3,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use rill::answer::StopError;
-use rill::engine::LoadError;
-use rill::image::ImageError;
-use rill::plan::PlanError;
 use rill::sequence::SequenceError;
-use rill::size::Size;
-use rill_linux::storage::OpenError;
+use rill_linux::answer::AnswerError;
+use rill_linux::engine::LoadError;
+use rill_linux::talk::TalkError;
 use rill_template::TemplateError;
 
 use crate::interrupt::is_hangup;
@@ -23,48 +21,9 @@ pub enum Failure {
     /// The command line asks for what is not there.
     #[error("{0}")]
     Usage(String),
-    /// The image cannot be opened.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// The image cannot be used.
-    #[error("{model}: {error}")]
-    Image {
-        /// Its path, or what the built-in one is called.
-        model: String,
-        /// What is wrong.
-        error: ImageError,
-    },
-    /// The budget is too small.
-    #[error(
-        "budget {} is below the least that works, {}; close programs or use a smaller context (-c)",
-        Size(*.budget),
-        Size(*.least)
-    )]
-    Budget {
-        /// Bytes of the whole process.
-        budget: u64,
-        /// The least that works.
-        least: u64,
-    },
-    /// There is no plan for another reason.
-    #[error(transparent)]
-    Plan(PlanError),
-    /// The RAM of the plan is not there.
-    #[error("cannot get {} of RAM: {error}; use a smaller --ram", Size(*.bytes))]
-    Ram {
-        /// Bytes asked for.
-        bytes: u64,
-        /// What the system says.
-        error: io::Error,
-    },
     /// The model cannot be loaded.
-    #[error("{model}: {error}")]
-    Load {
-        /// Its path, or what the built-in one is called.
-        model: String,
-        /// What is wrong.
-        error: LoadError,
-    },
+    #[error("{0}{advice}", advice = load_advice(.0))]
+    Load(LoadError),
     /// The model cannot go on.
     #[error("{0}{advice}", advice = advice(.0))]
     Session(#[from] SequenceError),
@@ -109,11 +68,48 @@ pub enum Failure {
 }
 
 /// The option that helps, after what went wrong.
+fn load_advice(error: &LoadError) -> &'static str {
+    match error {
+        LoadError::Budget { .. } => " (-c)",
+        LoadError::Ram { .. } => " (--ram)",
+        _ => "",
+    }
+}
+
+/// The option that helps, after what went wrong.
 fn advice(error: &SequenceError) -> &'static str {
     match error {
         SequenceError::ContextFull { .. } => " (-c)",
         SequenceError::NoChat => " (--raw)",
         _ => "",
+    }
+}
+
+impl From<LoadError> for Failure {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::NoModel => Self::Usage(format!("{error} (-m)")),
+            LoadError::Kernels { .. } => Self::Usage(error.to_string()),
+            error => Self::Load(error),
+        }
+    }
+}
+
+impl From<TalkError> for Failure {
+    fn from(error: TalkError) -> Self {
+        match error {
+            TalkError::Sequence(error) => Self::Session(error),
+            TalkError::Template(error) => Self::Template(error),
+        }
+    }
+}
+
+impl From<AnswerError> for Failure {
+    fn from(error: AnswerError) -> Self {
+        match error {
+            AnswerError::Stop(error) => Self::Stop(error),
+            AnswerError::Sequence(error) => Self::Session(error),
+        }
     }
 }
 

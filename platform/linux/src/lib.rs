@@ -1,13 +1,18 @@
-//! What the engine needs of Linux: RAM, cores, time and files.
+//! What the engine needs of Linux (RAM, cores, time and files), and a loaded model for programs to stand
+//! on: see [`engine`].
 
+pub mod answer;
 pub mod arena;
 /// Time.
 pub mod clock;
 /// What the CPU can do.
 pub mod cpu;
 pub mod crew;
+pub mod engine;
 pub mod memory;
+pub mod model;
 pub mod pool;
 pub mod regular;
 pub mod replace;
 pub mod storage;
+pub mod talk;

@@ -1,17 +1,14 @@
 //! The `rill` program: runs, packs, inspects and measures models on Linux.
 //!
-//! Each command is one file of [`commands`]; what they share lies beside it: [`model`] finds the
-//! image, [`engine`] loads it within a budget, [`generate`] lets it speak.
+//! Each command is one file of [`commands`]; [`args`] are the options that several have. The library
+//! beside it does the work: it loads a model within a budget and lets it speak.
 
-mod beside;
+mod args;
 mod commands;
-mod engine;
 mod failure;
-mod generate;
 mod idle;
 mod interrupt;
 mod logprobs;
-mod model;
 mod npy;
 mod plot;
 #[cfg(feature = "pull")]
@@ -19,10 +16,8 @@ mod pull;
 mod routes;
 mod saved;
 mod table;
-mod talk;
 mod terminal;
 mod typed;
-mod usage;
 mod voice;
 
 use std::process::ExitCode;

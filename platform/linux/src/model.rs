@@ -1,36 +1,14 @@
-//! Where the model comes from.
+//! Images: where they come from, and what is read of them before a model is loaded.
 
-use std::path::{Path, PathBuf};
+use std::ops::Deref;
+use std::path::Path;
 
-use clap::ValueEnum;
-use rill::image::{ChatTemplate, Image, ImageError, PAGE_ALIGN, Section, Span, checksum};
-use rill::seams::Storage;
-use rill_linux::arena::Arena;
-use rill_linux::storage::{Disk, InMemory, Via};
+use rill::image::{Image, ImageError, PAGE_ALIGN, Section, Span, checksum};
+use rill::seams::{Geometry, Storage};
 
-use crate::failure::Failure;
-
-/// Which model.
-#[derive(Debug, Clone, clap::Args)]
-pub struct ModelArgs {
-    /// Image of the model, made by `rill pack`; without it, the small one built into this program
-    #[arg(short, long, value_name = "IMAGE")]
-    model: Option<PathBuf>,
-    /// How the image is read
-    #[arg(long, value_enum, default_value = "best", hide_short_help = true)]
-    io: Io,
-}
-
-/// What reads an image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Io {
-    /// io_uring where the kernel allows it, threads elsewhere
-    Best,
-    /// io_uring only
-    Uring,
-    /// Threads only
-    Threads,
-}
+use crate::arena::Arena;
+use crate::engine::LoadError;
+use crate::storage::{Disk, InMemory, Via};
 
 /// An opened image.
 pub struct Model {
@@ -47,68 +25,58 @@ pub enum Device {
     /// A file.
     File(Disk),
     /// The program itself.
-    #[cfg_attr(not(feature = "kiosk"), expect(dead_code, reason = "there is no model inside"))]
     BuiltIn(InMemory),
 }
 
-impl ModelArgs {
-    /// The file of the image, if it is one.
-    pub fn path(&self) -> Option<&Path> {
-        self.model.as_deref()
-    }
+/// A section of an image, in RAM of its own.
+pub struct SectionBytes {
+    arena: Arena,
+    len: usize,
+}
 
-    /// Opens the image and checks header and manifest.
-    pub fn open(&self) -> Result<Model, Failure> {
-        let (name, mut device) = match &self.model {
-            Some(path) => {
-                let disk = Disk::open(path, self.io.into())?;
-                (path.display().to_string(), Device::File(disk))
-            }
-            None => built_in()?,
-        };
-        let mut scratch = Box::new(Scratch([0; PAGE_ALIGN]));
-        let image = Image::open(device.storage(), &mut scratch.0)
-            .map_err(|error| Failure::Image { model: name.clone(), error })?;
-        Ok(Model { name, device, image })
+impl Deref for SectionBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.arena[..self.len]
     }
 }
 
 impl Model {
-    /// The chat template that came with the model; `None` when there is none.
-    pub fn template(&mut self) -> Result<Option<ChatTemplate<'static>>, Failure> {
-        if self.image.header.span(Section::Template).len == 0 {
-            return Ok(None);
-        }
-        let bytes = self.section(Section::Template)?;
-        ChatTemplate::parse(bytes).map(Some).ok_or_else(|| Failure::Image {
-            model: self.name.clone(),
-            error: ImageError::Length(Section::Template),
-        })
+    /// Opens an image, the built-in one without a path, and checks its header and manifest. It is read
+    /// by `via`.
+    pub fn open(path: Option<&Path>, via: Via) -> Result<Self, LoadError> {
+        let (name, mut device) = match path {
+            Some(path) => (path.display().to_string(), Device::File(Disk::open(path, via)?)),
+            None => built_in()?,
+        };
+        let mut scratch = Box::new(Scratch([0; PAGE_ALIGN]));
+        let image = Image::open(device.storage(), &mut scratch.0)
+            .map_err(|error| LoadError::Image { model: name.clone(), error })?;
+        Ok(Self { name, device, image })
     }
 
     /// Reads a section whole and checks it.
-    pub fn section(&mut self, section: Section) -> Result<&'static [u8], Failure> {
+    pub fn section(&mut self, section: Section) -> Result<SectionBytes, LoadError> {
         let Span { offset, len, checksum: sum } = self.image.header.span(section);
         let padded = (len.next_multiple_of(PAGE_ALIGN as u64)).max(PAGE_ALIGN as u64);
-        let bytes = Arena::new(padded as usize, 1)
-            .map_err(|error| Failure::Ram { bytes: padded, error })?
-            .bytes;
-        let model = || self.name.clone();
-        self.device.storage().read_at(offset, bytes).map_err(|error| Failure::Image {
-            model: model(),
-            error: ImageError::Storage(section, error),
-        })?;
-        let bytes = &bytes[..len as usize];
-        if checksum(bytes) != sum {
-            let error = ImageError::Checksum(section);
-            return Err(Failure::Image { model: model(), error });
-        }
-        Ok(bytes)
+        let mut arena = Arena::new(padded as usize, 1)
+            .map_err(|error| LoadError::Ram { bytes: padded, error })?;
+        let wrong = |error| LoadError::Image { model: self.name.clone(), error };
+        let read = self.device.storage().read_at(offset, &mut arena);
+        read.map_err(|error| wrong(ImageError::Storage(section, error)))?;
+        let bytes = SectionBytes { arena, len: len as usize };
+        if checksum(&bytes) == sum { Ok(bytes) } else { Err(wrong(ImageError::Checksum(section))) }
+    }
+
+    /// What tells this image from others.
+    pub fn identity(&self) -> u64 {
+        checksum(&self.image.header.to_bytes())
     }
 }
 
 impl Device {
-    /// The engine's view.
+    /// What reads it. Buffers of submitted reads live as long as the process.
     pub fn storage(&mut self) -> &mut dyn Storage<'static> {
         match self {
             Self::File(disk) => disk,
@@ -116,7 +84,15 @@ impl Device {
         }
     }
 
-    /// What reads it.
+    /// What reads must look like.
+    pub fn geometry(&self) -> Geometry {
+        match self {
+            Self::File(disk) => disk.geometry(),
+            Self::BuiltIn(memory) => memory.geometry(),
+        }
+    }
+
+    /// What reads it, by name.
     pub fn via(&self) -> &'static str {
         match self {
             Self::File(disk) => disk.via(),
@@ -133,23 +109,13 @@ impl Device {
     }
 }
 
-impl From<Io> for Via {
-    fn from(io: Io) -> Self {
-        match io {
-            Io::Best => Self::Best,
-            Io::Uring => Self::Uring,
-            Io::Threads => Self::Threads,
-        }
-    }
-}
-
 /// For the first look at an image, aligned as direct reads want it.
 #[repr(align(4096))]
 struct Scratch([u8; PAGE_ALIGN]);
 
 /// The model inside this program.
 #[cfg(feature = "kiosk")]
-fn built_in() -> Result<(String, Device), Failure> {
+fn built_in() -> Result<(String, Device), LoadError> {
     #[repr(C, align(16384))]
     struct PageAligned<T: ?Sized>(T);
     static BUILT_IN: &PageAligned<[u8]> =
@@ -158,6 +124,6 @@ fn built_in() -> Result<(String, Device), Failure> {
 }
 
 #[cfg(not(feature = "kiosk"))]
-fn built_in() -> Result<(String, Device), Failure> {
-    Err(Failure::Usage("this program has no model inside: name one with -m IMAGE".into()))
+fn built_in() -> Result<(String, Device), LoadError> {
+    Err(LoadError::NoModel)
 }

@@ -7,55 +7,76 @@ use rill::chat::Role;
 use rill::image::{ChatTemplate, Template as Verdict};
 use rill::sequence::SequenceError;
 use rill::session::Session;
-use rill_linux::clock::local_seconds;
-use rill_template::{Conversation, Template, Words};
+use rill_template::{Conversation, Template, TemplateError, Words};
 use serde_json::{Value, json};
 
+use crate::clock::local_seconds;
 use crate::engine::Engine;
-use crate::failure::Failure;
-use crate::terminal::tell;
 
-/// A conversation with a model.
+/// Why a conversation cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum TalkError {
+    /// The model cannot go on.
+    #[error(transparent)]
+    Sequence(#[from] SequenceError),
+    /// The model's chat template does not render the conversation.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+}
+
+/// A conversation with a model: the one that was selected when it began, wherever it is asked.
 pub struct Talk {
+    /// Number of its sequence.
+    number: usize,
     system: Option<String>,
     /// The template and what was said so far; `None` where the core writes the conversation.
     followed: Option<(Template, Conversation)>,
     /// What the prompt of the last answer began for the model.
     begun: String,
+    /// What the user may want to know.
+    note: Option<&'static str>,
 }
 
 impl Talk {
-    /// Begins a conversation with the model of `engine`, with an instruction before it.
-    pub fn begin(engine: &mut Engine, system: Option<&str>) -> Result<Self, Failure> {
+    /// Begins a conversation with the model of `engine`, with an instruction before it, in the selected
+    /// sequence.
+    pub fn begin(engine: &mut Engine<'_>, system: Option<&str>) -> Result<Self, TalkError> {
         let chat = engine.session.chat();
-        let followed = match (chat.template, engine.template) {
+        let mut note = None;
+        let followed = match (chat.template, engine.template()) {
             (Verdict::SameButThinking | Verdict::Differs, Some(section)) => {
                 let template = Template::new(section.source, words(&engine.session, &section))?;
                 Some((template, Conversation::new(Vec::new())))
             }
             (Verdict::Differs, None) => {
-                tell(
-                    "note: this model was trained with another chat format; its answers may be poor",
+                note = Some(
+                    "this model was trained with another chat format; its answers may be poor",
                 );
                 None
             }
             (Verdict::Missing, _) => {
-                tell(
-                    "note: this model does not say what chat format it was trained with; it may \
-                     not chat",
+                note = Some(
+                    "this model does not say what chat format it was trained with; it may not chat",
                 );
                 None
             }
             (Verdict::Same | Verdict::SameButThinking, _) => None,
         };
-        let mut talk = Self { system: system.map(str::to_owned), followed, begun: String::new() };
+        let (number, system) = (engine.session.selected(), system.map(str::to_owned));
+        let mut talk = Self { number, system, followed, begun: String::new(), note };
         talk.reset(engine)?;
         Ok(talk)
     }
 
+    /// What the user may want to know of how the model chats, in one line.
+    pub fn note(&self) -> Option<&'static str> {
+        self.note
+    }
+
     /// Forgets what was said.
-    pub fn reset(&mut self, engine: &mut Engine) -> Result<(), Failure> {
-        engine.session.reset();
+    pub fn reset(&mut self, engine: &mut Engine<'_>) -> Result<(), SequenceError> {
+        let session = self.session(engine);
+        session.reset();
         match (&mut self.followed, &self.system) {
             (Some((_, conversation)), system) => {
                 let message = |text: &String| json!({"role": "system", "content": text});
@@ -63,23 +84,23 @@ impl Talk {
                 conversation.add_generation_prompt = true;
                 conversation.now = local_seconds(SystemTime::now());
             }
-            (None, Some(system)) => engine.session.append_message(Role::System, system)?,
+            (None, Some(system)) => session.append_message(Role::System, system)?,
             (None, None) => {}
         }
         Ok(())
     }
 
     /// Asks, and begins the answer. When it cannot be asked, nothing was said.
-    pub fn ask(&mut self, engine: &mut Engine, message: &str) -> Result<(), Failure> {
-        let thinking = engine.session.chat().thinking.clone();
+    pub fn ask(&mut self, engine: &mut Engine<'_>, message: &str) -> Result<(), TalkError> {
+        let session = self.session(engine);
+        let thinking = session.chat().thinking.clone();
         let Some((template, conversation)) = &mut self.followed else {
-            engine.session.append_message(Role::User, message)?;
-            engine.session.begin_answer()?;
+            session.append_message(Role::User, message)?;
+            session.begin_answer()?;
             return Ok(());
         };
         conversation.messages.push(json!({"role": "user", "content": message}));
-        let session = &mut engine.session;
-        let asked = template.render(conversation).map_err(Failure::from).and_then(|rendered| {
+        let asked = template.render(conversation).map_err(TalkError::from).and_then(|rendered| {
             let tokens = rendered.tokens(session.tokenizer()).map_err(SequenceError::Text)?;
             follow(session, &tokens)?;
             Ok(rendered.text())
@@ -94,7 +115,7 @@ impl Talk {
     }
 
     /// Whether the prompt of the answer began its thinking.
-    pub fn begins_thinking(&self, engine: &Engine) -> bool {
+    pub fn begins_thinking(&self, engine: &Engine<'_>) -> bool {
         match &self.followed {
             Some(_) => !self.begun.is_empty(),
             None => {
@@ -109,6 +130,12 @@ impl Talk {
             let content = format!("{}{text}", self.begun);
             conversation.messages.push(json!({"role": "assistant", "content": content}));
         }
+    }
+
+    /// The session, with this conversation selected.
+    fn session<'e, 'm>(&self, engine: &'e mut Engine<'m>) -> &'e mut Session<'m> {
+        engine.session.select(self.number);
+        &mut engine.session
     }
 
     /// What was said, to be kept with the session; `null` where the session knows it all.

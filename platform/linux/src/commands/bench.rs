@@ -3,16 +3,16 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use rill::report::Account;
-use rill::sampler::Settings;
 use rill::seams::{Parallel, Silent};
 use rill::size::Size;
 use rill::stats::{Phase, Stats};
+use rill_linux::engine::{Engine, Memory};
 use rill_linux::memory::peak_resident;
 use serde::Serialize;
 
 use super::inspect::parameters;
 use super::{read_ids, spare, sweep};
-use crate::engine::{Engine, EngineArgs};
+use crate::args::EngineArgs;
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::table;
@@ -124,7 +124,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     let mut options = args.engine.clone();
     options.no_draft = !args.draft;
-    let mut engine = options.load(Some(tokens), Settings::from, 0)?;
+    let mut memory = Memory::new();
+    let mut engine = options.load(Some(tokens), &mut memory)?;
     let vocab = engine.image.manifest.shape.vocab;
     let mut random = fastrand::Rng::with_seed(args.seed);
     let ids: Vec<u32> = match given {
@@ -171,7 +172,7 @@ struct Sample {
 }
 
 /// Feeds tokens that are known together.
-fn feed_prompt(engine: &mut Engine, ids: &[u32]) -> Result<Sample, Failure> {
+fn feed_prompt(engine: &mut Engine<'_>, ids: &[u32]) -> Result<Sample, Failure> {
     measure(engine, |engine| {
         engine.session.append(ids)?;
         compute(engine)
@@ -179,7 +180,7 @@ fn feed_prompt(engine: &mut Engine, ids: &[u32]) -> Result<Sample, Failure> {
 }
 
 /// Feeds tokens in the place of samples, each when those before it are computed.
-fn feed_answer(engine: &mut Engine, ids: &[u32]) -> Result<Sample, Failure> {
+fn feed_answer(engine: &mut Engine<'_>, ids: &[u32]) -> Result<Sample, Failure> {
     measure(engine, |engine| {
         ids.iter().try_for_each(|&id| {
             engine.session.accept(id)?;
@@ -188,7 +189,7 @@ fn feed_answer(engine: &mut Engine, ids: &[u32]) -> Result<Sample, Failure> {
     })
 }
 
-fn compute(engine: &mut Engine) -> Result<(), Failure> {
+fn compute(engine: &mut Engine<'_>) -> Result<(), Failure> {
     let Engine { session, machine, .. } = engine;
     while session.compute(&mut machine.world(&mut Silent))? {
         interrupt::check()?;
@@ -197,8 +198,8 @@ fn compute(engine: &mut Engine) -> Result<(), Failure> {
 }
 
 fn measure(
-    engine: &mut Engine,
-    feed: impl FnOnce(&mut Engine) -> Result<(), Failure>,
+    engine: &mut Engine<'_>,
+    feed: impl FnOnce(&mut Engine<'_>) -> Result<(), Failure>,
 ) -> Result<Sample, Failure> {
     let before = all(engine.session.stats());
     let start = Instant::now();
@@ -234,7 +235,7 @@ impl Test {
 }
 
 impl Setting {
-    fn of(engine: &Engine) -> Self {
+    fn of(engine: &Engine<'_>) -> Self {
         let manifest = &engine.image.manifest;
         Self {
             model: manifest.name.to_string(),
@@ -246,7 +247,7 @@ impl Setting {
             budget_bytes: engine.budget.used(),
             slots: engine.budget.plan.slots,
             pages: engine.budget.plan.pages,
-            storage: engine.machine.device.via(),
+            storage: engine.machine.via(),
         }
     }
 }

@@ -3,14 +3,14 @@ use std::path::Path;
 
 use rill::generate::{Ending, Free};
 use rill::seams::Silent;
+use rill_linux::engine::{Engine, Memory};
+use rill_linux::talk::Talk;
 
-use crate::engine::{Engine, EngineArgs};
+use crate::args::{EngineArgs, GenerateArgs, begin_talk};
 use crate::failure::Failure;
-use crate::generate::GenerateArgs;
 use crate::idle::Chores;
 use crate::interrupt::{self, Doing};
 use crate::saved;
-use crate::talk::Talk;
 use crate::terminal::{stdout, tell};
 use crate::typed::{Keyboard, Typed, failed};
 
@@ -39,7 +39,8 @@ Ctrl-C ends an answer. What you type is kept in RAM only, and in no file but tho
 often each expert was used is kept beside the image.";
 
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let mut engine = args.generate.load(&args.engine, None)?;
+    let mut memory = Memory::new();
+    let mut engine = args.generate.load(&args.engine, None, &mut memory)?;
     engine.recall();
     interrupt::now(Doing::Answer);
     let ended = converse(args, &mut engine);
@@ -49,8 +50,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 }
 
 /// Holds the conversation until it is left.
-fn converse(args: &Args, engine: &mut Engine) -> Result<(), Failure> {
-    let mut talk = Talk::begin(engine, args.system.as_deref())?;
+fn converse(args: &Args, engine: &mut Engine<'_>) -> Result<(), Failure> {
+    let mut talk = begin_talk(engine, args.system.as_deref())?;
     let mut keyboard = Keyboard::start()?;
     loop {
         let (line, note) = match keyboard.next(engine)? {
@@ -110,7 +111,7 @@ fn said(outcome: Result<(), Failure>) -> Result<(), Failure> {
     Ok(())
 }
 
-impl Chores for Engine {
+impl Chores for Engine<'_> {
     fn warm(&mut self) -> bool {
         Self::warm(self)
     }
@@ -120,7 +121,12 @@ impl Chores for Engine {
     }
 }
 
-fn answer(args: &Args, engine: &mut Engine, talk: &mut Talk, message: &str) -> Result<(), Failure> {
+fn answer(
+    args: &Args,
+    engine: &mut Engine<'_>,
+    talk: &mut Talk,
+    message: &str,
+) -> Result<(), Failure> {
     talk.ask(engine, message)?;
     let mut voice = args.generate.voice();
     let say = |part, text: &str| voice.say(part, text);

@@ -7,8 +7,8 @@ use rill::size::Size;
 use rill_linux::cpu;
 use serde_json::{Map, Value, json};
 
+use crate::args::ModelArgs;
 use crate::failure::Failure;
-use crate::model::ModelArgs;
 use crate::terminal::stdout;
 
 /// Show what is in an image

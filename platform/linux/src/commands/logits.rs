@@ -1,11 +1,11 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use rill::sampler::Settings;
+use rill_linux::engine::{Engine, Memory};
 use rill_linux::replace::NewFile;
 
 use super::{read_ids, spare};
-use crate::engine::{Engine, EngineArgs};
+use crate::args::EngineArgs;
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::npy::write_header;
@@ -42,8 +42,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     let ids = read_ids(&args.ids)?;
     let tokens = u32::try_from(ids.len()).unwrap_or(u32::MAX);
+    let mut memory = Memory::new();
     let Engine { image, mut session, mut machine, .. } =
-        args.engine.load(Some(tokens), Settings::from, 0)?;
+        args.engine.load(Some(tokens), &mut memory)?;
     let shape = image.manifest.shape;
     session.append(&ids)?;
 

@@ -1,13 +1,13 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use rill::sampler::Settings;
 use rill::seams::Silent;
+use rill_linux::engine::{Engine, Memory};
 use serde_json::json;
 
 use super::read_file;
 use super::tokenize::encode;
-use crate::engine::{Engine, EngineArgs};
+use crate::args::EngineArgs;
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::terminal::stdout;
@@ -32,8 +32,8 @@ const WINDOW: u32 = 512;
 
 pub fn run(args: &Args) -> Result<(), Failure> {
     let text = read_file(&args.file)?;
-    let Engine { mut session, mut machine, .. } =
-        args.engine.load(Some(WINDOW), Settings::from, 0)?;
+    let mut memory = Memory::new();
+    let Engine { mut session, mut machine, .. } = args.engine.load(Some(WINDOW), &mut memory)?;
     let ids = encode(session.tokenizer(), &text, false);
     let begin: Vec<u32> = session.chat().begin.into_iter().collect();
     let window = session.context() - begin.len();

@@ -2,11 +2,12 @@ use std::io::Write;
 
 use rill::plan::Use;
 use rill::size::Size;
+use rill_linux::engine::Budget;
+use rill_linux::model::Model;
 use serde_json::{Map, Value, json};
 
-use crate::engine::{Budget, BudgetArgs};
+use crate::args::{BudgetArgs, ModelArgs};
 use crate::failure::Failure;
-use crate::model::{Model, ModelArgs};
 use crate::terminal::stdout;
 
 /// Show how a budget would be divided, byte by byte
@@ -29,7 +30,7 @@ Examples:
 
 pub fn run(args: &Args) -> Result<(), Failure> {
     let model = args.model.open()?;
-    let budget = args.budget.plan(&model)?;
+    let budget = args.budget.options().plan(&model)?;
     let mut out = stdout();
     if args.json {
         serde_json::to_writer_pretty(&mut out, &as_json(&model, &budget))

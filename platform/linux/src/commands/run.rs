@@ -6,14 +6,13 @@ use rill::report::Report;
 use rill::sampler::MOST_LOGPROBS;
 use rill::seams::Silent;
 use rill::thinking::Part;
+use rill_linux::engine::Memory;
 use serde::Serialize;
 
 use super::{PROMPT_BYTES, text_or_stdin};
-use crate::engine::EngineArgs;
+use crate::args::{EngineArgs, GenerateArgs, begin_talk};
 use crate::failure::Failure;
-use crate::generate::GenerateArgs;
 use crate::logprobs::{Choice, Listener};
-use crate::talk::Talk;
 use crate::terminal::{stdout, tell};
 
 /// Answer a prompt
@@ -67,13 +66,14 @@ struct Output<'r> {
 pub fn run(args: &Args) -> Result<(), Failure> {
     let prompt = text_or_stdin(args.prompt.as_deref(), "a prompt", PROMPT_BYTES)?;
     let generate = &args.generate;
-    let mut engine = generate.load(&args.engine, None)?;
+    let mut memory = Memory::new();
+    let mut engine = generate.load(&args.engine, None, &mut memory)?;
     engine.recall();
     let mut talk = None;
     if args.raw {
         engine.session.append_text(&prompt)?;
     } else {
-        let talk = talk.insert(Talk::begin(&mut engine, args.system.as_deref())?);
+        let talk = talk.insert(begin_talk(&mut engine, args.system.as_deref())?);
         talk.ask(&mut engine, &prompt)?;
     }
     let (mut text, mut thinking) = (String::new(), None::<String>);

@@ -2,10 +2,12 @@ use std::io::Write;
 
 use rill::image::{ImageError, Section};
 use rill::tokenizer::{SCRATCH_WORDS_PER_BYTE, Tokenizer};
+use rill_linux::engine::LoadError;
+use rill_linux::model::Model;
 
 use super::{TEXT_BYTES, text_or_stdin};
+use crate::args::ModelArgs;
 use crate::failure::Failure;
-use crate::model::{Model, ModelArgs};
 use crate::terminal::stdout;
 
 /// Print the token ids of a text, as JSON
@@ -29,8 +31,8 @@ Examples:
 pub fn run(args: &Args) -> Result<(), Failure> {
     let text = text_or_stdin(args.text.as_deref(), "a text", TEXT_BYTES)?;
     let mut model = args.model.open()?;
-    let tokenizer = tokenizer(&mut model)?;
-    let ids = encode(&tokenizer, &text, args.special);
+    let tables = model.section(Section::Tokenizer)?;
+    let ids = encode(&tokenizer(&model, &tables)?, &text, args.special);
     let mut out = stdout();
     serde_json::to_writer(&mut out, &ids).map_err(std::io::Error::from)?;
     writeln!(out)?;
@@ -38,10 +40,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 }
 
 /// The tokenizer of an image, without the rest of the model.
-fn tokenizer(model: &mut Model) -> Result<Tokenizer<'static>, Failure> {
-    let tables = model.section(Section::Tokenizer)?;
+fn tokenizer<'t>(model: &Model, tables: &'t [u8]) -> Result<Tokenizer<'t>, LoadError> {
     Tokenizer::parse(tables, model.image.manifest.shape.vocab)
-        .map_err(|_| Failure::Image { model: model.name.clone(), error: ImageError::Tokenizer })
+        .map_err(|_| LoadError::Image { model: model.name.clone(), error: ImageError::Tokenizer })
 }
 
 /// The ids of a text of any length.

@@ -2,15 +2,14 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use rill::generate::Free;
+use rill_linux::engine::Memory;
 use rill_linux::replace::NewFile;
 
 use super::{PROMPT_BYTES, read_ids, spare, text_or_stdin};
-use crate::engine::EngineArgs;
+use crate::args::{EngineArgs, GenerateArgs, begin_talk};
 use crate::failure::Failure;
-use crate::generate::GenerateArgs;
 use crate::interrupt;
 use crate::routes::Routes;
-use crate::talk::Talk;
 use crate::terminal::stdout;
 
 /// Record which experts the tokens of a run use
@@ -52,7 +51,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     };
     let generate = &args.generate;
     let tokens = ids.as_ref().map(|ids| u32::try_from(ids.len()).unwrap_or(u32::MAX));
-    let mut engine = generate.load(&args.engine, tokens)?;
+    let mut memory = Memory::new();
+    let mut engine = generate.load(&args.engine, tokens, &mut memory)?;
     if engine.budget.plan.pages == 0 {
         return Err(Failure::Usage("this model has no experts: there is nothing to record".into()));
     }
@@ -62,7 +62,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     match &ids {
         Some(ids) => engine.session.append(ids)?,
         None if args.raw => engine.session.append_text(&prompt)?,
-        None => talk.insert(Talk::begin(&mut engine, None)?).ask(&mut engine, &prompt)?,
+        None => talk.insert(begin_talk(&mut engine, None)?).ask(&mut engine, &prompt)?,
     }
     let prompt_tokens = engine.session.tokens().len();
     while engine.session.compute_every(&mut engine.machine.world(&mut routes))? {

@@ -6,12 +6,14 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rill::image::{Header, PAGE_ALIGN, Section, page_checksum_on};
 use rill::seams::{Completion, Parallel, Read, Urgency};
 use rill_linux::arena::Arena;
+use rill_linux::engine::LoadError;
+use rill_linux::model::Model;
 use rill_linux::pool::Pool;
 use xxhash_rust::xxh3::Xxh3;
 
+use crate::args::ModelArgs;
 use crate::failure::Failure;
 use crate::interrupt;
-use crate::model::{Model, ModelArgs};
 use crate::terminal::stdout;
 
 /// Read all of an image and check every checksum
@@ -41,12 +43,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
             Ok(sums) => {
                 let threads = available_parallelism().map_or(1, NonZeroUsize::get);
                 let pool = Pool::new(threads);
-                check_pages(&mut model, sums, &pool, &bar, &mut damaged)?;
+                check_pages(&mut model, &sums, &pool, &bar, &mut damaged)?;
             }
-            Err(Failure::Image { .. }) => {
+            Err(LoadError::Image { .. }) => {
                 damaged.push(format!("the {} section", Section::PageSums.name()));
             }
-            Err(failure) => return Err(failure),
+            Err(error) => return Err(error.into()),
         }
     }
     bar.finish_and_clear();
@@ -133,8 +135,8 @@ fn check_pages(
 }
 
 fn buffer(bytes: usize) -> Result<&'static mut [u8], Failure> {
-    let ram = |error| Failure::Ram { bytes: bytes as u64, error };
-    Ok(Arena::new(bytes, 1).map_err(ram)?.bytes)
+    let ram = |error| LoadError::Ram { bytes: bytes as u64, error };
+    Ok(Arena::new(bytes, 1).map_err(ram)?.leak())
 }
 
 /// A bar where somebody watches.

@@ -206,7 +206,7 @@ mod tests {
         let file = probe_file(&image);
         assert_eq!(file, folder.path().join("image.rill.probe"));
         let mut disk = Disk::open(&image, Via::Best).unwrap();
-        let mut arena = crate::arena::Arena::new(8 << 20, 1).unwrap().bytes;
+        let mut arena = crate::arena::Arena::new(8 << 20, 1).unwrap().leak();
         let at = arena.as_ptr();
         let read = || -> Option<Probe> { serde_json::from_slice(&fs::read(&file).ok()?).ok() };
 
@@ -233,7 +233,7 @@ mod tests {
         {
             fs::write(&image, vec![3; pages + (16 << 10)]).unwrap();
             let mut disk = Disk::open(&image, Via::Best).unwrap();
-            let bytes = crate::arena::Arena::new(8 << 20, 1).unwrap().bytes;
+            let bytes = crate::arena::Arena::new(8 << 20, 1).unwrap().leak();
             let (arena, beside) = bytes.split_at_mut(arena);
             beside.fill(CANARY);
             let (at, len) = (arena.as_ptr(), arena.len());

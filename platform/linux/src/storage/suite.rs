@@ -40,7 +40,7 @@ fn check_files_in(folder: &Path, len: usize) {
         }
         check_dropped_while_reading(|| Box::new(open().unwrap()));
         let mut disk = open().unwrap();
-        let arena = Arena::new(4 << 20, 1).unwrap().bytes;
+        let arena = Arena::new(4 << 20, 1).unwrap().leak();
         disk.queue().register(arena);
         // And again: the second arena takes the place of the first.
         disk.queue().register(arena);
@@ -49,7 +49,7 @@ fn check_files_in(folder: &Path, len: usize) {
 }
 
 fn check(storage: &mut dyn Storage<'static>) {
-    let arena = Arena::new(4 << 20, 1).unwrap().bytes;
+    let arena = Arena::new(4 << 20, 1).unwrap().leak();
     let len = storage.geometry().len as usize;
     assert!(storage.geometry().depth >= 1);
     assert!(ALIGN.is_multiple_of(storage.geometry().alignment as usize));
@@ -113,7 +113,7 @@ fn check_reads(storage: &mut dyn Storage<'static>, arena: &'static mut [u8]) {
 
 /// A back end that is dropped with reads under way waits for them.
 fn check_dropped_while_reading(open: impl Fn() -> Box<dyn Storage<'static>>) {
-    let arena = Arena::new(REQUESTS * PAGE, 1).unwrap().bytes;
+    let arena = Arena::new(REQUESTS * PAGE, 1).unwrap().leak();
     let mut storage = open();
     for (tag, into) in arena.chunks_exact_mut(PAGE).take(REQUESTS).enumerate() {
         let read = Read { tag: tag as u32, offset: 0, into, urgency: Urgency::Demand, attempt: 0 };

@@ -157,8 +157,8 @@ impl Lane {
         self.table[number] = Some(piece);
         self.queued.push_back(number as u64);
         // SAFETY: the entry's buffer belongs to the piece, which stays in the table, untouched,
-        // until its completion or until the kernel never saw it; its memory is the arena's and is
-        // never freed, so even a leaked ring writes to memory that nobody else was given.
+        // until its completion or until the kernel never saw it; its memory is an arena's, which
+        // is given back only after this thread has ended: never by a leaked ring.
         if unsafe { self.ring.submission().push(&entry) }.is_err() {
             unreachable!("the ring has as many places as the table, and one more");
         }
@@ -245,6 +245,16 @@ impl Lane {
     }
 }
 
+impl Drop for Lane {
+    fn drop(&mut self) {
+        // The thread panicked with reads in the hands of the kernel, which nothing would stop from
+        // writing to memory that is given back.
+        if self.table.iter().any(Option::is_some) {
+            std::process::abort();
+        }
+    }
+}
+
 impl Region {
     /// The number of the registered buffer that holds all of `buffer`.
     fn chunk_of(self, buffer: &[u8]) -> Option<u16> {
@@ -294,7 +304,7 @@ mod tests {
         let fd = receiver.recv().unwrap();
         // SAFETY: both are open descriptors of this process.
         assert_eq!(unsafe { libc::dup2(other.as_raw_fd(), fd) }, fd);
-        let arena = Arena::new(1 << 20, 1).unwrap().bytes;
+        let arena = Arena::new(1 << 20, 1).unwrap().leak();
         for (tag, into) in arena.chunks_exact_mut(256 << 10).enumerate() {
             let offset = (tag * into.len()) as u64;
             let read = Read { tag: tag as u32, offset, into, urgency: Urgency::Demand, attempt: 0 };

@@ -5,9 +5,9 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use crate::regular;
+use crate::replace::{Access, replace};
 use rill::image::checksum;
-use rill_linux::regular;
-use rill_linux::replace::{Access, replace};
 
 /// A kind of file.
 #[derive(Debug, Clone, Copy)]

@@ -9,7 +9,7 @@ use std::path::Path;
 use rill::experts::Rates;
 use rill::session::Session;
 
-use crate::beside::Kind;
+use super::beside::Kind;
 
 const USES: Kind = Kind { magic: *b"RILLUSE\x01", ending: ".usage" };
 const RESIDENT: Kind = Kind { magic: *b"RILLRAM\x01", ending: ".resident" };

@@ -1,19 +1,17 @@
-//! Letting a model speak.
-
-use std::time::Instant;
-
 use clap::Args;
-use rill::answer::Answer;
-use rill::generate::{Ending, Guide, generate};
+use rill::generate::{Ending, Guide};
 use rill::image::Sampling;
 use rill::sampler::{Bias, Settings};
 use rill::seams::Events;
 use rill::thinking::Part;
+use rill_linux::answer::AnswerOptions;
+use rill_linux::engine::{Engine, Memory};
+use rill_linux::talk::Talk;
 
-use crate::engine::{Engine, EngineArgs};
+use super::EngineArgs;
 use crate::failure::Failure;
 use crate::interrupt;
-use crate::talk::Talk;
+use crate::terminal::tell;
 use crate::voice::{ThinkingArg, Voice};
 
 /// How tokens are chosen and when an answer ends.
@@ -100,9 +98,15 @@ struct SamplingArgs {
 }
 
 impl GenerateArgs {
-    /// Loads the model that answers; `tokens` is the context when the user asks for none.
-    pub fn load(&self, engine: &EngineArgs, tokens: Option<u32>) -> Result<Engine, Failure> {
-        let mut engine = engine.load(tokens, |advised| self.settings(advised), self.seed)?;
+    /// Loads the model that answers into `memory`; `tokens` is the context when the user asks for none.
+    pub fn load<'m>(
+        &self,
+        engine: &EngineArgs,
+        tokens: Option<u32>,
+        memory: &'m mut Memory,
+    ) -> Result<Engine<'m>, Failure> {
+        let mut engine = engine.load(tokens, memory)?;
+        engine.session.set_sampling(self.settings(engine.image.manifest.sampling), self.seed);
         engine.session.set_biases(&self.sampling.logit_bias)?;
         Ok(engine)
     }
@@ -132,58 +136,43 @@ impl GenerateArgs {
         Voice::new(self.thinking)
     }
 
+    /// When an answer ends.
+    pub fn answer(&self) -> AnswerOptions {
+        AnswerOptions {
+            max_tokens: self.max_tokens,
+            stop: self.stop.clone(),
+            thinking: self.thinking.and_then(ThinkingArg::most),
+        }
+    }
+
     /// Continues the sequence of `engine`, which is an answer of `talk` where there is one; `events`
     /// hears what happens, `guide` has a say in it, `emit` takes the text as it comes.
     pub fn generate(
         &self,
-        engine: &mut Engine,
-        talk: Option<&mut Talk>,
-        events: &mut dyn Events,
-        guide: &mut dyn Guide,
-        emit: impl FnMut(Part, &str) -> std::io::Result<()>,
-    ) -> Result<Ending, Failure> {
-        let start = Instant::now();
-        let ending = self.speak(engine, talk, events, guide, emit);
-        engine.answer_time += start.elapsed();
-        ending
-    }
-
-    fn speak(
-        &self,
-        engine: &mut Engine,
+        engine: &mut Engine<'_>,
         talk: Option<&mut Talk>,
         events: &mut dyn Events,
         guide: &mut dyn Guide,
         mut emit: impl FnMut(Part, &str) -> std::io::Result<()>,
     ) -> Result<Ending, Failure> {
-        let mut answer = Answer::default();
-        self.stop.iter().try_for_each(|stop| answer.add_stop(stop))?;
-        if let Some(talk) = &talk {
-            let most = self.thinking.and_then(ThinkingArg::most);
-            answer.expect_thinking(engine.session.chat().thinking.clone(), most);
-            answer.begin(talk.begins_thinking(engine));
-        }
-        let Engine { session, machine, .. } = engine;
-        let (mut heard, mut said) = (Ok(()), String::new());
-        let mut speak = |part, text: &str| {
-            said.push_str(text);
+        let mut heard = Ok(());
+        let speak = |part, text: &str| {
             if heard.is_ok() {
                 heard = emit(part, text);
             }
         };
-        let most = self.max_tokens.unwrap_or(u64::MAX);
-        let world = &mut machine.world(events);
-        let ending =
-            generate(session, world, &mut answer, most, guide, interrupt::take, &mut speak);
-        engine.thought += answer.thought();
-        // What was said stands in the sequence, however it ended.
-        if let Some(talk) = talk {
-            talk.answered(&said);
-        }
-        let ending = ending?;
+        let options = self.answer();
+        let ending = engine.answer_with(talk, &options, events, guide, interrupt::take, speak)?;
         heard?;
         Ok(ending)
     }
+}
+
+/// Begins a conversation, with an instruction before it.
+pub fn begin_talk(engine: &mut Engine<'_>, system: Option<&str>) -> Result<Talk, Failure> {
+    let talk = Talk::begin(engine, system)?;
+    talk.note().into_iter().for_each(|note| tell(format_args!("note: {note}")));
+    Ok(talk)
 }
 
 fn number(text: &str, fits: impl Fn(f32) -> bool, range: &str) -> Result<f32, String> {

@@ -1,0 +1,159 @@
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use clap::ValueEnum;
+use rill::experts::{DecayedLfu, LayerLru, Lru, Policy, Reuse};
+use rill::model::kv::KvFormat;
+use rill_linux::engine::{BudgetOptions, Engine, Memory, Note, Options};
+use rill_linux::memory::parse_size;
+
+use super::ModelArgs;
+use crate::failure::Failure;
+use crate::terminal::tell;
+
+/// Which model, and how it may use this machine.
+#[derive(Debug, Clone, clap::Args)]
+pub struct EngineArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    pub budget: BudgetArgs,
+    /// Cores to use [default: all]
+    #[arg(short, long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+    /// Table of functions to use; `rill inspect --kernels` lists those of this CPU
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
+    kernels: Option<String>,
+    /// Which experts give way to others
+    #[arg(long, value_enum, default_value = "reuse", hide_short_help = true)]
+    policy: PolicyName,
+    /// Never read experts on a guess
+    #[arg(long, hide_short_help = true)]
+    no_lookahead: bool,
+    /// Never guess how an answer goes on; guesses change no word of it
+    #[arg(long, hide_short_help = true)]
+    pub no_draft: bool,
+    /// In the end keep, beside the image, which experts are in RAM: the next run reads them first
+    #[arg(long, hide_short_help = true)]
+    save_pages: bool,
+    /// Folder for what runs find out about an image and its device [default: that of the image]
+    #[arg(long, value_name = "DIR", env = "RILL_STATE", hide_short_help = true)]
+    state: Option<PathBuf>,
+}
+
+/// How much RAM, and for what.
+#[derive(Debug, Clone, clap::Args)]
+pub struct BudgetArgs {
+    /// RAM that the whole process may use, for example 900MiB [default: what is free]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub ram: Option<u64>,
+    /// Tokens that a conversation may have [default: 4096, or the model's own if less]
+    #[arg(short, long, value_name = "TOKENS")]
+    pub context: Option<u32>,
+    /// Most tokens of a prompt that go through the model together [default: chosen by the budget]
+    #[arg(long, value_name = "TOKENS", hide_short_help = true)]
+    batch: Option<u32>,
+    /// How keys and values of a conversation are kept; logits depend on it
+    #[arg(long, value_enum, default_value = "f16")]
+    kv: KvName,
+}
+
+/// A format of keys and values as an option.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum KvName {
+    /// In 16 bits a number
+    F16,
+    /// About half of that (LFM2-8B-A1B: 6.2 KiB a token, not 12.0), for a KL divergence of 9.4e-4
+    /// nats (kiosk model)
+    Int8,
+}
+
+/// A policy as an option.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum PolicyName {
+    /// The one expected to be wanted last
+    Reuse,
+    /// The least often used, with a memory of those that left
+    Lfu,
+    /// The least recently used of the same layer
+    LayerLru,
+    /// The least recently used
+    Lru,
+}
+
+impl EngineArgs {
+    /// The file of the image, if it is one.
+    pub fn image(&self) -> Option<&Path> {
+        self.model.path()
+    }
+
+    /// The bounds of the budget for a context of `tokens`, unless the user asks for another.
+    pub fn bounds(&self, tokens: Option<u32>) -> Result<[u64; 2], Failure> {
+        let model = self.model.open()?;
+        let options = self.options(tokens);
+        Ok(options.budget.plan(&model)?.bounds(&model.image))
+    }
+
+    /// Loads the model into `memory`. `tokens` is the context when the user asks for none.
+    pub fn load<'m>(
+        &self,
+        tokens: Option<u32>,
+        memory: &'m mut Memory,
+    ) -> Result<Engine<'m>, Failure> {
+        let mut note = |note: Note<'_>| match note {
+            Note::Budget(budget) => tell(format_args!("{budget}; --ram sets another budget")),
+            note => tell(format_args!("note: {note}")),
+        };
+        Ok(Engine::load(&self.options(tokens), memory, &mut note)?)
+    }
+
+    /// What the library calls it. `tokens` is the context when the user asks for none.
+    fn options(&self, tokens: Option<u32>) -> Options {
+        let budget = self.budget.options();
+        Options {
+            model: self.model.path().map(Path::to_owned),
+            via: self.model.via(),
+            budget: BudgetOptions { context: budget.context.or(tokens), ..budget },
+            threads: self.threads,
+            kernels: self.kernels.clone(),
+            policy: self.policy.policy(),
+            lookahead: !self.no_lookahead,
+            draft: !self.no_draft,
+            save_pages: self.save_pages,
+            state: self.state.clone(),
+        }
+    }
+}
+
+impl BudgetArgs {
+    /// What the library calls it.
+    pub fn options(&self) -> BudgetOptions {
+        BudgetOptions {
+            ram: self.ram,
+            context: self.context,
+            batch: self.batch,
+            kv: self.kv.format(),
+            ..BudgetOptions::default()
+        }
+    }
+}
+
+impl KvName {
+    const fn format(self) -> KvFormat {
+        match self {
+            Self::F16 => KvFormat::F16,
+            Self::Int8 => KvFormat::Int8,
+        }
+    }
+}
+
+impl PolicyName {
+    fn policy(self) -> &'static dyn Policy {
+        match self {
+            Self::Reuse => &Reuse,
+            Self::Lfu => &DecayedLfu,
+            Self::LayerLru => &LayerLru,
+            Self::Lru => &Lru,
+        }
+    }
+}

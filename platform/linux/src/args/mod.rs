@@ -1,0 +1,10 @@
+//! What the commands have in common on the command line, and the plain options of the library that it
+//! means.
+
+mod engine;
+mod generate;
+mod model;
+
+pub use engine::{BudgetArgs, EngineArgs};
+pub use generate::{GenerateArgs, begin_talk};
+pub use model::ModelArgs;

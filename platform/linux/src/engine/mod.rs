@@ -1,0 +1,315 @@
+//! A model, loaded within a budget: what every program on Linux stands on.
+//!
+//! ```
+//! use rill_linux::engine::{Engine, Memory, Options};
+//! use rill_linux::answer::AnswerOptions;
+//! use rill_linux::talk::Talk;
+//!
+//! let mut memory = Memory::new();
+//! // The model that is built in; `Options::model` names an image.
+//! let mut engine = Engine::load(&Options::default(), &mut memory, &mut |_| {})?;
+//! let mut talk = Talk::begin(&mut engine, None)?;
+//! talk.ask(&mut engine, "Where is the lift?")?;
+//! let mut text = String::new();
+//! let options = AnswerOptions::default();
+//! engine.answer(Some(&mut talk), &options, |_, piece| text.push_str(piece))?;
+//! assert!(!text.is_empty());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod beside;
+mod budget;
+mod error;
+mod memory;
+mod usage;
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::thread::available_parallelism;
+use std::time::{Duration, Instant};
+
+use rill::experts::{Policy, Reuse};
+use rill::image::{ChatTemplate, Image, ImageError, Section, checksum};
+use rill::kernels::{self, Kernels};
+use rill::report::{Report, Surroundings};
+use rill::seams::{Events, Parallel, Silent, World};
+use rill::session::Session;
+
+pub use budget::{Budget, BudgetOptions};
+pub use error::LoadError;
+pub use memory::Memory;
+
+use crate::arena::Arena;
+use crate::clock::Monotonic;
+use crate::cpu;
+use crate::memory::{page_faults, peak_resident};
+use crate::model::{Model, SectionBytes};
+use crate::pool::Pool;
+use crate::storage::Via;
+use memory::Lent;
+
+/// Which model, and how it may use this machine.
+#[derive(Clone)]
+pub struct Options {
+    /// The image; `None` for the small one that is built in.
+    pub model: Option<PathBuf>,
+    /// How it is read.
+    pub via: Via,
+    /// How much RAM, and for what.
+    pub budget: BudgetOptions,
+    /// Cores to use; `None` for all.
+    pub threads: Option<NonZeroUsize>,
+    /// Name of the table of functions; `None` for the best of this CPU.
+    pub kernels: Option<String>,
+    /// Chooses which experts give way.
+    pub policy: &'static dyn Policy,
+    /// Whether experts may be read on a guess.
+    pub lookahead: bool,
+    /// Whether answers may be guessed on, which changes no word of them.
+    pub draft: bool,
+    /// Whether [`Engine::keep`] keeps which experts are in RAM.
+    pub save_pages: bool,
+    /// Folder for what runs find out about an image and its device; `None` for that of the image.
+    pub state: Option<PathBuf>,
+}
+
+impl Default for Options {
+    /// The built-in model in what RAM is free, on all cores.
+    fn default() -> Self {
+        Self {
+            model: None,
+            via: Via::default(),
+            budget: BudgetOptions::default(),
+            threads: None,
+            kernels: None,
+            policy: &Reuse,
+            lookahead: true,
+            draft: true,
+            save_pages: false,
+            state: None,
+        }
+    }
+}
+
+/// What a user may want to know of a model that is being loaded.
+#[derive(Debug, Clone, Copy)]
+pub enum Note<'n> {
+    /// How the budget was divided that nobody named.
+    Budget(&'n Budget),
+    /// What could not be had, in one line.
+    Remark(&'n str),
+    /// The system allows fewer threads than were asked for.
+    Threads {
+        /// Those that it allows.
+        allowed: usize,
+        /// Those that were asked for.
+        asked: usize,
+    },
+}
+
+impl fmt::Display for Note<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Budget(budget) => budget.fmt(f),
+            Self::Remark(text) => f.write_str(text),
+            Self::Threads { allowed, asked } => {
+                write!(f, "the system allows {allowed} of {asked} threads")
+            }
+        }
+    }
+}
+
+/// A loaded model and the machine that it runs on. Its RAM is a [`Memory`] that outlives it: dropping the
+/// engine ends its threads and its reads, dropping the memory then gives back the RAM.
+pub struct Engine<'m> {
+    /// The image.
+    pub image: Image,
+    /// How its RAM is divided.
+    pub budget: Budget,
+    /// The model and its conversations.
+    pub session: Session<'m>,
+    /// What it runs on.
+    pub machine: Machine<'m>,
+    /// How long answers took so far, from the prompt's first token to the last text.
+    pub(crate) answer_time: Duration,
+    /// Tokens of answers that were thinking.
+    pub(crate) thought: u64,
+    /// The chat template that came with the model.
+    template: Option<SectionBytes>,
+    load_time: Duration,
+    /// Experts to read first while there is nothing else to do.
+    warm_first: Vec<u32>,
+    save_pages: bool,
+    /// What the names of kept files begin with; `None` without a file of the image.
+    kept: Option<PathBuf>,
+}
+
+/// What the engine sees of this machine.
+pub struct Machine<'m> {
+    /// Where the image is.
+    storage: Lent<'m>,
+    /// The cores.
+    pub pool: Pool,
+    clock: Monotonic,
+}
+
+impl<'m> Engine<'m> {
+    /// Loads a model into `memory`; `note` hears what the user may want to know.
+    ///
+    /// Its conversations are empty and choose tokens as the image advises, with seed 0.
+    pub fn load(
+        options: &Options,
+        memory: &'m mut Memory,
+        note: &mut dyn FnMut(Note<'_>),
+    ) -> Result<Self, LoadError> {
+        let start = Instant::now();
+        let kernels = options.choose_kernels()?;
+        let kept = options.kept()?;
+        let mut model = Model::open(options.model.as_deref(), options.via)?;
+        let budget = options.budget.plan(&model)?;
+        if options.budget.ram.is_none() {
+            note(Note::Budget(&budget));
+        }
+        let threads = match options.threads {
+            Some(threads) => threads.get(),
+            None => available_parallelism().map_or(1, NonZeroUsize::get),
+        };
+        let template = template(&mut model)?;
+        let bytes = budget.plan.total();
+        let len = usize::try_from(bytes).unwrap_or(usize::MAX);
+        let arena = Arena::new(len, threads).map_err(|error| LoadError::Ram { bytes, error })?;
+        arena.note().into_iter().for_each(|text| note(Note::Remark(text)));
+        let Model { name, device, image } = model;
+        let (bytes, mut storage) = memory.lend(arena, device);
+        let bytes = storage.prepare(&image, &budget.plan, kept.as_deref(), bytes, note);
+        let pool = Pool::new(threads);
+        if pool.width() < threads {
+            note(Note::Threads { allowed: pool.width(), asked: threads });
+        }
+        let mut machine = Machine { storage, pool, clock: Monotonic::start() };
+        let core = rill::engine::Options {
+            policy: options.policy,
+            lookahead: options.lookahead,
+            draft: options.draft,
+            ..rill::engine::Options::new(kernels)
+        };
+        let loaded =
+            Session::load(&image, &budget.plan, core, bytes, &mut machine.world(&mut Silent));
+        let session = loaded.map_err(|error| LoadError::Engine { model: name, error })?;
+        Ok(Self {
+            image,
+            budget,
+            session,
+            machine,
+            answer_time: Duration::ZERO,
+            thought: 0,
+            template,
+            load_time: start.elapsed(),
+            warm_first: Vec::new(),
+            save_pages: options.save_pages,
+            kept,
+        })
+    }
+
+    /// What tells this image from others.
+    pub fn identity(&self) -> u64 {
+        checksum(&self.image.header.to_bytes())
+    }
+
+    /// The chat template that came with the model; `None` when there is none.
+    pub fn template(&self) -> Option<ChatTemplate<'_>> {
+        // It was read before, when the model was loaded.
+        self.template.as_deref().and_then(ChatTemplate::parse)
+    }
+
+    /// Takes over what earlier runs found out about the experts' uses.
+    pub fn recall(&mut self) {
+        let image = self.identity();
+        if let Some(path) = &self.kept {
+            usage::recall(&mut self.session, image, path);
+            self.warm_first = usage::recall_resident(&self.session, image, path);
+        }
+    }
+
+    /// Reads on towards slots that are all full; waits for one read at most. `false` when nothing is
+    /// left to read.
+    pub fn warm(&mut self) -> bool {
+        let warmed = self.session.warm(&mut self.machine.world(&mut Silent), &self.warm_first);
+        // A page that cannot be had is reported when it is wanted.
+        warmed.unwrap_or(false)
+    }
+
+    /// Keeps what was found out about the experts' uses for later runs.
+    pub fn keep(&self) {
+        if let Some(path) = &self.kept {
+            usage::save(&self.session, self.identity(), path);
+            if self.save_pages {
+                usage::save_resident(&self.session, self.identity(), path);
+            }
+        }
+    }
+
+    /// Where time and memory went so far.
+    pub fn report(&self) -> Report {
+        let around = Surroundings {
+            threads: self.machine.pool.width(),
+            storage: self.machine.via(),
+            load_time: self.load_time.as_micros() as u64,
+            budget: self.budget.used(),
+            peak_resident: peak_resident(),
+            answer_time: Some(self.answer_time.as_micros() as u64),
+            thought: self.thought,
+            faults: page_faults(),
+        };
+        Report::new(&self.session, &self.budget.plan, around)
+    }
+}
+
+/// The section of the chat template, where there is one.
+fn template(model: &mut Model) -> Result<Option<SectionBytes>, LoadError> {
+    if model.image.header.span(Section::Template).len == 0 {
+        return Ok(None);
+    }
+    let bytes = model.section(Section::Template)?;
+    match ChatTemplate::parse(&bytes) {
+        Some(_) => Ok(Some(bytes)),
+        None => {
+            let (model, error) = (model.name.clone(), ImageError::Length(Section::Template));
+            Err(LoadError::Image { model, error })
+        }
+    }
+}
+
+impl<'m> Machine<'m> {
+    /// The world, for one call into the engine.
+    pub fn world<'w>(&'w mut self, events: &'w mut dyn Events) -> World<'w, 'm> {
+        World { storage: &mut self.storage, parallel: &self.pool, clock: &self.clock, events }
+    }
+
+    /// What reads the image, by name.
+    pub fn via(&self) -> &'static str {
+        self.storage.via()
+    }
+}
+
+impl Options {
+    /// What the names of files begin with that are kept for the image.
+    fn kept(&self) -> Result<Option<PathBuf>, LoadError> {
+        let Some(image) = &self.model else { return Ok(None) };
+        let Some(folder) = &self.state else { return Ok(Some(image.clone())) };
+        if !folder.is_dir() {
+            return Err(LoadError::State(folder.clone()));
+        }
+        Ok(image.file_name().map(|name| folder.join(name)))
+    }
+
+    fn choose_kernels(&self) -> Result<&'static Kernels, LoadError> {
+        let features = cpu::features();
+        let Some(name) = &self.kernels else { return Ok(kernels::best(features)) };
+        kernels::by_name(name, features).ok_or_else(|| LoadError::Kernels {
+            name: name.clone(),
+            known: kernels::all(features).map(|table| table.name).collect(),
+        })
+    }
+}
