@@ -77,6 +77,8 @@ CONVERSATIONS = {
 FEATURES = {
     "keep past thinking": {"messages": [QUESTION, THOUGHT, AGAIN, REASONED, QUESTION],
                            "keep_past_thinking": True},
+    "preserve thinking": {"messages": [QUESTION, THOUGHT, AGAIN, REASONED, QUESTION],
+                          "preserve_thinking": True, "add_generation_prompt": True},
     "drop past thinking": {"messages": [QUESTION, REASONED, AGAIN, THOUGHT],
                            "keep_past_thinking": False},
     "reasoning": {"messages": [QUESTION, REASONED], "add_generation_prompt": False},
