@@ -81,8 +81,8 @@ pub struct Rig<S = Session<'static>> {
     pub disk: RamDisk<'static, 'static>,
     /// What the engine said.
     pub events: Box<Recorder<EVENTS>>,
-    parallel: Box<dyn Parallel>,
-    clock: ManualClock,
+    pub(crate) parallel: Box<dyn Parallel>,
+    pub(crate) clock: ManualClock,
 }
 
 /// A block of an arena, aligned as the engine asks.

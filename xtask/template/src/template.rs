@@ -3,6 +3,9 @@ use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
 
+use rill::image::{Chat, ChatTemplate};
+use rill::tokenizer::Tokenizer;
+
 use crate::conversation::Conversation;
 use crate::environment;
 use crate::guard::Guard;
@@ -57,6 +60,21 @@ pub struct Words {
     /// What begins and ends the thinking of a model. An assistant's message may have these as
     /// tokens, where they are control tokens.
     pub thinking: Option<[String; 2]>,
+}
+
+impl Words {
+    /// Those of a model whose template came with it as `section`.
+    pub fn of(tokenizer: &Tokenizer<'_>, chat: &Chat, section: &ChatTemplate<'_>) -> Self {
+        let ids = 0..u32::try_from(tokenizer.len()).unwrap_or(u32::MAX);
+        let named = |id| Some((String::from_utf8(tokenizer.piece(id).to_vec()).ok()?, id));
+        let thinking = chat.thinking.as_ref();
+        Self {
+            bos: section.bos.into(),
+            eos: section.eos.into(),
+            control: ids.filter(|&id| tokenizer.is_special(id)).filter_map(named).collect(),
+            thinking: thinking.map(|t| [t.open.as_str(), t.close.as_str()].map(str::to_owned)),
+        }
+    }
 }
 
 /// A checkpoint's chat template (Jinja).

@@ -1,0 +1,208 @@
+//! From a request to answers under way, and to whole ones.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::http::StatusCode;
+use rill::thinking::Part;
+use rill_template::Conversation;
+use serde_json::Value;
+use tokio::sync::mpsc::{Receiver, channel};
+
+use crate::clerk::PromptError;
+use crate::door::Guest;
+use crate::error::ApiError;
+use crate::job::{Account, EVENTS, Event, Job, Prompt, Style, Token, Work};
+use crate::server::{Open, Shared};
+
+/// Answers under way. Dropping them tells the worker that nobody waits any more.
+pub struct Answers {
+    events: Receiver<(usize, Event)>,
+    /// Those that have not ended.
+    open: usize,
+    count: usize,
+    shared: Arc<Shared>,
+    guest: Guest,
+    /// Tokens of prompts and answers so far.
+    spent: u64,
+}
+
+/// One whole answer.
+#[derive(Debug, Clone, Default)]
+pub struct Whole {
+    /// What the model thought.
+    pub thinking: String,
+    /// What it said.
+    pub text: String,
+    /// Its tokens with log-probabilities, where they were asked for.
+    pub tokens: Vec<(Token, Vec<Token>)>,
+    /// How it ended.
+    pub account: Option<Account>,
+    /// Log-probabilities of choices.
+    pub decided: Vec<f32>,
+}
+
+/// Has a conversation written as tokens, and sees to it that there is room for an answer.
+pub async fn conversation(
+    open: &Open,
+    messages: Vec<Value>,
+    tools: Option<Vec<Value>>,
+) -> Result<Prompt, ApiError> {
+    let mut conversation = Conversation::new(messages);
+    conversation.tools = tools;
+    conversation.add_generation_prompt = true;
+    conversation.now = (open.facts.now)();
+    let written = open.clerk.ask(move |clerk| clerk.conversation(&conversation)).await;
+    fitting(open, "messages", written)
+}
+
+/// Has a plain text written as tokens.
+pub async fn text(open: &Open, field: &str, text: String) -> Result<Prompt, ApiError> {
+    let written = open.clerk.ask(move |clerk| clerk.text(&text)).await;
+    fitting(open, field, written)
+}
+
+/// A prompt that leaves room for at least one token.
+fn fitting(
+    open: &Open,
+    field: &str,
+    written: Option<Result<Prompt, PromptError>>,
+) -> Result<Prompt, ApiError> {
+    let prompt = written.ok_or_else(gone)?.map_err(|error| ApiError::field(field, error))?;
+    fits(open, field, prompt)
+}
+
+/// The prompt, if it has tokens and leaves room for at least one.
+pub fn fits(open: &Open, field: &str, prompt: Prompt) -> Result<Prompt, ApiError> {
+    let (len, context) = (prompt.tokens.len(), open.facts.context);
+    if len == 0 {
+        return Err(ApiError::field(field, "there is nothing to continue"));
+    }
+    if len >= context {
+        let message = format!(
+            "the prompt has {len} tokens and the context {context}: shorten it, or start the server \
+             with a larger one (-c)"
+        );
+        return Err(ApiError::field(field, message).code("context_length_exceeded"));
+    }
+    Ok(prompt)
+}
+
+/// The server is at its end.
+pub fn gone() -> ApiError {
+    ApiError::later(StatusCode::SERVICE_UNAVAILABLE, 30, "the server is about to end")
+}
+
+/// Queues answers: of each prompt as many as `count`. Seeds count up from that of the style.
+pub fn start(
+    shared: &Arc<Shared>,
+    guest: Guest,
+    prompts: Vec<Prompt>,
+    count: usize,
+    work: &Work,
+) -> Result<Answers, ApiError> {
+    let all = prompts.len() * count;
+    if all > shared.limits.choices {
+        let most = shared.limits.choices;
+        return Err(ApiError::field("n", format!("{all} answers are more than {most}")));
+    }
+    let full = || {
+        let message = "as many answers wait as may: try again later";
+        let error = ApiError::later(StatusCode::TOO_MANY_REQUESTS, 5, message);
+        error.code("queue_full")
+    };
+    let places: Result<Vec<_>, _> =
+        (0..all).map(|_| Arc::clone(&shared.queue).try_acquire_owned()).collect();
+    let mut places = places.map_err(|_| full())?;
+    let (tell, events) = channel(EVENTS * all.max(1));
+    let asked = Instant::now();
+    for (choice, place) in places.drain(..).enumerate() {
+        let mut work = work.clone();
+        if let Work::Answer(style) = &mut work {
+            style.seed = style.seed.wrapping_add((choice % count) as u64);
+        }
+        let job = Job {
+            prompt: prompts[choice / count].clone(),
+            work,
+            choice,
+            asked,
+            deadline: asked + shared.limits.time,
+            events: tell.clone(),
+            place,
+        };
+        if !shared.send(job) {
+            return Err(gone());
+        }
+    }
+    let shared = Arc::clone(shared);
+    Ok(Answers { events, open: all, count: all, shared, guest, spent: 0 })
+}
+
+/// Queues answers of a style.
+pub fn answer(
+    shared: &Arc<Shared>,
+    guest: Guest,
+    prompts: Vec<Prompt>,
+    count: usize,
+    style: Style,
+) -> Result<Answers, ApiError> {
+    start(shared, guest, prompts, count, &Work::Answer(Box::new(style)))
+}
+
+impl Answers {
+    /// The next event and whose it is; `None` when all have ended.
+    pub async fn next(&mut self) -> Option<(usize, Event)> {
+        if self.open == 0 {
+            return None;
+        }
+        let Some((choice, event)) = self.events.recv().await else {
+            // The worker went without a word.
+            self.open = 0;
+            let trouble = crate::job::Trouble::Engine("the server ends".into());
+            return Some((0, Event::Failed(trouble)));
+        };
+        match &event {
+            Event::Begun { prompt, cached } => {
+                self.spent += *prompt as u64;
+                self.shared.metrics.reuse(*cached);
+            }
+            Event::Said { .. } => self.spent += 1,
+            Event::Decided(_) => {}
+            Event::Ended(_) | Event::Failed(_) => self.open -= 1,
+        }
+        Some((choice, event))
+    }
+
+    /// All of them, whole.
+    pub async fn whole(mut self) -> Result<Vec<Whole>, ApiError> {
+        let mut all = vec![Whole::default(); self.count];
+        while let Some((choice, event)) = self.next().await {
+            let whole = &mut all[choice];
+            match event {
+                Event::Begun { .. } => {}
+                Event::Said { text, token } => {
+                    for (part, piece) in text {
+                        match part {
+                            Part::Mark => {}
+                            Part::Thinking => whole.thinking.push_str(&piece),
+                            Part::Answer => whole.text.push_str(&piece),
+                        }
+                    }
+                    whole.tokens.extend(token);
+                }
+                Event::Decided(logprobs) => whole.decided = logprobs,
+                Event::Ended(account) => whole.account = Some(account),
+                Event::Failed(trouble) => return Err(trouble.into()),
+            }
+        }
+        Ok(all)
+    }
+}
+
+impl Drop for Answers {
+    fn drop(&mut self) {
+        if let (Some(name), Some(mut keys)) = (&self.guest.0, self.shared.keys()) {
+            keys.spend(name, self.spent);
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! What clients of llama.cpp's server ask for beside OpenAI's API.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use super::ask::{self, gone};
+use super::openai::shape::{event, logprob, text};
+use super::stream::{Writer, respond};
+use super::{Asked, Server, model, sampling};
+use crate::error::ApiError;
+use crate::fields::Fields;
+use crate::job::{Account, Ending, Event, Prompt, Style, Token};
+use crate::server::{Open, Shared};
+
+/// Fields that change nothing here.
+const DECORATION: [&str; 9] = [
+    "model",
+    "cache_prompt",
+    "id_slot",
+    "n_keep",
+    "return_tokens",
+    "samplers",
+    "timings_per_token",
+    "repeat_last_n",
+    "post_sampling_probs",
+];
+
+/// `POST /completion`
+pub async fn complete(State(shared): Server, request: Request) -> Response {
+    match continued(&shared, request).await {
+        Ok(response) => response,
+        Err(error) => error.response("/"),
+    }
+}
+
+async fn continued(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiError> {
+    let Asked { mut fields, open, guest } = Asked::read(shared, request).await?;
+    let prompt = prompt(&open, &mut fields).await?;
+    let (style, streams) = order(shared, &open, &mut fields)?;
+    fields.end()?;
+    let name = open.facts.name.clone();
+    let answers = ask::answer(shared, guest, vec![prompt], 1, style)?;
+    if streams {
+        return Ok(respond(answers, Pieces { name }));
+    }
+    let whole = answers.whole().await?.pop().unwrap_or_default();
+    let mut body =
+        whole.account.as_ref().map(|account| summary(&name, account)).unwrap_or_default();
+    body["content"] = whole.text.into();
+    if !whole.tokens.is_empty() {
+        body["completion_probabilities"] = probabilities(&whole.tokens);
+    }
+    Ok(Json(body).into_response())
+}
+
+async fn prompt(open: &Open, fields: &mut Fields) -> Result<Prompt, ApiError> {
+    match fields.value("prompt") {
+        Some(Value::String(text)) => ask::text(open, "prompt", text).await,
+        Some(Value::Array(ids)) => {
+            let tokens = ids_of(open, fields, "prompt", &ids)?;
+            ask::fits(open, "prompt", Prompt { tokens, thinks: false })
+        }
+        _ => Err(fields.wrong("prompt", "must be a text or a list of token ids")),
+    }
+}
+
+fn ids_of(open: &Open, fields: &Fields, name: &str, ids: &[Value]) -> Result<Vec<u32>, ApiError> {
+    let id = |id: &Value| {
+        let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
+        id.filter(|id| *id < open.facts.vocab)
+            .ok_or_else(|| fields.wrong(name, "must be a list of this model's token ids"))
+    };
+    ids.iter().map(id).collect()
+}
+
+fn order(shared: &Shared, open: &Open, fields: &mut Fields) -> Result<(Style, bool), ApiError> {
+    fields.ignore(&DECORATION);
+    let mut style = sampling::advised(shared, open);
+    sampling::read(fields, &mut style)?;
+    sampling::read_most(fields, &["n_predict", "max_tokens"], -1, shared, &mut style)?;
+    let best = fields.integer("n_probs", 0..=20)?.unwrap_or(0) as usize;
+    style.logprobs = (best > 0).then_some(best);
+    for off in ["mirostat", "dry_multiplier", "xtc_probability", "dynatemp_range"] {
+        fields.only(off, &[json!(0), json!(0.0)])?;
+    }
+    fields.only("typical_p", &[json!(1), json!(1.0)])?;
+    Ok((style, fields.flag("stream")?.unwrap_or(false)))
+}
+
+/// How an answer ended, and what it took.
+fn summary(name: &str, account: &Account) -> Value {
+    let stop = match account.ending {
+        Ending::Stop => "eos",
+        Ending::StopText => "word",
+        Ending::Length => "limit",
+    };
+    let [prompt, answer] =
+        [account.prompt_time, account.answer_time].map(|t| t.as_secs_f64() * 1e3);
+    let computed = account.prompt - account.cached;
+    let pace = |count: f64, time: f64| if time > 0.0 { count / time * 1e3 } else { 0.0 };
+    json!({
+        "content": "",
+        "model": name,
+        "stop": true,
+        "stop_type": stop,
+        "truncated": false,
+        "tokens_evaluated": account.prompt,
+        "tokens_predicted": account.tokens,
+        "tokens_cached": account.prompt + account.tokens as usize,
+        "timings": {
+            "cache_n": account.cached,
+            "prompt_n": computed,
+            "prompt_ms": prompt,
+            "prompt_per_second": pace(computed as f64, prompt),
+            "predicted_n": account.tokens,
+            "predicted_ms": answer,
+            "predicted_per_second": pace(account.tokens as f64, answer),
+        },
+    })
+}
+
+fn probabilities(tokens: &[(Token, Vec<Token>)]) -> Value {
+    let one = |token: &Token| {
+        json!({"id": token.id, "token": text(token), "bytes": token.bytes,
+               "logprob": logprob(token.logprob)})
+    };
+    let each = tokens.iter().map(|(token, best)| {
+        let mut said = one(token);
+        said["top_logprobs"] = best.iter().map(one).collect();
+        said
+    });
+    each.collect()
+}
+
+/// A stream of pieces.
+struct Pieces {
+    name: String,
+}
+
+impl Writer for Pieces {
+    const KIND: &'static str = "text/event-stream";
+    const PING: &'static str = ": waiting\n\n";
+
+    fn event(&mut self, _: usize, happened: Event) -> String {
+        match happened {
+            Event::Begun { .. } | Event::Decided(_) => String::new(),
+            Event::Said { text, token } => {
+                let said: String = text.into_iter().map(|(_, piece)| piece).collect();
+                if said.is_empty() && token.is_none() {
+                    return String::new();
+                }
+                let mut piece = json!({"content": said, "stop": false});
+                if let Some(token) = token {
+                    piece["completion_probabilities"] = probabilities(&[token]);
+                }
+                event(&piece)
+            }
+            Event::Ended(account) => event(&summary(&self.name, &account)),
+            Event::Failed(trouble) => event(&ApiError::from(trouble).body()),
+        }
+    }
+}
+
+/// `POST /tokenize`
+pub async fn tokenize(State(shared): Server, request: Request) -> Response {
+    match tokens(&shared, request).await {
+        Ok(body) => Json(body).into_response(),
+        Err(error) => error.response("/"),
+    }
+}
+
+async fn tokens(shared: &Shared, request: Request) -> Result<Value, ApiError> {
+    let Asked { mut fields, open, .. } = Asked::read(shared, request).await?;
+    let text = fields.text("content")?.unwrap_or_default();
+    let begins = fields.flag("add_special")?.unwrap_or(false);
+    let control = fields.flag("parse_special")?.unwrap_or(true);
+    let pieces = fields.flag("with_pieces")?.unwrap_or(false);
+    fields.ignore(&["model"]);
+    fields.end()?;
+    let encode = move |clerk: &mut crate::clerk::Clerk<'_>| {
+        let ids = match begins {
+            true => clerk.text(&text)?.tokens,
+            false => clerk.tokens(&text, control)?,
+        };
+        let named = |id: &u32| {
+            let piece = clerk.piece(*id);
+            let piece =
+                std::str::from_utf8(piece).map_or_else(|_| json!(piece), |text| json!(text));
+            json!({"id": id, "piece": piece})
+        };
+        Ok(if pieces { ids.iter().map(named).collect() } else { json!(ids) })
+    };
+    let encoded: Option<Result<Value, crate::clerk::PromptError>> = open.clerk.ask(encode).await;
+    let encoded = encoded.ok_or_else(gone)?.map_err(|error| ApiError::field("content", error))?;
+    Ok(json!({"tokens": encoded}))
+}
+
+/// `POST /detokenize`
+pub async fn detokenize(State(shared): Server, request: Request) -> Response {
+    match content(&shared, request).await {
+        Ok(body) => Json(body).into_response(),
+        Err(error) => error.response("/"),
+    }
+}
+
+async fn content(shared: &Shared, request: Request) -> Result<Value, ApiError> {
+    let Asked { mut fields, open, .. } = Asked::read(shared, request).await?;
+    let ids = fields.list("tokens")?.unwrap_or_default();
+    let ids = ids_of(&open, &fields, "tokens", &ids)?;
+    fields.ignore(&["model"]);
+    fields.end()?;
+    let decode = move |clerk: &mut crate::clerk::Clerk<'_>| {
+        let bytes: Vec<u8> = ids.iter().flat_map(|id| clerk.piece(*id)).copied().collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    let text = open.clerk.ask(decode).await.ok_or_else(gone)?;
+    Ok(json!({"content": text}))
+}
+
+/// `GET /props`
+pub async fn props(State(shared): Server) -> Response {
+    let open = match model(&shared) {
+        Ok(open) => open,
+        Err(error) => return error.response("/"),
+    };
+    let facts = &open.facts;
+    let sampling = &facts.sampling;
+    let settings = json!({
+        "n_ctx": facts.context,
+        "params": {
+            "temperature": sampling.temperature,
+            "top_k": sampling.top_k,
+            "top_p": sampling.top_p,
+            "min_p": sampling.min_p,
+            "repeat_penalty": sampling.repetition_penalty,
+        },
+    });
+    let body = json!({
+        "default_generation_settings": settings,
+        "total_slots": facts.places,
+        "model_alias": facts.name,
+        "chat_template": facts.template.as_deref().unwrap_or_default(),
+        "modalities": {"vision": false, "audio": false},
+        "build_info": concat!("rill-", env!("CARGO_PKG_VERSION")),
+    });
+    Json(body).into_response()
+}
+
+/// `GET /slots`
+pub async fn slots(State(shared): Server) -> Response {
+    let open = match model(&shared) {
+        Ok(open) => open,
+        Err(error) => return error.response("/"),
+    };
+    let (busy, _) = shared.metrics.loads();
+    let slot = |id| json!({"id": id, "n_ctx": open.facts.context, "is_processing": id < busy});
+    Json((0..open.facts.places as u64).map(slot).collect::<Value>()).into_response()
+}

@@ -1,0 +1,139 @@
+//! Requests and answers in the dialects of clients.
+//!
+//! - `openai`: models, chat completions, completions;
+//! - `ollama`: models, chat and generation in Ollama's words;
+//! - `llama`: what clients of llama.cpp's server ask for;
+//! - `decide`: how likely each of some answers is;
+//! - `ask`: what all of them have in common: from a request to answers under way;
+//! - `sampling`: how tokens are chosen, in every dialect's words;
+//! - `messages`: conversations as clients send them;
+//! - `stream`: answers as they come.
+
+mod ask;
+mod decide;
+mod llama;
+mod messages;
+mod ollama;
+mod openai;
+mod sampling;
+mod stream;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde_json::json;
+
+use crate::door::{self, Guest};
+use crate::error::ApiError;
+use crate::fields::Fields;
+use crate::pages;
+use crate::server::{Open, Shared};
+
+type Server = State<Arc<Shared>>;
+
+/// No batch takes longer than this on any board: then its device is stuck.
+const STUCK: Duration = Duration::from_secs(300);
+
+/// Everything that can be asked.
+pub fn router(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/health", get(health))
+        .route("/v1/health", get(health))
+        .route("/metrics", get(metrics))
+        .route("/v1/models", get(openai::models))
+        .route("/v1/models/{*name}", get(openai::model))
+        .route("/v1/chat/completions", post(openai::chat))
+        .route("/v1/completions", post(openai::complete))
+        .route("/v1/decide", post(decide::decide))
+        .route("/api/version", get(ollama::version))
+        .route("/api/tags", get(ollama::tags))
+        .route("/api/ps", get(ollama::running))
+        .route("/api/show", post(ollama::show))
+        .route("/api/chat", post(ollama::chat))
+        .route("/api/generate", post(ollama::generate))
+        .route("/completion", post(llama::complete))
+        .route("/tokenize", post(llama::tokenize))
+        .route("/detokenize", post(llama::detokenize))
+        .route("/props", get(llama::props))
+        .route("/slots", get(llama::slots))
+        .fallback(other)
+        .method_not_allowed_fallback(method)
+        .with_state(shared)
+}
+
+/// A request's parts, read within limits and in time; the model that it is for.
+struct Asked {
+    fields: Fields,
+    open: Open,
+    guest: Guest,
+}
+
+impl Asked {
+    async fn read(shared: &Shared, request: Request) -> Result<Self, ApiError> {
+        // Who cannot be answered is told before its body is read.
+        let open = model(shared)?;
+        let (parts, body) = request.into_parts();
+        let bytes = read(shared, &parts.headers, body).await?;
+        let guest = parts.extensions.get::<Guest>().cloned().unwrap_or_default();
+        Ok(Self { fields: Fields::parse(&bytes)?, open, guest })
+    }
+}
+
+async fn read(shared: &Shared, headers: &HeaderMap, body: Body) -> Result<Vec<u8>, ApiError> {
+    door::read(shared, headers, body).await
+}
+
+/// The model, if it can be asked now.
+fn model(shared: &Shared) -> Result<Open, ApiError> {
+    let later = |seconds, message: String| {
+        Err(ApiError::later(StatusCode::SERVICE_UNAVAILABLE, seconds, message))
+    };
+    if shared.is_leaving() {
+        return later(30, "the server is about to end".into());
+    }
+    match shared.model() {
+        Ok(open) => Ok(open),
+        Err(Some(seconds)) => {
+            later(2, format!("the model is being loaded, for {seconds} s so far"))
+        }
+        Err(None) => later(30, "the server has no model any more".into()),
+    }
+}
+
+/// Whether the server can answer: what balancers and supervisors ask.
+async fn health(State(shared): Server) -> Response {
+    let silence = shared.metrics.silence();
+    match model(&shared) {
+        Ok(_) if silence > STUCK => {
+            let message = format!("the engine has been at one batch for {} s", silence.as_secs());
+            ApiError::later(StatusCode::SERVICE_UNAVAILABLE, 30, message).response("/health")
+        }
+        Ok(_) => Json(json!({"status": "ok"})).into_response(),
+        Err(error) => error.response("/health"),
+    }
+}
+
+async fn metrics(State(shared): Server) -> Response {
+    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    (kind, shared.metrics.text()).into_response()
+}
+
+/// A page, or nothing.
+async fn other(request: Request) -> Response {
+    let path = request.uri().path();
+    let page = matches!(*request.method(), Method::GET | Method::HEAD).then(|| pages::page(path));
+    page.flatten().unwrap_or_else(|| {
+        ApiError::new(StatusCode::NOT_FOUND, "there is nothing at this path").response(path)
+    })
+}
+
+async fn method(request: Request) -> Response {
+    let message = format!("{} is not possible here", request.method());
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message).response(request.uri().path())
+}

@@ -1,0 +1,274 @@
+//! `POST /api/chat` and `POST /api/generate`
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use rill::thinking::Part;
+use serde_json::{Map, Value, json};
+
+use crate::api::ask::{self, Answers};
+use crate::api::stream::{Writer, respond};
+use crate::api::{Asked, Server, messages, sampling};
+use crate::error::ApiError;
+use crate::fields::Fields;
+use crate::job::{Account, Ending, Event, Style};
+use crate::server::{Open, Shared, seconds};
+
+/// Options that change nothing here: the model is loaded, and how it computes is the server's to say.
+const DECORATION: [&str; 17] = [
+    "num_ctx",
+    "num_keep",
+    "num_batch",
+    "num_gpu",
+    "num_thread",
+    "main_gpu",
+    "use_mmap",
+    "use_mlock",
+    "low_vram",
+    "f16_kv",
+    "numa",
+    "vocab_only",
+    "logits_all",
+    "penalize_newline",
+    "repeat_last_n",
+    "draft_num_predict",
+    "truncate",
+];
+
+/// Answers a conversation.
+pub async fn chat(State(shared): Server, request: Request) -> Response {
+    match converse(&shared, request).await {
+        Ok(response) => response,
+        Err(error) => error.response("/api/"),
+    }
+}
+
+/// Answers a question, or continues a text.
+pub async fn generate(State(shared): Server, request: Request) -> Response {
+    match continued(&shared, request).await {
+        Ok(response) => response,
+        Err(error) => error.response("/api/"),
+    }
+}
+
+async fn converse(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiError> {
+    let Asked { mut fields, open, guest } = Asked::read(shared, request).await?;
+    let list = fields.list("messages")?.unwrap_or_default();
+    let (mut style, streams) = order(shared, &open, &mut fields)?;
+    fields.only("tools", &[json!([])])?;
+    fields.end()?;
+    if list.is_empty() {
+        return Ok(loaded(&open, Form::Chat));
+    }
+    if let Some(number) =
+        list.iter().position(|said| said["images"].as_array().is_some_and(|i| !i.is_empty()))
+    {
+        return Err(ApiError::field(
+            format!("messages[{number}].images"),
+            "this model reads text only",
+        ));
+    }
+    style.tells_thinking = true;
+    let prompt = ask::conversation(&open, messages::read(list)?, None).await?;
+    let answers = ask::answer(shared, guest, vec![prompt], 1, style)?;
+    answer(&open, answers, streams, Form::Chat).await
+}
+
+async fn continued(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiError> {
+    let Asked { mut fields, open, guest } = Asked::read(shared, request).await?;
+    let text = fields.text("prompt")?.unwrap_or_default();
+    let system = fields.text("system")?;
+    let raw = fields.flag("raw")?.unwrap_or(false);
+    let (mut style, streams) = order(shared, &open, &mut fields)?;
+    fields.only("suffix", &[json!("")])?;
+    fields.only("template", &[json!("")])?;
+    fields.only("images", &[json!([])])?;
+    fields.only("context", &[json!([])])?;
+    fields.end()?;
+    if text.is_empty() {
+        return Ok(loaded(&open, Form::Generate));
+    }
+    let prompt = if raw {
+        ask::text(&open, "prompt", text).await?
+    } else {
+        style.tells_thinking = true;
+        let system = system.filter(|text| !text.is_empty());
+        let system = system.map(|text| json!({"role": "system", "content": text}));
+        let user = json!({"role": "user", "content": text});
+        ask::conversation(&open, system.into_iter().chain([user]).collect(), None).await?
+    };
+    let answers = ask::answer(shared, guest, vec![prompt], 1, style)?;
+    answer(&open, answers, streams, Form::Generate).await
+}
+
+/// Reads what both have in common; whether the answer streams.
+fn order(shared: &Shared, open: &Open, fields: &mut Fields) -> Result<(Style, bool), ApiError> {
+    fields.ignore(&["model", "keep_alive"]);
+    fields.only("format", &[json!("")])?;
+    let mut style = sampling::advised(shared, open);
+    style.thinking = match fields.value("think") {
+        None | Some(Value::Bool(true)) => None,
+        Some(Value::Bool(false)) => Some(0),
+        Some(Value::String(effort)) => sampling::effort(&effort)
+            .ok_or_else(|| fields.wrong("think", "must be true, false, low, medium or high"))?,
+        Some(_) => return Err(fields.wrong("think", "must be true, false, low, medium or high")),
+    };
+    if let Some(mut options) = fields.object("options")? {
+        options.ignore(&DECORATION);
+        for off in ["mirostat", "mirostat_tau", "mirostat_eta", "tfs_z", "typical_p"] {
+            // Their defaults do nothing without Mirostat, and some clients send them.
+            let off_values = [0.0, 0.1, 1.0, 5.0].map(|value| json!(value));
+            let whole = [0, 1, 5].map(|value| json!(value));
+            options.only(off, &[&off_values[..], &whole].concat())?;
+        }
+        sampling::read(&mut options, &mut style)?;
+        sampling::read_most(&mut options, &["num_predict"], -2, shared, &mut style)?;
+        options.end()?;
+    }
+    Ok((style, fields.flag("stream")?.unwrap_or(true)))
+}
+
+/// Which of both forms an answer has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Chat,
+    Generate,
+}
+
+/// The model is there: what is said when nothing is asked.
+fn loaded(open: &Open, form: Form) -> Response {
+    let mut body = Lines { name: open.facts.name.clone(), form }.line("", "");
+    body["done"] = true.into();
+    body["done_reason"] = "load".into();
+    Json(body).into_response()
+}
+
+async fn answer(
+    open: &Open,
+    answers: Answers,
+    streams: bool,
+    form: Form,
+) -> Result<Response, ApiError> {
+    let lines = Lines { name: open.facts.name.clone(), form };
+    if streams {
+        return Ok(respond(answers, lines));
+    }
+    let whole = answers.whole().await?.pop().unwrap_or_default();
+    let mut body = lines.line(whole.thinking.trim_end(), &whole.text);
+    if let Some(account) = &whole.account {
+        finish(&mut body, account);
+    }
+    Ok(Json(body).into_response())
+}
+
+/// A stream of lines.
+struct Lines {
+    name: String,
+    form: Form,
+}
+
+impl Lines {
+    fn line(&self, thinking: &str, text: &str) -> Value {
+        let mut line = Map::new();
+        line.insert("model".into(), self.name.as_str().into());
+        line.insert("created_at".into(), date(seconds()).into());
+        let mut said = Map::new();
+        let content = match self.form {
+            Form::Chat => {
+                said.insert("role".into(), "assistant".into());
+                "content"
+            }
+            Form::Generate => "response",
+        };
+        said.insert(content.into(), text.into());
+        if !thinking.is_empty() {
+            said.insert("thinking".into(), thinking.into());
+        }
+        match self.form {
+            Form::Chat => drop(line.insert("message".into(), said.into())),
+            Form::Generate => line.extend(said),
+        }
+        line.insert("done".into(), false.into());
+        line.into()
+    }
+}
+
+/// Says how an answer ended, and what it took: times in nanoseconds.
+fn finish(line: &mut Value, account: &Account) {
+    let nanos = |time: std::time::Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    let total = account.queued + account.prompt_time + account.answer_time;
+    line["done"] = true.into();
+    line["done_reason"] = match account.ending {
+        Ending::Stop | Ending::StopText => "stop".into(),
+        Ending::Length => "length".into(),
+    };
+    line["total_duration"] = nanos(total).into();
+    line["load_duration"] = nanos(account.queued).into();
+    line["prompt_eval_count"] = account.prompt.into();
+    line["prompt_eval_duration"] = nanos(account.prompt_time).into();
+    line["eval_count"] = account.tokens.into();
+    line["eval_duration"] = nanos(account.answer_time).into();
+}
+
+impl Writer for Lines {
+    const KIND: &'static str = "application/x-ndjson";
+    // Every line must be an object with something in it.
+    const PING: &'static str = "";
+
+    fn event(&mut self, _: usize, happened: Event) -> String {
+        let line = match happened {
+            Event::Begun { .. } | Event::Decided(_) => return String::new(),
+            Event::Said { text, .. } => {
+                let (mut thinking, mut said) = (String::new(), String::new());
+                for (part, piece) in text {
+                    match part {
+                        Part::Mark => {}
+                        Part::Thinking => thinking.push_str(&piece),
+                        Part::Answer => said.push_str(&piece),
+                    }
+                }
+                if thinking.is_empty() && said.is_empty() {
+                    return String::new();
+                }
+                self.line(&thinking, &said)
+            }
+            Event::Ended(account) => {
+                let mut line = self.line("", "");
+                finish(&mut line, &account);
+                line
+            }
+            Event::Failed(trouble) => json!({"error": ApiError::from(trouble).message}),
+        };
+        format!("{line}\n")
+    }
+}
+
+/// A time in seconds since 1970 as RFC 3339 writes it. Days to dates: Howard Hinnant's `civil_from_days`.
+pub fn date(seconds: u64) -> String {
+    let (days, time) = (seconds / 86_400, seconds % 86_400);
+    let shifted = days + 719_468;
+    let (era, day) = (shifted / 146_097, shifted % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = era * 400 + year + u64::from(month <= 2);
+    let (hour, minute, second) = (time / 3600, time / 60 % 60, time % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::date;
+
+    #[test]
+    fn dates_are_as_in_the_calendar() {
+        assert_eq!(date(0), "1970-01-01T00:00:00Z");
+        assert_eq!(date(951_782_399), "2000-02-28T23:59:59Z");
+        assert_eq!(date(951_782_400), "2000-02-29T00:00:00Z");
+        assert_eq!(date(1_735_689_599), "2024-12-31T23:59:59Z");
+    }
+}

@@ -1,0 +1,215 @@
+//! `POST /v1/completions`
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
+
+use super::shape::{DECORATION, DONE, Head, event, logprob, reason, text, usage};
+use crate::api::ask::{self, Whole};
+use crate::api::stream::{Writer, respond};
+use crate::api::{Asked, Server, sampling};
+use crate::error::ApiError;
+use crate::fields::Fields;
+use crate::job::{Account, Event, Prompt, Style, Token};
+use crate::server::{Open, Shared};
+
+/// Continues a plain text.
+pub async fn complete(State(shared): Server, request: Request) -> Response {
+    match answer(&shared, request).await {
+        Ok(response) => response,
+        Err(error) => error.response("/v1"),
+    }
+}
+
+struct Order {
+    style: Style,
+    count: usize,
+    streams: bool,
+    counts: bool,
+}
+
+async fn answer(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiError> {
+    let Asked { mut fields, open, guest } = Asked::read(shared, request).await?;
+    let wanted = fields.value("prompt");
+    let order = order(shared, &open, &mut fields)?;
+    fields.end()?;
+    let prompts = prompts(shared, &open, wanted).await?;
+    let all = prompts.len() * order.count;
+    let answers = ask::answer(shared, guest, prompts, order.count, order.style)?;
+    let head = Head::new(shared, &open.facts, "cmpl", "text_completion");
+    if order.streams {
+        let pieces = Pieces {
+            head,
+            counts: order.counts,
+            per_prompt: order.count,
+            accounts: vec![None; all],
+            offsets: vec![0; all],
+            failed: false,
+        };
+        return Ok(respond(answers, pieces));
+    }
+    let whole = answers.whole().await?;
+    let choice = |(index, whole): (usize, &Whole)| {
+        let mut offset = 0;
+        json!({
+            "index": index,
+            "text": whole.text,
+            "logprobs": logprobs(&whole.tokens, &mut offset),
+            "finish_reason": whole.account.map(|account| reason(account.ending)),
+        })
+    };
+    let mut body = head.with(whole.iter().enumerate().map(choice).collect());
+    let accounts = whole.iter().filter_map(|whole| whole.account.as_ref());
+    body["usage"] = usage(accounts, order.count);
+    Ok(Json(body).into_response())
+}
+
+fn order(shared: &Shared, open: &Open, fields: &mut Fields) -> Result<Order, ApiError> {
+    fields.ignore(&DECORATION);
+    fields.only("echo", &[json!(false)])?;
+    fields.only("suffix", &[json!("")])?;
+    let mut style = sampling::advised(shared, open);
+    // OpenAI's own default.
+    style.most = 16;
+    sampling::read(fields, &mut style)?;
+    sampling::read_biases(fields, open, &mut style)?;
+    sampling::read_most(fields, &["max_tokens"], -1, shared, &mut style)?;
+    style.logprobs = fields.integer("logprobs", 0..=20)?.map(|best| best as usize);
+    let most = shared.limits.choices as i64;
+    let count = fields.integer("n", 1..=most)?.unwrap_or(1);
+    fields.only("best_of", &[json!(count)])?;
+    let streams = fields.flag("stream")?.unwrap_or(false);
+    let mut counts = false;
+    if let Some(mut options) = fields.object("stream_options")? {
+        counts = options.flag("include_usage")?.unwrap_or(false);
+        options.ignore(&["include_obfuscation"]);
+        options.end()?;
+    }
+    Ok(Order { style, count: count as usize, streams, counts })
+}
+
+/// The prompts of a request: a text, a list of texts, tokens, or a list of lists of tokens.
+async fn prompts(
+    shared: &Shared,
+    open: &Open,
+    wanted: Option<Value>,
+) -> Result<Vec<Prompt>, ApiError> {
+    let wrong = || ApiError::field("prompt", "must be a text, a list of texts, or token ids");
+    let list = match wanted {
+        None => return Err(ApiError::field("prompt", "is missing")),
+        Some(Value::Array(list)) if list.first().is_some_and(Value::is_number) => {
+            vec![Value::Array(list)]
+        }
+        Some(Value::Array(list)) => list,
+        Some(other) => vec![other],
+    };
+    if list.len() > shared.limits.choices {
+        let most = shared.limits.choices;
+        return Err(ApiError::field("prompt", format!("has more than {most} prompts")));
+    }
+    let mut prompts = Vec::new();
+    for one in list {
+        prompts.push(match one {
+            Value::String(text) => ask::text(open, "prompt", text).await?,
+            Value::Array(ids) => {
+                let id = |id: &Value| {
+                    let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
+                    id.filter(|id| *id < open.facts.vocab).ok_or_else(wrong)
+                };
+                let tokens = ids.iter().map(id).collect::<Result<_, _>>()?;
+                ask::fits(open, "prompt", Prompt { tokens, thinks: false })?
+            }
+            _ => return Err(wrong()),
+        });
+    }
+    if prompts.is_empty() { Err(wrong()) } else { Ok(prompts) }
+}
+
+/// Log-probabilities in the older of OpenAI's two forms; `offset` is where the tokens begin in the text.
+fn logprobs(tokens: &[(Token, Vec<Token>)], offset: &mut usize) -> Value {
+    if tokens.is_empty() {
+        return Value::Null;
+    }
+    let mut offsets = Vec::new();
+    for (token, _) in tokens {
+        offsets.push(*offset);
+        *offset += text(token).chars().count();
+    }
+    let best = |(_, best): &(Token, Vec<Token>)| {
+        let map = best.iter().map(|token| (text(token), json!(logprob(token.logprob))));
+        Value::Object(map.collect::<Map<_, _>>())
+    };
+    json!({
+        "tokens": tokens.iter().map(|(token, _)| text(token)).collect::<Vec<_>>(),
+        "token_logprobs": tokens.iter().map(|(t, _)| logprob(t.logprob)).collect::<Vec<_>>(),
+        "top_logprobs": tokens.iter().map(best).collect::<Vec<_>>(),
+        "text_offset": offsets,
+    })
+}
+
+/// A stream of pieces.
+struct Pieces {
+    head: Head,
+    counts: bool,
+    per_prompt: usize,
+    accounts: Vec<Option<Account>>,
+    /// Where the next token of each answer begins.
+    offsets: Vec<usize>,
+    failed: bool,
+}
+
+impl Pieces {
+    fn piece(&self, index: usize, text: &str, logprobs: &Value, reason: Option<&str>) -> String {
+        let choice = json!({
+            "index": index,
+            "text": text,
+            "logprobs": logprobs,
+            "finish_reason": reason,
+        });
+        let mut piece = self.head.with(vec![choice]);
+        if self.counts {
+            piece["usage"] = Value::Null;
+        }
+        event(&piece)
+    }
+}
+
+impl Writer for Pieces {
+    const KIND: &'static str = "text/event-stream";
+    const PING: &'static str = ": waiting\n\n";
+
+    fn event(&mut self, choice: usize, happened: Event) -> String {
+        match happened {
+            Event::Begun { .. } | Event::Decided(_) => String::new(),
+            Event::Said { text, token } => {
+                let said: String = text.into_iter().map(|(_, piece)| piece).collect();
+                if said.is_empty() && token.is_none() {
+                    return String::new();
+                }
+                let token: Vec<_> = token.into_iter().collect();
+                let logprobs = logprobs(&token, &mut self.offsets[choice]);
+                self.piece(choice, &said, &logprobs, None)
+            }
+            Event::Ended(account) => {
+                self.accounts[choice] = Some(account);
+                self.piece(choice, "", &Value::Null, Some(reason(account.ending)))
+            }
+            Event::Failed(trouble) => {
+                self.failed = true;
+                event(&ApiError::from(trouble).body())
+            }
+        }
+    }
+
+    fn end(&mut self) -> String {
+        if !self.counts || self.failed {
+            return DONE.into();
+        }
+        let mut last = self.head.with(Vec::new());
+        last["usage"] = usage(self.accounts.iter().flatten(), self.per_prompt);
+        event(&last) + DONE
+    }
+}

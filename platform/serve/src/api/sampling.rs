@@ -1,0 +1,121 @@
+//! How tokens are chosen, from the fields that dialects share.
+
+use rill::answer::{MAX_STOP_BYTES, MAX_STOP_STRINGS};
+use rill::sampler::{Bias, MOST_BIASES, Settings};
+use serde_json::Value;
+
+use crate::error::ApiError;
+use crate::fields::Fields;
+use crate::job::Style;
+use crate::server::{Open, Shared};
+
+/// A style as the model's makers advise.
+pub fn advised(shared: &Shared, open: &Open) -> Style {
+    Style {
+        settings: Settings::from(open.facts.sampling),
+        seed: shared.seed(),
+        biases: Vec::new(),
+        stops: Vec::new(),
+        most: shared.limits.tokens,
+        tells_thinking: false,
+        thinking: None,
+        logprobs: None,
+    }
+}
+
+/// Reads what every dialect calls by the same name.
+pub fn read(fields: &mut Fields, style: &mut Style) -> Result<(), ApiError> {
+    let settings = &mut style.settings;
+    let sampling = &mut settings.sampling;
+    set(&mut sampling.temperature, fields.number("temperature", 0.0..=100.0)?);
+    // Nothing but the best is left of a share of 0.
+    let top_p = fields.number("top_p", 0.0..=1.0)?;
+    set(&mut sampling.top_p, top_p.map(|share| share.max(f32::MIN_POSITIVE)));
+    let top_k = fields.integer("top_k", -1..=i64::from(u32::MAX))?;
+    set(&mut sampling.top_k, top_k.map(|count| count.max(0) as u32));
+    let min_p = fields.number("min_p", 0.0..=1.0)?;
+    set(&mut sampling.min_p, min_p.map(|share| share.min(1.0 - f32::EPSILON)));
+    for name in ["repetition_penalty", "repeat_penalty"] {
+        set(&mut sampling.repetition_penalty, fields.number(name, 0.01..=100.0)?);
+    }
+    set(&mut settings.presence_penalty, fields.number("presence_penalty", -2.0..=2.0)?);
+    set(&mut settings.frequency_penalty, fields.number("frequency_penalty", -2.0..=2.0)?);
+    set(&mut settings.top_n_sigma, fields.number("top_n_sigma", -1.0..=1000.0)?);
+    settings.top_n_sigma = settings.top_n_sigma.max(0.0);
+    set(&mut settings.ignore_eos, fields.flag("ignore_eos")?);
+    let least = fields.integer("min_tokens", 0..=i64::from(u32::MAX))?;
+    set(&mut settings.min_tokens, least.map(|least| least as u32));
+    // Below 0 means any: then the one that was drawn stays.
+    let seed = fields.integer("seed", i64::MIN..=i64::MAX)?;
+    set(&mut style.seed, seed.filter(|seed| *seed >= 0).map(|seed| seed as u64));
+    if let Some(stops) = fields.texts("stop")? {
+        style.stops = check_stops(stops).map_err(|message| fields.wrong("stop", message))?;
+    }
+    Ok(())
+}
+
+/// Reads the most tokens of an answer; below 0 means as many as there is room for.
+pub fn read_most(
+    fields: &mut Fields,
+    names: &[&str],
+    least: i64,
+    shared: &Shared,
+    style: &mut Style,
+) -> Result<(), ApiError> {
+    let most = i64::try_from(shared.limits.tokens).unwrap_or(i64::MAX);
+    for name in names {
+        if let Some(count) = fields.integer(name, least..=most)? {
+            style.most = if count < 0 { shared.limits.tokens } else { count as u64 };
+        }
+    }
+    Ok(())
+}
+
+/// Reads OpenAI's biases: a map from token ids to what is added to their logits.
+pub fn read_biases(fields: &mut Fields, open: &Open, style: &mut Style) -> Result<(), ApiError> {
+    let Some(value) = fields.value("logit_bias") else { return Ok(()) };
+    let wrong = |message: &str| ApiError::field("logit_bias", message);
+    let Value::Object(map) = value else {
+        return Err(wrong("must be a map from token ids to numbers"));
+    };
+    if map.len() > MOST_BIASES {
+        return Err(wrong("has more than 300 tokens"));
+    }
+    for (id, bias) in map {
+        let id = id.parse().ok().filter(|id: &u32| *id < open.facts.vocab);
+        let id = id.ok_or_else(|| wrong("has a key that is no token id of this model"))?;
+        let bias = bias.as_f64().filter(|bias| (-100.0..=100.0).contains(bias));
+        let bias = bias.ok_or_else(|| wrong("has a value that is no number from -100 to 100"))?;
+        style.biases.push(Bias { id, bias: bias as f32 });
+    }
+    Ok(())
+}
+
+/// Tokens of thinking that an effort stands for; `None` for any number.
+pub fn effort(name: &str) -> Option<Option<u64>> {
+    match name {
+        "none" => Some(Some(0)),
+        "minimal" => Some(Some(128)),
+        "low" => Some(Some(512)),
+        "medium" => Some(Some(2048)),
+        "high" | "xhigh" | "max" => Some(None),
+        _ => None,
+    }
+}
+
+fn check_stops(stops: Vec<String>) -> Result<Vec<String>, String> {
+    let stops: Vec<String> = stops.into_iter().filter(|stop| !stop.is_empty()).collect();
+    if stops.len() > MAX_STOP_STRINGS {
+        return Err(format!("has more than {MAX_STOP_STRINGS} texts"));
+    }
+    match stops.iter().find(|stop| stop.len() > MAX_STOP_BYTES) {
+        Some(_) => Err(format!("has a text of more than {MAX_STOP_BYTES} bytes")),
+        None => Ok(stops),
+    }
+}
+
+fn set<T>(place: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *place = value;
+    }
+}

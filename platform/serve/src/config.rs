@@ -1,0 +1,90 @@
+//! Where to listen, who may ask, and every limit.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Where a server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// A TCP address.
+    Tcp(SocketAddr),
+    /// A socket in the file system; who may open it may ask, without a key.
+    Unix(PathBuf),
+}
+
+/// How to serve.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: Vec<Listen>,
+    /// The file of keys, see [`keys`](crate::keys); with one, every request over TCP needs a key.
+    pub keys: Option<PathBuf>,
+    /// Lets everybody ask who reaches an address.
+    pub open: bool,
+    /// Names by which this server is reached, besides its addresses, its host name and `localhost`.
+    pub names: Vec<String>,
+    /// Origins of web pages that may ask, for example `https://desk.example`.
+    pub origins: Vec<String>,
+    /// The limits.
+    pub limits: Limits,
+}
+
+impl Config {
+    /// At one address, for this machine alone, with all limits as they are by default.
+    pub fn new(listen: Listen) -> Self {
+        Self {
+            listen: vec![listen],
+            keys: None,
+            open: false,
+            names: Vec::new(),
+            origins: Vec::new(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// How much a server takes on. Each limit has its own refusal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of a request's body; more are refused with 413.
+    pub body: usize,
+    /// Bytes of all bodies that are being read; who comes later waits.
+    pub bodies: usize,
+    /// Most tokens of an answer; a request for more is refused with 400.
+    pub tokens: u64,
+    /// Most answers to one request (`n`).
+    pub choices: usize,
+    /// Time for an answer from its request on; then it ends, as if it had all its tokens.
+    pub time: Duration,
+    /// Time for a request's head to arrive, and for its body (408).
+    pub arrival: Duration,
+    /// Time that an answer waits for a client that does not read.
+    pub patience: Duration,
+    /// Answers that wait for a place; more are refused with 429.
+    pub queue: usize,
+    /// Connections; more wait until one ends.
+    pub connections: usize,
+    /// Bytes of a request's head (431).
+    pub head: usize,
+    /// Time for answers under way after the server was asked to end.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            body: 1 << 20,
+            bodies: 4 << 20,
+            tokens: 1 << 20,
+            choices: 8,
+            time: Duration::from_secs(600),
+            arrival: Duration::from_secs(20),
+            patience: Duration::from_secs(30),
+            queue: 32,
+            connections: 128,
+            head: 16 << 10,
+            drain: Duration::from_secs(30),
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Reading a request's body within limits.
+
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody};
+use axum::http::{HeaderMap, StatusCode, header};
+use futures_util::StreamExt;
+use tokio::time::timeout;
+
+use crate::error::ApiError;
+use crate::server::Shared;
+
+/// The bytes of a body: at most as many as the limits say (413), in the time that they say (408).
+pub async fn read(shared: &Shared, headers: &HeaderMap, body: Body) -> Result<Vec<u8>, ApiError> {
+    let most = shared.limits.body;
+    let long = || {
+        let message = format!("the body has more than {most} bytes, the most that is read");
+        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message)
+    };
+    let encoding = headers.get(header::CONTENT_ENCODING);
+    if encoding.is_some_and(|encoding| encoding.as_bytes() != b"identity") {
+        let message = "bodies are read as they are: send it without a content encoding";
+        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+    }
+    let said = body.size_hint();
+    if said.lower() > most as u64 {
+        return Err(long());
+    }
+    let expected = said.exact().map_or(most, |len| len as usize);
+    let kib = expected.div_ceil(1024).min(shared.limits.bodies.div_ceil(1024)) as u32;
+    let arrival = shared.limits.arrival;
+    let reading = async {
+        // What is read at once is bounded; who comes later waits for it. The semaphore is never closed.
+        let _room = shared.bodies.acquire_many(kib).await;
+        let mut bytes = Vec::with_capacity(expected.min(64 << 10));
+        let mut parts = body.into_data_stream();
+        while let Some(part) = parts.next().await {
+            let part = part.map_err(|_| ApiError::bad("the body broke off"))?;
+            if bytes.len() + part.len() > most {
+                return Err(long());
+            }
+            bytes.extend_from_slice(&part);
+        }
+        Ok(bytes)
+    };
+    timeout(arrival, reading).await.unwrap_or_else(|_| Err(late(arrival)))
+}
+
+fn late(arrival: Duration) -> ApiError {
+    let message = format!("the body did not arrive within {} s", arrival.as_secs());
+    ApiError::new(StatusCode::REQUEST_TIMEOUT, message)
+}

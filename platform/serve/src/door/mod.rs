@@ -1,0 +1,235 @@
+//! Connections: who may have one, for how long, and what is let in.
+
+mod body;
+mod guard;
+mod patient;
+
+use std::io;
+use std::net::TcpListener as StdTcpListener;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::UnixListener as StdUnixListener;
+use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::Extension;
+use axum::{Router, middleware};
+use futures_util::future::{Either, select};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+use crate::api;
+use crate::config::Listen;
+use crate::server::{Shared, StartError};
+use patient::Patient;
+
+pub use body::read;
+pub use guard::Guest;
+
+/// How a request reached the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    Tcp,
+    Unix,
+}
+
+/// A socket that listens.
+pub enum Listener {
+    Tcp(StdTcpListener),
+    Unix(StdUnixListener),
+}
+
+impl Listener {
+    /// Listens.
+    pub fn bind(listen: &Listen) -> Result<Self, StartError> {
+        match listen {
+            Listen::Tcp(address) => {
+                let failed = |error| StartError::Listen(address.to_string(), error);
+                let listener = StdTcpListener::bind(address).map_err(failed)?;
+                listener.set_nonblocking(true).map_err(failed)?;
+                Ok(Self::Tcp(listener))
+            }
+            Listen::Unix(path) => {
+                let failed = |error| StartError::Listen(path.display().to_string(), error);
+                remove_stale(path).map_err(failed)?;
+                let listener = StdUnixListener::bind(path).map_err(failed)?;
+                listener.set_nonblocking(true).map_err(failed)?;
+                Ok(Self::Unix(listener))
+            }
+        }
+    }
+
+    /// Its URL, or its path.
+    pub fn address(&self) -> String {
+        match self {
+            Self::Tcp(listener) => {
+                listener.local_addr().map_or_else(|e| e.to_string(), |at| format!("http://{at}"))
+            }
+            Self::Unix(listener) => {
+                let address = listener.local_addr().ok();
+                let path = address.as_ref().and_then(|address| address.as_pathname());
+                path.map_or_else(String::new, |path| path.display().to_string())
+            }
+        }
+    }
+}
+
+/// Takes away the socket of a server that has gone; one that still answers stays.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    match path.symlink_metadata() {
+        Ok(found) if found.file_type().is_socket() => {
+            match std::os::unix::net::UnixStream::connect(path) {
+                Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
+                Err(_) => std::fs::remove_file(path),
+            }
+        }
+        // Whatever else is there stays, and binding says so.
+        _ => Ok(()),
+    }
+}
+
+/// Lets requests in until the server is asked to end, then waits for those under way.
+pub fn run(listeners: Vec<Listener>, shared: &Arc<Shared>) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(serve(listeners, shared))
+}
+
+async fn serve(listeners: Vec<Listener>, shared: &Arc<Shared>) -> io::Result<()> {
+    let router = api::router(Arc::clone(shared));
+    let router = router.layer(middleware::from_fn_with_state(Arc::clone(shared), guard::check));
+    let room = Arc::new(Semaphore::new(shared.limits.connections));
+    let mut doors = JoinSet::new();
+    for listener in listeners {
+        let (shared, room) = (Arc::clone(shared), Arc::clone(&room));
+        match listener {
+            Listener::Tcp(listener) => {
+                let listener = TcpListener::from_std(listener)?;
+                let router = router.clone().layer(Extension(Way::Tcp));
+                doors.spawn(admit(listener, router, shared, room));
+            }
+            Listener::Unix(listener) => {
+                let listener = UnixListener::from_std(listener)?;
+                let router = router.clone().layer(Extension(Way::Unix));
+                doors.spawn(admit(listener, router, shared, room));
+            }
+        }
+    }
+    let watcher = tokio::spawn(watch_signals(Arc::clone(shared))?);
+    let mut leaving = shared.leaving();
+    // The sender lives as long as `shared`.
+    let _ = leaving.wait_for(|leaving| *leaving).await;
+    doors.shutdown().await;
+    drain(shared, &room).await;
+    shared.end_worker();
+    // What the worker says last still goes out.
+    let all = room.acquire_many(shared.limits.connections as u32);
+    let _ = tokio::time::timeout(Duration::from_secs(2), all).await;
+    watcher.abort();
+    Ok(())
+}
+
+/// Waits for the connections to end, as long as the limits say, or until the server is asked again.
+async fn drain(shared: &Shared, room: &Semaphore) {
+    let all = room.acquire_many(shared.limits.connections as u32);
+    let _ = tokio::time::timeout(shared.limits.drain, all).await;
+}
+
+/// Asks the server to end at SIGTERM and SIGINT, reads the keys again at SIGHUP.
+fn watch_signals(shared: Arc<Shared>) -> io::Result<impl Future<Output = ()> + Send + 'static> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    Ok(async move {
+        loop {
+            let (term, int) = (pin!(terminate.recv()), pin!(interrupt.recv()));
+            let ends = select(term, int);
+            match select(ends, pin!(hangup.recv())).await {
+                Either::Left(_) if shared.is_leaving() => std::process::exit(130),
+                Either::Left(_) => shared.leave(),
+                Either::Right(_) => match shared.renew_keys() {
+                    Ok(()) => eprintln!("rill: the keys were read again"),
+                    Err((path, error)) => {
+                        eprintln!("rill: {}: {error}; the keys stay as they were", path.display());
+                    }
+                },
+            }
+        }
+    })
+}
+
+/// Where connections come from.
+trait Accept: Send + Sync + 'static {
+    type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
+
+    /// The next connection.
+    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+}
+
+impl Accept for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&self) -> io::Result<TcpStream> {
+        let (stream, _) = self.accept().await?;
+        // Tokens are small: they do not wait for each other.
+        let _ = stream.set_nodelay(true);
+        Ok(stream)
+    }
+}
+
+impl Accept for UnixListener {
+    type Stream = UnixStream;
+
+    async fn accept(&self) -> io::Result<UnixStream> {
+        Ok(self.accept().await?.0)
+    }
+}
+
+/// Accepts connections while there is room for them.
+async fn admit<L: Accept>(listener: L, router: Router, shared: Arc<Shared>, room: Arc<Semaphore>) {
+    loop {
+        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
+        match Accept::accept(&listener).await {
+            Ok(stream) => {
+                let (router, shared) = (router.clone(), Arc::clone(&shared));
+                tokio::spawn(async move {
+                    connection(stream, router, &shared).await;
+                    drop(permit);
+                });
+            }
+            // The process has as many files as it may, or the client was faster than we are.
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+/// Serves one connection until one of both sides ends it.
+async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    router: Router,
+    shared: &Arc<Shared>,
+) {
+    let limits = &shared.limits;
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(limits.arrival)
+        .max_buf_size(limits.head.max(8 << 10))
+        .half_close(false);
+    let io = TokioIo::new(Patient::new(stream, limits.patience));
+    let mut connection = pin!(http.serve_connection(io, TowerToHyperService::new(router)));
+    let mut leaving = shared.leaving();
+    let left = pin!(async move {
+        let _ = leaving.wait_for(|leaving| *leaving).await;
+    });
+    if let Either::Right(_) = select(connection.as_mut(), left).await {
+        connection.as_mut().graceful_shutdown();
+        // A client that breaks its connection knows.
+        let _ = connection.await;
+    }
+}

@@ -1,0 +1,37 @@
+//! Serves a loaded model over HTTP, in the APIs that clients speak.
+//!
+//! [`Server::run`] listens, lets the caller load its model, and works until it is asked to end. Two sides meet
+//! in it, and nothing but messages passes between them:
+//!
+//! - the caller's thread owns the engine and its sequences: `worker` takes jobs, computes batches of all
+//!   answers and prompts under way, and sends what was said; `clerk` writes prompts beside it;
+//! - one thread more is the door: it reads requests, checks them, and writes answers as they come.
+//!
+//! What an answer says depends on its request and the model alone, never on who else asks.
+//!
+//! In reading order:
+//! - [`config`]: where to listen, who may ask, and every limit;
+//! - [`model`]: what the caller brings;
+//! - `job`, `worker` and `clerk`: the engine's side;
+//! - `server`: from start to end, and what both sides share;
+//! - `door` and [`keys`]: connections, and who comes in;
+//! - `error`, `fields` and `api`: requests and answers in their dialects;
+//! - `pages`: what people see in a browser.
+
+mod api;
+mod clerk;
+pub mod config;
+mod door;
+mod error;
+mod fields;
+mod job;
+pub mod keys;
+mod metrics;
+pub mod model;
+mod pages;
+mod server;
+mod worker;
+
+pub use config::{Config, Limits, Listen};
+pub use model::{Desk, Loaded, Machine};
+pub use server::{Server, StartError, Stopper};

@@ -1,0 +1,114 @@
+//! What the caller brings: a loaded model, and the machine that it runs on.
+
+use std::sync::Arc;
+
+use rill::engine::Engine;
+use rill::image::{ChatTemplate, Sampling};
+use rill::seams::{Events, World};
+use rill::sequence::Sequence;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use crate::clerk::Clerk;
+use crate::job::Job;
+use crate::server::Shared;
+use crate::worker::Worker;
+
+/// The machine that a model runs on.
+pub trait Machine<'a> {
+    /// The world, for one call into the engine.
+    fn world<'w>(&'w mut self, events: &'w mut dyn Events) -> World<'w, 'a>;
+
+    /// Reads on towards slots that are all full, for when nobody asks anything; waits for one read at
+    /// most. `false` when nothing is left to read.
+    fn warm(&mut self, _: &mut Engine<'a>) -> bool {
+        false
+    }
+}
+
+/// A loaded model.
+pub struct Loaded<'l, 'a> {
+    /// What it is called.
+    pub name: String,
+    /// Bytes of its image.
+    pub bytes: u64,
+    /// What tells its image from others.
+    pub identity: u64,
+    /// How its makers advise to choose tokens.
+    pub sampling: Sampling,
+    /// Its own chat template.
+    pub template: Option<ChatTemplate<'a>>,
+    /// What the local clock shows, in seconds since its 1970 began: for templates that tell the date.
+    pub now: fn() -> i64,
+    /// The engine.
+    pub engine: &'l mut Engine<'a>,
+    /// As many conversations as can be side by side.
+    pub sequences: &'l mut [Sequence<'a>],
+    /// What it runs on.
+    pub machine: &'l mut dyn Machine<'a>,
+}
+
+/// What the door knows of a loaded model.
+#[derive(Debug, Clone)]
+pub(crate) struct Facts {
+    pub name: String,
+    pub bytes: u64,
+    pub identity: u64,
+    pub sampling: Sampling,
+    /// Tokens of a conversation.
+    pub context: usize,
+    pub vocab: u32,
+    /// Conversations side by side.
+    pub places: usize,
+    pub kernels: &'static str,
+    pub thinks: bool,
+    pub template: Option<String>,
+    pub now: fn() -> i64,
+    /// Seconds since 1970 when it was loaded.
+    pub since: u64,
+}
+
+/// Where the engine's side works.
+pub struct Desk {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) jobs: UnboundedReceiver<Command>,
+}
+
+/// What the door says to the worker.
+pub(crate) enum Command {
+    /// Do this.
+    Job(Box<Job>),
+    /// End: what is under way has had its time.
+    End,
+}
+
+impl Desk {
+    /// Answers with a loaded model until the server ends.
+    pub fn serve(self, loaded: Loaded<'_, '_>) {
+        let Self { shared, jobs } = self;
+        let Loaded { name, bytes, identity, sampling, template, now, engine, sequences, machine } =
+            loaded;
+        let facts = Facts {
+            name,
+            bytes,
+            identity,
+            sampling,
+            context: sequences.first().map_or(0, Sequence::context),
+            vocab: engine.vocab(),
+            places: sequences.len(),
+            kernels: engine.kernels().name,
+            thinks: engine.chat().thinking.is_some(),
+            template: template.map(|template| template.source.to_owned()),
+            now,
+            since: crate::server::seconds(),
+        };
+        let clerk = Clerk::new(engine.tokenizer().clone(), engine.chat().clone(), template);
+        std::thread::scope(|scope| {
+            let (requests, inbox) = tokio::sync::mpsc::unbounded_channel();
+            scope.spawn(move || clerk.work(inbox));
+            shared.open(facts, requests);
+            Worker::new(engine, sequences, machine, &shared).work(jobs);
+            // The clerk ends when nobody can ask it anything any more.
+            shared.close();
+        });
+    }
+}

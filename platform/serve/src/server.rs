@@ -1,0 +1,267 @@
+//! A server from its start to its end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::Builder;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::{Semaphore, watch};
+
+use crate::clerk::{Request, ToClerk};
+use crate::config::{Config, Limits, Listen};
+use crate::door::{self, Listener};
+use crate::job::Job;
+use crate::keys::{Keys, KeysError};
+use crate::metrics::Metrics;
+use crate::model::{Command, Desk, Facts};
+
+/// Why a server does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Strangers could ask.
+    #[error(
+        "{0} can be reached from elsewhere: give a file of keys (--keys), or say that everybody may \
+         ask (--open)"
+    )]
+    Strangers(SocketAddr),
+    /// The address cannot be had.
+    #[error("cannot listen at {0}: {1}")]
+    Listen(String, io::Error),
+    /// The file of keys cannot be used.
+    #[error("{}: {}", .0.display(), .1)]
+    Keys(PathBuf, KeysError),
+    /// The system refuses something else.
+    #[error("cannot start the server: {0}")]
+    System(#[from] io::Error),
+}
+
+/// A server that listens and has no model yet.
+pub struct Server {
+    shared: Arc<Shared>,
+    listeners: Vec<Listener>,
+    addresses: Vec<String>,
+    desk: Desk,
+}
+
+/// Ends a server from elsewhere, as SIGTERM does.
+#[derive(Clone)]
+pub struct Stopper(Arc<Shared>);
+
+impl Stopper {
+    /// No more requests; those under way have the time that the limits give them.
+    pub fn stop(&self) {
+        self.0.leave();
+    }
+}
+
+/// What both sides of a server share.
+pub(crate) struct Shared {
+    pub limits: Limits,
+    pub metrics: Metrics,
+    pub names: Vec<String>,
+    pub origins: Vec<String>,
+    /// Places in the queue and at the engine.
+    pub queue: Arc<Semaphore>,
+    /// Bytes of bodies that may be read at once.
+    pub bodies: Arc<Semaphore>,
+    keys: Option<(PathBuf, Mutex<Keys>)>,
+    stage: Mutex<Stage>,
+    commands: UnboundedSender<Command>,
+    leaving: watch::Sender<bool>,
+    /// Whether the model is loaded: the queue's size depends on it.
+    opened: AtomicBool,
+    /// Numbers of answers, and seeds where a request has none.
+    counter: AtomicU64,
+    salt: u64,
+}
+
+/// How far a server is.
+#[derive(Clone)]
+enum Stage {
+    Loading(Instant),
+    Open(Open),
+    Closed,
+}
+
+/// An open server's model.
+#[derive(Clone)]
+pub(crate) struct Open {
+    pub facts: Arc<Facts>,
+    pub clerk: ToClerk,
+}
+
+impl Server {
+    /// Listens. Requests are told that the model is loading until [`Self::run`] has loaded it.
+    pub fn bind(config: Config) -> Result<Self, StartError> {
+        let keys = match config.keys {
+            None => None,
+            Some(path) => match Keys::read(&path) {
+                Ok(keys) => Some((path, Mutex::new(keys))),
+                Err(error) => return Err(StartError::Keys(path, error)),
+            },
+        };
+        let is_guarded = keys.is_some() || config.open;
+        let mut listeners = Vec::new();
+        for listen in &config.listen {
+            match listen {
+                Listen::Tcp(address) if !is_guarded && !address.ip().is_loopback() => {
+                    return Err(StartError::Strangers(*address));
+                }
+                listen => listeners.push(Listener::bind(listen)?),
+            }
+        }
+        let addresses = listeners.iter().map(Listener::address).collect();
+        let (commands, jobs) = unbounded_channel();
+        let mut salt = [0; 8];
+        rustix::rand::getrandom(&mut salt, rustix::rand::GetRandomFlags::empty())
+            .map_err(io::Error::from)?;
+        let mut names = config.names;
+        names.extend(host_names());
+        let shared = Arc::new(Shared {
+            limits: config.limits,
+            metrics: Metrics::default(),
+            names,
+            origins: config.origins,
+            queue: Arc::new(Semaphore::new(config.limits.queue)),
+            bodies: Arc::new(Semaphore::new(config.limits.bodies.div_ceil(1024))),
+            keys,
+            stage: Mutex::new(Stage::Loading(Instant::now())),
+            commands,
+            leaving: watch::Sender::new(false),
+            opened: AtomicBool::new(false),
+            counter: AtomicU64::new(0),
+            salt: u64::from_le_bytes(salt),
+        });
+        let desk = Desk { shared: Arc::clone(&shared), jobs };
+        Ok(Self { shared, listeners, addresses, desk })
+    }
+
+    /// Where it listens: URLs, or the paths of sockets.
+    pub fn addresses(&self) -> &[String] {
+        &self.addresses
+    }
+
+    /// What ends it from another thread.
+    pub fn stopper(&self) -> Stopper {
+        Stopper(Arc::clone(&self.shared))
+    }
+
+    /// Serves until it is asked to end: `load` loads a model on this thread and calls
+    /// [`Desk::serve`] with it.
+    pub fn run<E: From<StartError>>(
+        self,
+        load: impl FnOnce(Desk) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let Self { shared, listeners, desk, .. } = self;
+        let door_shared = Arc::clone(&shared);
+        let start = move || door::run(listeners, &door_shared);
+        let thread = Builder::new().name("rill-door".into());
+        let thread = thread.spawn(start).map_err(StartError::System)?;
+        let outcome = load(desk);
+        shared.close();
+        shared.leave();
+        match thread.join() {
+            Ok(door) => outcome.and(door.map_err(|error| StartError::System(error).into())),
+            Err(_) => outcome.and(Err(StartError::System(io::Error::other("it panicked")).into())),
+        }
+    }
+}
+
+impl Shared {
+    /// The model is loaded.
+    pub fn open(&self, facts: Facts, requests: UnboundedSender<Request>) {
+        if !self.opened.swap(true, Ordering::SeqCst) {
+            self.queue.add_permits(facts.places);
+        }
+        *self.stage() = Stage::Open(Open { facts: Arc::new(facts), clerk: ToClerk(requests) });
+    }
+
+    /// There is no model any more.
+    pub fn close(&self) {
+        *self.stage() = Stage::Closed;
+    }
+
+    fn stage(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The model, or for how long it has been loading; nothing at the end.
+    pub fn model(&self) -> Result<Open, Option<u64>> {
+        match &*self.stage() {
+            Stage::Open(open) => Ok(open.clone()),
+            Stage::Loading(since) => Err(Some(since.elapsed().as_secs())),
+            Stage::Closed => Err(None),
+        }
+    }
+
+    /// Has the worker do something; `false` when it has gone.
+    pub fn send(&self, job: Job) -> bool {
+        self.commands.send(Command::Job(Box::new(job))).is_ok()
+    }
+
+    /// Ends the worker.
+    pub fn end_worker(&self) {
+        // It may have ended.
+        let _ = self.commands.send(Command::End);
+    }
+
+    /// No more requests from now on.
+    pub fn leave(&self) {
+        self.leaving.send_replace(true);
+    }
+
+    /// Whether the server was asked to end.
+    pub fn is_leaving(&self) -> bool {
+        *self.leaving.borrow()
+    }
+
+    /// What wakes when the server is asked to end.
+    pub fn leaving(&self) -> watch::Receiver<bool> {
+        self.leaving.subscribe()
+    }
+
+    /// The keys, if some are needed.
+    pub fn keys(&self) -> Option<MutexGuard<'_, Keys>> {
+        let (_, keys) = self.keys.as_ref()?;
+        Some(keys.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Reads the keys again. Those that cannot be read change nothing.
+    pub fn renew_keys(&self) -> Result<(), (&Path, KeysError)> {
+        let Some((path, keys)) = &self.keys else { return Ok(()) };
+        let fresh = Keys::read(path).map_err(|error| (&**path, error))?;
+        keys.lock().unwrap_or_else(PoisonError::into_inner).renew(fresh);
+        Ok(())
+    }
+
+    /// A number that no other answer has.
+    pub fn number(&self) -> u64 {
+        self.counter.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// A name that no other answer has, of this run or of others.
+    pub fn id(&self, kind: &str) -> String {
+        format!("{kind}-{:016x}{:08x}", self.salt, self.number())
+    }
+
+    /// A seed for who gives none.
+    pub fn seed(&self) -> u64 {
+        self.salt ^ self.number().wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+}
+
+/// The time in seconds since 1970.
+pub(crate) fn seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// What others on the network call this machine.
+fn host_names() -> Vec<String> {
+    let system = rustix::system::uname();
+    let name = system.nodename().to_string_lossy().to_lowercase();
+    if name.is_empty() { Vec::new() } else { vec![format!("{name}.local"), name] }
+}

@@ -1,0 +1,171 @@
+//! The engine's thread: one batch after the other, for all answers under way.
+//!
+//! Between two batches places are filled from the queue, in order of arrival, and freed of those whose
+//! client left, whose time is over, or who are answered. An answer whose client reads too slowly waits;
+//! the others do not.
+
+mod known;
+mod place;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rill::engine::Engine;
+use rill::seams::Silent;
+use rill::sequence::{Sequence, SequenceError};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::error::TryRecvError;
+
+use crate::job::{Event, Job, Trouble};
+use crate::model::{Command, Machine};
+use crate::server::Shared;
+use place::{Place, State};
+
+/// The engine's side of a server.
+pub struct Worker<'l, 'a> {
+    engine: &'l mut Engine<'a>,
+    machine: &'l mut dyn Machine<'a>,
+    places: Vec<Place<'l, 'a>>,
+    queue: VecDeque<Box<Job>>,
+    shared: Arc<Shared>,
+    /// Answers begun so far: who came first is served first.
+    begun: u64,
+    /// Whether it was asked to end.
+    ends: bool,
+}
+
+impl<'l, 'a> Worker<'l, 'a> {
+    /// With a place for each sequence.
+    pub fn new(
+        engine: &'l mut Engine<'a>,
+        sequences: &'l mut [Sequence<'a>],
+        machine: &'l mut dyn Machine<'a>,
+        shared: &Arc<Shared>,
+    ) -> Self {
+        let places = sequences.iter_mut().map(Place::new).collect();
+        let shared = Arc::clone(shared);
+        Self { engine, machine, places, queue: VecDeque::new(), shared, begun: 0, ends: false }
+    }
+
+    /// Works until it is asked to end.
+    pub fn work(mut self, mut jobs: UnboundedReceiver<Command>) {
+        while !self.ends {
+            self.receive(&mut jobs);
+            self.free();
+            self.fill();
+            self.step();
+            self.shared.metrics.beat();
+        }
+        for place in &mut self.places {
+            place.end(self.engine, Err(Trouble::Engine("the server ends".into())));
+        }
+    }
+
+    /// Takes what has come; waits when there is nothing to do.
+    fn receive(&mut self, jobs: &mut UnboundedReceiver<Command>) {
+        let mut may_warm = true;
+        loop {
+            let is_idle = self.queue.is_empty() && self.places.iter().all(Place::is_free);
+            let command = match jobs.try_recv() {
+                Ok(command) => Some(command),
+                Err(TryRecvError::Disconnected) => None,
+                Err(TryRecvError::Empty) if !is_idle => return,
+                Err(TryRecvError::Empty) if may_warm => {
+                    may_warm = self.machine.warm(self.engine);
+                    continue;
+                }
+                Err(TryRecvError::Empty) => {
+                    self.shared.metrics.load(0, 0);
+                    self.shared.metrics.idle();
+                    jobs.blocking_recv()
+                }
+            };
+            match command {
+                Some(Command::Job(job)) => self.queue.push_back(job),
+                Some(Command::End) | None => {
+                    self.ends = true;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Frees places and the queue of those who are not to be answered any more.
+    fn free(&mut self) {
+        let now = Instant::now();
+        for place in &mut self.places {
+            place.check(self.engine, now, self.shared.limits.patience);
+        }
+        self.queue.retain(|job| {
+            let late = now >= job.deadline;
+            if late {
+                // The queue is empty: there is room.
+                let _ = job.events.try_send((job.choice, Event::Failed(Trouble::Waited)));
+            }
+            !late && !job.events.is_closed()
+        });
+    }
+
+    /// Gives free places to who waits.
+    fn fill(&mut self) {
+        for place in self.places.iter_mut().filter(|place| place.is_free()) {
+            let Some(job) = self.queue.pop_front() else { break };
+            self.begun += 1;
+            place.begin(self.engine, job, self.begun);
+        }
+        let busy = self.places.iter().filter(|place| !place.is_free()).count();
+        self.shared.metrics.load(busy, self.queue.len());
+    }
+
+    /// One batch, and what came of it.
+    fn step(&mut self) {
+        let Self { engine, machine, places, shared, .. } = self;
+        let mut at_work: Vec<&mut Place<'_, '_>> =
+            places.iter_mut().filter(|place| place.can_go_on()).collect();
+        if at_work.is_empty() {
+            // All wait for their clients: there is nothing to do until one of them reads.
+            if places.iter().any(|place| !place.is_free()) {
+                std::thread::sleep(std::time::Duration::from_millis(2));
+            }
+            return;
+        }
+        at_work.sort_by_key(|place| place.order);
+        let mut silent = Silent;
+        let mut world = machine.world(&mut silent);
+        let mut sequences: Vec<&mut Sequence<'_>> =
+            at_work.iter_mut().map(|place| &mut *place.sequence).collect();
+        match engine.advance(&mut world, &mut sequences) {
+            Ok(advance) => {
+                if let Some(number) = advance.refused.filter(|_| advance.rows == 0) {
+                    let error = SequenceError::NoBlocks;
+                    at_work[number].end(engine, Err(trouble(&error)));
+                }
+            }
+            // One of them cannot be computed: the others are, one by one.
+            Err(_) => {
+                for place in &mut at_work {
+                    let alone = engine.advance(&mut world, &mut [&mut *place.sequence]);
+                    match alone {
+                        Ok(_) => place.speak(engine, &mut world, &shared.metrics),
+                        Err(error) => place.end(engine, Err(trouble(&error))),
+                    }
+                }
+                shared.metrics.engine(engine.stats());
+                return;
+            }
+        }
+        for place in at_work.iter_mut().filter(|place| matches!(place.state, State::Busy(_))) {
+            place.speak(engine, &mut world, &shared.metrics);
+        }
+        shared.metrics.engine(engine.stats());
+    }
+}
+
+/// What the door hears of an error of the engine.
+fn trouble(error: &SequenceError) -> Trouble {
+    match error {
+        SequenceError::Page(_) | SequenceError::NoNumbers => Trouble::Engine(error.to_string()),
+        _ => Trouble::Request(error.to_string()),
+    }
+}

@@ -1,0 +1,154 @@
+//! The server in the words of Ollama's and llama.cpp's clients, and decisions.
+
+use std::net::SocketAddr;
+
+use rill_serve::{Config, Listen};
+use rill_tests::kiosk;
+use rill_tests::rig::{Rig, Setting};
+use rill_tests::server::{Reply, Running, start};
+use serde_json::{Value, json};
+
+fn served() -> Running {
+    let config = Config::new(Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 0))));
+    start(config, Setting { conversations: 2, ..Setting::default() })
+}
+
+/// The lines of a streamed answer.
+#[track_caller]
+fn lines(reply: &Reply) -> Vec<Value> {
+    assert_eq!(reply.status, 200, "{reply:?}");
+    reply.body.lines().map(|line| serde_json::from_str(line).expect("a line is JSON")).collect()
+}
+
+#[test]
+fn ollamas_clients_find_the_model() {
+    let server = served();
+    assert!(server.get("/api/version").ok()["version"].is_string());
+    for path in ["/api/tags", "/api/ps"] {
+        let models = server.get(path).ok();
+        assert_eq!(models["models"][0]["name"], "kiosk", "{path}");
+        assert!(models["models"][0]["size"].as_u64().is_some_and(|size| size > 0), "{path}");
+    }
+    let shown = server.post("/api/show", &json!({"model": "kiosk"})).ok();
+    assert_eq!(shown["capabilities"][0], "completion");
+    assert_eq!(shown["model_info"]["lfm2.context_length"], 512);
+    let wrong = server.post("/api/show", &json!({"model": "kiosk", "shout": 1}));
+    assert!(wrong.status == 400 && wrong.json()["error"].is_string(), "{wrong:?}");
+}
+
+#[test]
+fn ollamas_answers_are_openais() {
+    let server = served();
+    let messages = json!([{"role": "user", "content": "Where is the lift?"}]);
+    let body = json!({"model": "kiosk", "messages": messages, "temperature": 0, "max_tokens": 20});
+    let openai = server.post("/v1/chat/completions", &body).ok();
+    let said = &openai["choices"][0]["message"]["content"];
+
+    let options = json!({"temperature": 0, "num_predict": 20, "num_ctx": 8192});
+    let mut body = json!({"model": "kiosk", "messages": messages, "options": options,
+                          "stream": false, "keep_alive": "5m"});
+    let whole = server.post("/api/chat", &body).ok();
+    assert_eq!((&whole["message"]["content"], &whole["done"]), (said, &json!(true)));
+    assert_eq!(whole["eval_count"], openai["usage"]["completion_tokens"]);
+    assert_eq!(whole["prompt_eval_count"], openai["usage"]["prompt_tokens"]);
+
+    // Streaming is what happens when nothing is said about it.
+    body.as_object_mut().expect("it is an object").remove("stream");
+    let pieces = lines(&server.post("/api/chat", &body));
+    let text = pieces.iter().filter_map(|piece| piece["message"]["content"].as_str());
+    assert_eq!(text.collect::<String>(), said.as_str().expect("it is a text"));
+    let (last, rest) = pieces.split_last().expect("there are pieces");
+    assert!(last["done"] == true && rest.iter().all(|piece| piece["done"] == false));
+
+    let body = json!({"prompt": "Where is the lift?", "options": options, "stream": false});
+    assert_eq!(&server.post("/api/generate", &body).ok()["response"], said);
+    let empty = server.post("/api/generate", &json!({"model": "kiosk"})).ok();
+    assert_eq!(empty["done_reason"], "load");
+    let wrong = json!({"messages": messages, "options": {"temperature": "hot"}});
+    let wrong = server.post("/api/chat", &wrong);
+    assert!(wrong.status == 400 && wrong.body.contains("options.temperature"), "{wrong:?}");
+}
+
+#[test]
+fn llamas_clients_are_answered() {
+    let server = served();
+    let props = server.get("/props").ok();
+    assert_eq!((&props["total_slots"], &props["model_alias"]), (&json!(2), &json!("kiosk")));
+    assert_eq!(server.get("/slots").ok().as_array().map(Vec::len), Some(2));
+
+    let text = "The lift is behind the stairs. ✓";
+    let tokens = server.post("/tokenize", &json!({"content": text})).ok();
+    let back = server.post("/detokenize", &json!({"tokens": tokens["tokens"]})).ok();
+    assert_eq!(back["content"], text);
+    let named = server.post("/tokenize", &json!({"content": "lift", "with_pieces": true})).ok();
+    assert!(named["tokens"][0]["piece"].is_string(), "{named}");
+    let wrong = server.post("/detokenize", &json!({"tokens": [1, 99_999_999]}));
+    assert_eq!((wrong.status, &*wrong.param()), (400, "tokens"));
+
+    let body = json!({"prompt": "The museum", "n_predict": 6, "temperature": 0, "ignore_eos": true,
+                      "n_probs": 2});
+    let whole = server.post("/completion", &body).ok();
+    assert_eq!((&whole["tokens_predicted"], &whole["stop_type"]), (&json!(6), &json!("limit")));
+    assert_eq!(whole["completion_probabilities"].as_array().map(Vec::len), Some(6));
+    let mut body = body;
+    body["stream"] = true.into();
+    let reply = server.post("/completion", &body);
+    let pieces = reply.body.split("\n\n").filter_map(|line| line.strip_prefix("data: "));
+    let pieces: Vec<Value> = pieces.map(|piece| serde_json::from_str(piece).unwrap()).collect();
+    let said: String = pieces.iter().filter_map(|piece| piece["content"].as_str()).collect();
+    assert_eq!(said, whole["content"].as_str().expect("it is a text"));
+    assert_eq!(pieces.last().expect("there are pieces")["stop"], true);
+    let none = server.post("/completion", &json!({"prompt": "The museum", "n_predict": 0})).ok();
+    assert_eq!((&none["content"], &none["tokens_predicted"]), (&json!(""), &json!(0)));
+}
+
+/// The logarithm of the probability of each of `choices` after `prompt`, as the definition says.
+fn logprobs(prompt: &str, choices: &[&str]) -> Vec<f64> {
+    let mut rig: Rig = Rig::new(kiosk::default_image(), Setting::default()).expect("it loads");
+    rig.session.append_text(prompt).expect("there is room");
+    let prompt = rig.session.tokens().to_vec();
+    let mut weigh = |choice: &&str| {
+        let (mut scratch, mut ids) = (vec![0; 4096], vec![0; 64]);
+        let tokenizer = rig.session.tokenizer();
+        let count = tokenizer.encode(choice, false, &mut scratch, &mut ids).expect("there is room");
+        let all = [&prompt[..], &ids[..count]].concat();
+        let rows = rig.logits(&all).expect("it computes");
+        let logprob = |at: usize| {
+            let row = &rows[prompt.len() + at - 1];
+            let sum: f64 = row.iter().map(|logit| f64::from(*logit).exp()).sum();
+            f64::from(row[ids[at] as usize]) - sum.ln()
+        };
+        (0..count).map(logprob).sum()
+    };
+    choices.iter().map(&mut weigh).collect()
+}
+
+#[test]
+fn decisions_are_the_choices_probabilities() {
+    let server = served();
+    let prompt = "Where is the lift? It is on the";
+    let choices = [" left", " ground floor behind the stairs", " right", " xylophone quartz"];
+    let body = json!({"prompt": prompt, "choices": choices});
+    let decision = server.post("/v1/decide", &body).ok();
+    let expected = logprobs(prompt, &choices);
+    let mut shares = 0.0;
+    for (choice, expected) in decision["choices"].as_array().expect("a list").iter().zip(&expected)
+    {
+        let logprob = choice["logprob"].as_f64().expect("a number");
+        assert!((logprob - expected).abs() < 1e-3, "{choice} is not {expected}");
+        shares += choice["share"].as_f64().expect("a number");
+    }
+    assert!((shares - 1.0).abs() < 1e-6);
+    let best = (0..4).max_by(|&a, &b| expected[a].total_cmp(&expected[b])).expect("there are four");
+    assert_eq!(decision["choice"], choices[best]);
+
+    for (body, param) in [
+        (json!({"prompt": "x", "choices": ["a"]}), "choices"),
+        (json!({"prompt": "x", "choices": ["a", ""]}), "choices"),
+        (json!({"choices": ["a", "b"]}), "messages"),
+        (json!({"prompt": "x", "choices": ["a", "b ".repeat(900)]}), "choices"),
+    ] {
+        let reply = server.post("/v1/decide", &body);
+        assert_eq!((reply.status, &*reply.param()), (400, param), "{reply:?}");
+    }
+}
