@@ -11,11 +11,12 @@ use crate::image::layout::align_up;
 use crate::image::{Chat, Image, ImageError, Manifest, Section, checksum, page_shape};
 use crate::kernels::Kernels;
 use crate::model::Model;
-use crate::model::batch::{Kind, MAX_RUNS, Rows, Run, Wanted};
+use crate::model::batch::{Kind, MAX_MARKS, MAX_RUNS, Rows, Run, Wanted};
 use crate::model::kv::{KvFormat, KvPool};
 use crate::model::scratch::Scratch;
 use crate::model::weights::Weights;
 use crate::plan::{Plan, SECTION_ALIGN, Use};
+use crate::prefixes::Prefixes;
 use crate::sampler::{Bias, Logprobs, Sampler, Settings, set_words};
 use crate::schedule::{self, Wish};
 use crate::seams::{Parallel, World};
@@ -99,11 +100,12 @@ impl Options {
 
 /// A loaded model: weights, experts and working memory, for all its sequences.
 pub struct Engine<'a> {
-    model: Model<'a>,
-    tokenizer: Tokenizer<'a>,
+    pub(crate) model: Model<'a>,
+    pub(crate) tokenizer: Tokenizer<'a>,
     chat: Chat,
     /// Writes messages; `None` for a model that does not chat.
     conversation: Option<Conversation>,
+    pub(crate) prefixes: Prefixes<'a>,
     desk: Desk<'a>,
     /// Most rows of a batch.
     batch: usize,
@@ -114,7 +116,7 @@ pub struct Engine<'a> {
     /// Whether answers may be guessed on, and what that costs.
     draft: bool,
     costs: Costs,
-    stats: Stats,
+    pub(crate) stats: Stats,
 }
 
 /// What [`Engine::advance`] did.
@@ -136,12 +138,20 @@ pub struct Share<'s, 'a> {
     pub wanted: Wanted,
     /// What [`Engine::guess`] gave for it; then every result is wanted.
     pub guess: Guess,
+    /// Positions at which others that wait begin to differ from it.
+    pub(crate) shared: heapless::Vec<usize, MAX_MARKS>,
 }
 
 impl<'s, 'a> Share<'s, 'a> {
     /// Of a sequence without guesses.
     pub fn new(sequence: &'s mut Sequence<'a>, tokens: usize, wanted: Wanted) -> Self {
-        Self { sequence, tokens, wanted, guess: Guess::default() }
+        let (guess, shared) = (Guess::default(), heapless::Vec::new());
+        Self { sequence, tokens, wanted, guess, shared }
+    }
+
+    /// Whether its token was sampled.
+    pub(crate) fn is_answer(&self) -> bool {
+        self.sequence.sampled && self.sequence.pending().len() == 1
     }
 }
 
@@ -222,10 +232,13 @@ impl<'a> Engine<'a> {
         let key_values = &mut cut(Use::KeyValues)?;
         let kv = KvPool::new(manifest, sizes.blocks(), sizes.kv, &mut index, key_values)?;
         let mut own = cut(Use::Sequences)?;
+        let mut known = cut(Use::Prefixes)?;
         let mut scratch = cut(Use::Scratch)?;
-        let [batch, results, sequences] =
-            [sizes.batch, sizes.results(), sizes.conversations].map(|x| x as usize);
-        let rows = Rows::new(manifest, batch, sequences.min(batch), results, &mut scratch)?;
+        let [context, batch, results, sequences, prefixes] =
+            [sizes.context, sizes.batch, sizes.results(), sizes.conversations, sizes.prefixes]
+                .map(|x| x as usize);
+        let prefixes = Prefixes::new(manifest, context, prefixes, &mut known)?;
+        let rows = Rows::new(manifest, sizes.most(), &mut scratch)?;
         let desk = Desk::new(manifest, results, &mut scratch)?;
         let scratch = Scratch::new(manifest, batch, &mut scratch)?;
         let mut slots = cut(Use::Slots)?;
@@ -244,7 +257,6 @@ impl<'a> Engine<'a> {
             .map_err(|_| LoadError::Image(ImageError::Tokenizer))?;
         let settings = options.sampling.unwrap_or(manifest.sampling.into());
         let sampler = Sampler::new(settings, options.seed);
-        let context = sizes.context as usize;
         let mut list = own.section(Arena::cost::<Sequence<'_>>(sequences), 1)?;
         let sequences =
             list.build(sequences, |_| Sequence::new(manifest, context, sampler.clone(), &mut own))?;
@@ -262,6 +274,7 @@ impl<'a> Engine<'a> {
             tokenizer,
             chat: manifest.chat.clone(),
             conversation: Conversation::new(manifest.chat.clone()).ok(),
+            prefixes,
             desk,
             batch,
             batches: 0,
@@ -349,11 +362,13 @@ impl<'a> Engine<'a> {
         tokens: usize,
     ) -> Result<(), SequenceError> {
         let end = sequence.computed() + tokens;
-        if sequence.memory.reserve(&mut self.model.kv, end) {
-            Ok(())
-        } else {
-            Err(SequenceError::NoBlocks)
+        // Known beginnings give way to sequences.
+        while !sequence.memory.reserve(&mut self.model.kv, end) {
+            if !self.prefixes.shrink(&mut self.model.kv) {
+                return Err(SequenceError::NoBlocks);
+            }
         }
+        Ok(())
     }
 
     /// Guesses how the answer of a sequence goes on whose last token is a sample and is all that is
@@ -380,8 +395,7 @@ impl<'a> Engine<'a> {
         }
         let len = sequence.trust.length(guess.level, guess.len, &self.costs);
         // No conversation does without blocks for a guess.
-        let end = sequence.computed() + 1 + len;
-        let enough = len > 0 && sequence.memory.reserve(&mut self.model.kv, end);
+        let enough = len > 0 && self.reserve(sequence, 1 + len).is_ok();
         Guess { len: if enough { len } else { 0 }, ..guess }
     }
 
@@ -398,12 +412,12 @@ impl<'a> Engine<'a> {
         for share in &mut *shares {
             self.reserve(share.sequence, share.tokens + share.guess.len)?;
         }
+        let marks = self.marks(shares);
         let (start, before) = (world.clock.now(), self.cache_stats());
         let mut runs = heapless::Vec::<Run<'_, 'a>, MAX_RUNS>::new();
         for share in &mut *shares {
-            let Share { sequence, tokens, wanted, guess } = share;
-            let sampled = sequence.sampled && sequence.pending().len() == 1;
-            let kind = if sampled { Kind::Answer } else { Kind::Prompt };
+            let kind = if share.is_answer() { Kind::Answer } else { Kind::Prompt };
+            let Share { sequence, tokens, wanted, guess, .. } = share;
             let (memory, tokens) = sequence.pending_mut(*tokens + guess.len);
             let wanted = if guess.len > 0 { Wanted::Every } else { *wanted };
             let run = Run { memory, tokens, wanted, keep: 1 + guess.len, kind };
@@ -412,7 +426,7 @@ impl<'a> Engine<'a> {
         // Whatever the rows were before, they are going to be overwritten.
         self.batches += 1;
         self.written = 0..0;
-        self.model.forward(world, &runs)?;
+        self.model.forward(world, &runs, &marks)?;
         let is_prompt = runs.iter().any(|run| run.kind == Kind::Prompt);
         // A token that was sampled was counted when it was accepted.
         let prompts = runs.iter().filter(|run| run.kind == Kind::Prompt);
@@ -420,9 +434,21 @@ impl<'a> Engine<'a> {
         drop(runs);
         let mut first = 0;
         for (number, share) in shares.iter_mut().enumerate() {
-            let Share { sequence, tokens, wanted, guess } = share;
+            let last = share.last_mark().filter(|_| self.prefixes.room() > 0);
+            let Share { sequence, tokens, wanted, guess, .. } = share;
             let staged = self.model.rows.staged_at(number);
             let end = sequence.computed() + *tokens;
+            let mut remember = |len, at| {
+                let (memory, tokens) = sequence.memory_mut();
+                let staged = Some((&self.model.rows.staged, at));
+                self.prefixes.remember(&mut self.model.kv, memory, &tokens[..len], staged);
+                sequence.remembered = len;
+            };
+            let marks = self.model.rows.marks().iter().filter(|(mark, _)| mark.run == number);
+            marks.for_each(|(mark, at)| remember(mark.len, *at));
+            if let Some(len) = last {
+                remember(len, staged);
+            }
             sequence.memory.commit(end, &self.model.rows.staged, staged);
             let count = wanted.of(*tokens);
             let (batch, guess) = (self.batches, *guess);
@@ -459,9 +485,10 @@ impl<'a> Engine<'a> {
         let mut shares = heapless::Vec::<Share<'_, 'a>, MAX_RUNS>::new();
         let busy = sequences.iter().filter(|sequence| !sequence.pending().is_empty()).count();
         for (number, sequence) in sequences.iter_mut().enumerate() {
+            self.reuse(sequence);
             let tokens = sequence.pending().len();
             let is_answer = sequence.sampled && tokens == 1;
-            if tokens == 0 || shares.is_full() {
+            if tokens == 0 || shares.is_full() || self.waits(sequence, &mut shares) {
                 continue;
             }
             // What it gets at most is reserved: who comes first may be who needs it less.
@@ -638,6 +665,7 @@ impl<'a> Engine<'a> {
         if let Some(conversation) = &self.conversation {
             sequence.place = conversation.place_after(id);
         }
+        self.remember(sequence);
         Ok(Step::End(id))
     }
 
@@ -680,8 +708,10 @@ impl<'a> Engine<'a> {
         sequence: &mut Sequence<'a>,
         len: usize,
     ) -> Result<(), SequenceError> {
-        let enough = sequence.memory.restore(&mut self.model.kv, len);
-        if enough { Ok(()) } else { Err(SequenceError::NoBlocks) }
+        sequence.memory.rewind(&mut self.model.kv, 0);
+        self.reserve(sequence, len)?;
+        sequence.memory.restore(len);
+        Ok(())
     }
 
     /// Reads on towards slots that are all full, for when nothing else is to be done: see
@@ -726,7 +756,7 @@ impl<'a> Engine<'a> {
         self.desk.logits.len() / self.model.shape.vocab as usize
     }
 
-    /// Blocks of keys and values that no sequence has, of [`KV_BLOCK`](crate::kernels::KV_BLOCK) tokens
+    /// Blocks of keys and values that neither a sequence nor a known beginning has, of [`KV_BLOCK`](crate::kernels::KV_BLOCK) tokens
     /// each.
     pub const fn free_blocks(&self) -> usize {
         self.model.kv.free()

@@ -11,7 +11,8 @@
 //! - [`model`]: the path of a token through the layers;
 //! - [`experts`]: the pages, in RAM and on their way;
 //! - [`tokenizer`], [`chat`] and [`sampler`]: text to tokens, and logits to the next one;
-//! - [`sequence`], [`draft`], [`schedule`] and [`engine`]: conversations, side by side; [`saving`]: keeping one elsewhere;
+//! - [`sequence`], [`draft`], [`schedule`] and [`engine`]: conversations, side by side; [`prefixes`]: what
+//!   they share; [`saving`]: keeping one elsewhere;
 //! - [`session`], [`answer`], [`thinking`] and [`mod@generate`]: one conversation;
 //! - [`stats`], [`report`] and [`size`]: where time and memory went, in words.
 
@@ -31,7 +32,9 @@ pub mod image;
 pub mod kernels;
 pub mod model;
 pub mod plan;
+pub mod prefixes;
 pub mod report;
+mod reuse;
 pub mod sampler;
 pub mod saving;
 pub mod schedule;

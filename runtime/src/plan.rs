@@ -7,10 +7,11 @@ use crate::engine::Desk;
 use crate::experts::Cache;
 use crate::image::{Image, PAGE_ALIGN, Section, page_shape};
 use crate::kernels::KV_BLOCK;
-use crate::model::batch::Rows;
+use crate::model::batch::{MAX_MARKS, Most, Rows};
 use crate::model::kv::{KvFormat, KvPool};
 use crate::model::scratch::Scratch;
 use crate::model::weights::Weights;
+use crate::prefixes::Prefixes;
 use crate::sequence::Sequence;
 
 /// Everything is aligned to this, so that a device can read straight into it.
@@ -29,12 +30,22 @@ pub struct PlanRequest {
     pub kv: KvFormat,
     /// Conversations side by side.
     pub conversations: u32,
+    /// Beginnings of conversations that are kept for others; `None` to choose by what the least plan
+    /// leaves.
+    pub prefixes: Option<u32>,
 }
 
 impl PlanRequest {
     /// One conversation in `arena` bytes, all else chosen.
     pub fn new(arena: u64) -> Self {
-        Self { arena, context: None, batch: None, kv: KvFormat::default(), conversations: 1 }
+        Self {
+            arena,
+            context: None,
+            batch: None,
+            kv: KvFormat::default(),
+            conversations: 1,
+            prefixes: None,
+        }
     }
 }
 
@@ -49,11 +60,26 @@ pub struct Sizes {
     pub kv: KvFormat,
     /// Conversations side by side.
     pub conversations: u32,
+    /// Beginnings of conversations that are kept for others. Their keys and values are in blocks that
+    /// no conversation has.
+    pub prefixes: u32,
 }
 
 impl Sizes {
     /// Rows of a batch whose logits are computed together, that the head is read once for all of them.
     const RESULTS: u32 = 16;
+
+    /// The most that a batch has.
+    pub(crate) fn most(&self) -> Most {
+        let [rows, runs, more, marks] = [
+            self.batch,
+            self.conversations.min(self.batch),
+            self.results(),
+            self.prefixes.min(MAX_MARKS as u32),
+        ]
+        .map(|x| x as usize);
+        Most { rows, runs, more, marks }
+    }
 
     /// Blocks of keys and values: all conversations can be as long as the context.
     pub fn blocks(&self) -> usize {
@@ -82,6 +108,8 @@ pub enum Use {
     KeyValues,
     /// Tokens of each conversation, and what convolutions remember of it.
     Sequences,
+    /// What convolutions remember of beginnings that are kept.
+    Prefixes,
     /// Working memory of a batch: activations, logits, text.
     Scratch,
     /// The pages in RAM.
@@ -90,13 +118,14 @@ pub enum Use {
 
 impl Use {
     /// All parts, in the arena's order.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Resident,
         Self::Tokenizer,
         Self::PageSums,
         Self::Index,
         Self::KeyValues,
         Self::Sequences,
+        Self::Prefixes,
         Self::Scratch,
         Self::Slots,
     ];
@@ -110,6 +139,7 @@ impl Use {
             Self::Index => "index",
             Self::KeyValues => "keys and values",
             Self::Sequences => "conversations",
+            Self::Prefixes => "known beginnings",
             Self::Scratch => "scratch",
             Self::Slots => "expert slots",
         }
@@ -154,6 +184,8 @@ pub enum PlanError {
     Batch,
     /// No conversation, or more than can be.
     Conversations,
+    /// More beginnings than can be kept.
+    Prefixes,
 }
 
 impl fmt::Display for PlanError {
@@ -172,6 +204,9 @@ impl fmt::Display for PlanError {
             Self::Conversations => {
                 write!(f, "there must be 1 to {} conversations", Plan::MOST_CONVERSATIONS)
             }
+            Self::Prefixes => {
+                write!(f, "at most {} known beginnings can be kept", Plan::MOST_PREFIXES)
+            }
         }
     }
 }
@@ -185,6 +220,10 @@ impl Plan {
     pub const DEFAULT_BATCH: u32 = 512;
     /// Most conversations side by side.
     pub const MOST_CONVERSATIONS: u32 = 4096;
+    /// Most beginnings that are kept.
+    pub const MOST_PREFIXES: u32 = 4096;
+    /// Beginnings that are kept when nobody says how many: so many, and so many for each conversation.
+    const DEFAULT_PREFIXES: [u32; 2] = [12, 4];
 
     /// Divides an arena.
     pub fn new(image: &Image, request: &PlanRequest) -> Result<Self, PlanError> {
@@ -200,8 +239,15 @@ impl Plan {
         if !(1..=Self::MOST_CONVERSATIONS).contains(&conversations) {
             return Err(PlanError::Conversations);
         }
+        if request.prefixes.is_some_and(|prefixes| prefixes > Self::MOST_PREFIXES) {
+            return Err(PlanError::Prefixes);
+        }
         let (arena, kv) = (request.arena, request.kv);
-        let sizes = |batch| Sizes { context, batch, kv, conversations };
+        let batch = request.batch.unwrap_or(1).min(context);
+        let bare = Sizes { context, batch, kv, conversations, prefixes: 0 };
+        let prefixes =
+            request.prefixes.unwrap_or_else(|| Self::choose_prefixes(image, bare, arena));
+        let sizes = |batch| Sizes { batch, prefixes, ..bare };
         let too_small = |sizes| {
             let least = Self::least(image, sizes);
             PlanError::BelowLeast { arena, least }
@@ -252,6 +298,17 @@ impl Plan {
         self.bytes.iter().sum()
     }
 
+    /// Beginnings that are kept of their own accord: as many as take at most a 64th of what the least
+    /// plan leaves of `arena`.
+    fn choose_prefixes(image: &Image, sizes: Sizes, arena: u64) -> u32 {
+        let spare = arena.saturating_sub(Self::least(image, sizes));
+        let [few, more] = Self::DEFAULT_PREFIXES;
+        let most = few + more * sizes.conversations;
+        let least = |prefixes| Self::least(image, Sizes { prefixes, ..sizes });
+        let each = least(most).saturating_sub(least(0)).div_ceil(u64::from(most)).max(1);
+        (spare / 64 / each).min(u64::from(most.min(Self::MOST_PREFIXES))) as u32
+    }
+
     fn least_slots(image: &Image) -> u32 {
         image.manifest.shape.top_k
     }
@@ -279,9 +336,15 @@ impl Plan {
         let manifest = &image.manifest;
         let pages = manifest.pages();
         let len = |section| image.header.span(section).len as usize;
-        let [ctx, tokens, held, conversations, results] =
-            [sizes.context, sizes.batch, slots, sizes.conversations, sizes.results()]
-                .map(|x| x as usize);
+        let [ctx, tokens, held, conversations, prefixes, results] = [
+            sizes.context,
+            sizes.batch,
+            slots,
+            sizes.conversations,
+            sizes.prefixes,
+            sizes.results(),
+        ]
+        .map(|x| x as usize);
         let page = page_shape(manifest).map_or(0, |shape| shape.bytes());
         let cache = if page > 0 { Cache::index_bytes(pages, held) } else { 0 };
         let index = Weights::bytes(manifest) + KvPool::index_bytes(sizes.blocks()) + cache;
@@ -296,8 +359,9 @@ impl Plan {
                     Arena::cost::<Sequence<'_>>(conversations)
                         + conversations * Sequence::bytes(manifest, ctx)
                 }
+                Use::Prefixes => Prefixes::bytes(manifest, ctx, prefixes),
                 Use::Scratch => {
-                    Rows::bytes(manifest, tokens, conversations.min(tokens), results)
+                    Rows::bytes(manifest, sizes.most())
                         + Desk::bytes(manifest, results)
                         + Scratch::bytes(manifest, tokens)
                 }

@@ -40,6 +40,8 @@ pub struct Report {
     load_seconds: f64,
     prompt_tokens: u64,
     prompt_tokens_per_second: f64,
+    /// Tokens of prompts that a known beginning had: they are not among those that were computed.
+    reused_tokens: u64,
     generated_tokens: u64,
     generated_tokens_per_second: f64,
     /// Of the generated tokens, those of thinking.
@@ -138,6 +140,7 @@ impl Report {
             load_seconds: seconds(around.load_time),
             prompt_tokens: stats.prompt.tokens,
             prompt_tokens_per_second: speed(&stats.prompt),
+            reused_tokens: stats.reused,
             generated_tokens: stats.decode.tokens,
             generated_tokens_per_second: speed(&stats.decode),
             thinking_tokens: around.thought,
@@ -212,6 +215,10 @@ impl fmt::Display for Report {
         )?;
         let prompt = (self.prompt_tokens, self.prompt_tokens_per_second);
         self.show(f, "prompt", &self.prompt, prompt)?;
+        if self.reused_tokens > 0 {
+            let (reused, computed) = (self.reused_tokens, self.prompt_tokens);
+            writeln!(f, "          {reused} more tokens were known, {computed} computed")?;
+        }
         let answer = (self.generated_tokens, self.generated_tokens_per_second);
         self.show(f, "answer", &self.answer, answer)?;
         if self.thinking_tokens > 0 {

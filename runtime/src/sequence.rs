@@ -9,7 +9,7 @@ use crate::draft::{Drafter, Guess, Trust};
 use crate::experts::PageError;
 use crate::image::Manifest;
 use crate::model::kv::KvPool;
-use crate::model::state::{Memory, Staged};
+use crate::model::state::{Memory, Staged, ring};
 use crate::sampler::{
     Bias, MOST_BIASES, NoChoice, Sampler, Settings, Situation, insert, set_words,
 };
@@ -136,13 +136,15 @@ pub struct Sequence<'a> {
     pub(crate) answer: Option<usize>,
     pub(crate) results: Option<Results>,
     pub(crate) trust: Trust,
+    /// The longest beginning of it that was remembered or taken over, in tokens.
+    pub(crate) remembered: usize,
 }
 
 impl<'a> Sequence<'a> {
     /// Bytes that a sequence of up to `context` tokens takes, without keys and values.
     pub fn bytes(manifest: &Manifest, context: usize) -> usize {
         let vocab = manifest.shape.vocab as usize;
-        Memory::bytes(manifest, context)
+        Memory::bytes(manifest, context, ring(manifest))
             + Arena::cost::<u32>(context)
             + Arena::cost::<u32>(set_words(vocab))
             + Arena::cost::<Bias>(MOST_BIASES)
@@ -157,7 +159,7 @@ impl<'a> Sequence<'a> {
     ) -> Result<Self, ArenaFull> {
         let vocab = manifest.shape.vocab as usize;
         Ok(Self {
-            memory: Memory::new(manifest, context, arena)?,
+            memory: Memory::new(manifest, context, ring(manifest), arena)?,
             tokens: arena.zeros(context)?,
             len: 0,
             seen: arena.zeros(set_words(vocab))?,
@@ -169,6 +171,7 @@ impl<'a> Sequence<'a> {
             answer: None,
             results: None,
             trust: Trust::new(),
+            remembered: 0,
         })
     }
 
@@ -221,6 +224,11 @@ impl<'a> Sequence<'a> {
     /// The next token of a guess that lies after the end.
     pub(crate) fn guessed(&self) -> u32 {
         self.tokens[self.len]
+    }
+
+    /// What the model remembers, and the tokens.
+    pub(crate) fn memory_mut(&mut self) -> (&mut Memory<'a>, &[u32]) {
+        (&mut self.memory, &self.tokens[..self.len])
     }
 
     /// What the model remembers, and the next tokens to be computed, those of a guess included.
@@ -279,6 +287,7 @@ impl<'a> Sequence<'a> {
         self.sampled = false;
         self.answer = self.answer.filter(|&begin| begin < self.len);
         self.results = None;
+        self.remembered = self.remembered.min(self.len);
     }
 
     /// Takes tokens out of the sequence; what follows them is pending again. The place in a
@@ -304,7 +313,7 @@ impl<'a> Sequence<'a> {
 
     /// Becomes a copy of `other`, with the same settings and random state.
     pub(crate) fn copy_from(&mut self, pool: &mut KvPool<'_>, other: &Sequence<'_>) {
-        self.memory.copy_from(pool, &other.memory);
+        self.memory.copy_from(pool, &other.memory, other.memory.len(), None);
         self.tokens[..other.len].copy_from_slice(other.tokens());
         self.seen.copy_from_slice(other.seen);
         self.len = other.len;
@@ -313,6 +322,6 @@ impl<'a> Sequence<'a> {
         self.bias_count = other.bias_count;
         self.trust = other.trust;
         (self.place, self.sampled, self.results) = (other.place, other.sampled, None);
-        self.answer = other.answer;
+        (self.answer, self.remembered) = (other.answer, other.remembered);
     }
 }

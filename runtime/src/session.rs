@@ -125,6 +125,9 @@ impl<'a> Session<'a> {
         world: &mut World<'_, 'a>,
         every: bool,
     ) -> Result<bool, SequenceError> {
+        if !every {
+            self.engine.reuse(&mut self.sequences[self.at]);
+        }
         let pending = self.sequences[self.at].pending().len();
         let tokens = pending.min(self.engine.batch());
         if tokens == 0 {
@@ -207,6 +210,11 @@ impl<'a> Session<'a> {
     /// Forgets the sequence. Pages in RAM stay.
     pub fn reset(&mut self) {
         self.engine.reset(&mut self.sequences[self.at]);
+    }
+
+    /// Forgets what was computed before, of this sequence and others; see [`Engine::forget`].
+    pub fn forget(&mut self) {
+        self.engine.forget();
     }
 
     /// Goes back to the first `len` tokens; see [`Engine::cut`].

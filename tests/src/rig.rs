@@ -29,6 +29,8 @@ pub struct Setting {
     pub kv: KvFormat,
     /// Sequences side by side.
     pub conversations: u32,
+    /// Beginnings that are kept for others.
+    pub prefixes: u32,
     /// Cores.
     pub threads: usize,
     /// The table.
@@ -59,6 +61,7 @@ impl Default for Setting {
             batch: 64,
             kv: KvFormat::F16,
             conversations: 1,
+            prefixes: 0,
             threads: 1,
             kernels: best(cpu::features()),
             seed: 0,
@@ -173,13 +176,16 @@ impl<S> Rig<S> {
         let opened = open(image)?;
         let Setting { context, kv, conversations, .. } = setting;
         let batch = setting.batch.min(context);
-        let sizes = Sizes { context, batch, kv, conversations };
+        let Setting { prefixes, .. } = setting;
+        let sizes = Sizes { context, batch, kv, conversations, prefixes };
         let arena_bytes = match setting.slots {
             None => Plan::most(&opened, sizes),
             Some(slots) => Plan::with_slots(&opened, sizes, slots),
         };
         let (context, batch) = (Some(context), Some(batch));
-        let request = PlanRequest { arena: arena_bytes, context, batch, kv, conversations };
+        let prefixes = Some(prefixes);
+        let request =
+            PlanRequest { arena: arena_bytes, context, batch, kv, conversations, prefixes };
         let plan = Plan::new(&opened, &request).expect("the arena was sized for it");
         let mut disk = RamDisk::new(image, setting.seed);
         disk.set_alignment(setting.alignment);

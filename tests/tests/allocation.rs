@@ -56,10 +56,15 @@ fn allocations(body: impl FnOnce()) -> usize {
 fn allocations_of_a_generation(storage: &mut dyn Storage<'static>, kv: KvFormat) -> usize {
     let mut scratch = Arena::new(PAGE_ALIGN, 1).unwrap();
     let image = Image::open(storage, &mut scratch).unwrap();
-    let sizes = Sizes { context: 256, batch: 16, kv, conversations: 1 };
+    let sizes = Sizes { context: 256, batch: 16, kv, conversations: 1, prefixes: 2 };
     let arena = Plan::least(&image, sizes);
-    let request =
-        PlanRequest { context: Some(256), batch: Some(16), kv, ..PlanRequest::new(arena) };
+    let request = PlanRequest {
+        context: Some(256),
+        batch: Some(16),
+        kv,
+        prefixes: Some(2),
+        ..PlanRequest::new(arena)
+    };
     let plan = Plan::new(&image, &request).unwrap();
     let arena = Arena::new(plan.total() as usize, 1).unwrap().leak();
     let pool = Pool::new(3);

@@ -33,6 +33,12 @@ enum Act {
     Move(Index, Index),
     /// A conversation computes its last token again.
     Again(Index),
+    /// A conversation takes over what is known of its beginning.
+    Reuse(Index),
+    /// What was computed of a conversation is remembered.
+    Remember(Index),
+    /// Nothing is known any more.
+    Forget,
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -45,6 +51,9 @@ fn act() -> impl Strategy<Value = Act> {
         1 => one().prop_map(Act::Reset),
         1 => (one(), one()).prop_map(|(from, to)| Act::Move(from, to)),
         1 => one().prop_map(Act::Again),
+        4 => one().prop_map(Act::Reuse),
+        2 => one().prop_map(Act::Remember),
+        1 => Just(Act::Forget),
     ]
 }
 
@@ -181,7 +190,7 @@ proptest! {
     fn each_conversation_is_as_if_it_were_alone(
         acts in prop::collection::vec(act(), 1..40),
         slots in prop_oneof![Just(None), (4..256_u32).prop_map(Some)],
-        (most, threads, seed) in (1..100_u32, 1..4_usize, any::<u64>()),
+        (most, threads, seed, prefixes) in (1..100_u32, 1..4_usize, any::<u64>(), 0..6_u32),
         (policy, lookahead, int8) in (0..POLICIES.len(), any::<bool>(), any::<bool>()),
         fault in prop_oneof![Just(Fault::None), (8..60_u32).prop_map(Fault::FlippedBit)],
     ) {
@@ -197,6 +206,7 @@ proptest! {
             lookahead,
             context: 300,
             conversations: 4,
+            prefixes,
             ..Setting::default()
         };
         let mut alone = Alone::new(kv);
@@ -210,8 +220,10 @@ proptest! {
             match act {
                 Act::Append(who, count) => {
                     let who = who.index(4);
+                    // Many begin alike, and differ later.
+                    let from = if told[who].len() < 60 { told[who].len() } else { number * 37 };
                     let ids: Vec<u32> =
-                        text.iter().cycle().skip(number * 37).take(*count).copied().collect();
+                        text.iter().cycle().skip(from).take(*count).copied().collect();
                     match engine.append(&mut sequences[who], &ids) {
                         Ok(()) => told[who].extend(ids),
                         Err(error) => prop_assert!(told[who].len() + count > 300, "{error}"),
@@ -243,6 +255,15 @@ proptest! {
                     engine.uncompute_last(&mut sequences[who]);
                     prop_assert!(told[who].is_empty() || !sequences[who].pending().is_empty());
                 }
+                Act::Reuse(who) => {
+                    let sequence = &mut sequences[who.index(4)];
+                    let (before, pending) = (sequence.computed(), sequence.pending().len());
+                    let reused = engine.reuse(sequence);
+                    prop_assert_eq!(sequence.computed(), before + reused);
+                    prop_assert!(pending == 0 || reused < pending);
+                }
+                Act::Remember(who) => engine.remember(&mut sequences[who.index(4)]),
+                Act::Forget => engine.forget(),
             }
             for (told, sequence) in told.iter().zip(&*rig.session.1) {
                 prop_assert_eq!(sequence.tokens(), told);
@@ -251,6 +272,7 @@ proptest! {
         // Every block comes back.
         let (engine, sequences) = &mut rig.session;
         sequences.iter_mut().for_each(|sequence| engine.reset(sequence));
+        engine.forget();
         prop_assert_eq!(engine.free_blocks(), blocks);
     }
 }
@@ -354,9 +376,21 @@ fn conversations_side_by_side_say_what_each_says_alone() {
     let mut rig = Rig::many(kiosk::default_image(), setting).unwrap();
     let alone: Vec<Vec<u32>> =
         prompts.iter().flat_map(|prompt| said(&mut rig, std::slice::from_ref(prompt))).collect();
-    for (slots, batch, draft) in [(None, 64, true), (Some(40), 9, false), (Some(4), 200, true)] {
-        let setting = Setting { slots, batch, draft, ..setting };
+    let cases = [
+        (None, 64, true, 0),
+        (Some(40), 9, false, 9),
+        (Some(4), 200, true, 1),
+        (None, 30, true, 5),
+    ];
+    for (slots, batch, draft, prefixes) in cases {
+        let setting = Setting { slots, batch, draft, prefixes, ..setting };
         let mut rig = Rig::many(kiosk::default_image(), setting).unwrap();
-        assert!(said(&mut rig, &prompts) == alone, "{slots:?} slots, batches of {batch}");
+        // The second time most is known.
+        for time in 0..2 {
+            assert!(
+                said(&mut rig, &prompts) == alone,
+                "{slots:?} slots, batches of {batch}, {time}"
+            );
+        }
     }
 }

@@ -1,11 +1,14 @@
 //! The rows of a batch: consecutive tokens of one or several sequences.
 
-use super::state::{Columns, Memory, Staged, ring};
+use super::state::{Columns, Memory, Staged, ring, window};
 use crate::arena::{Arena, ArenaFull};
 use crate::image::Manifest;
 
 /// Most sequences of a batch.
 pub const MAX_RUNS: usize = 64;
+
+/// Most marks of a batch: see [`Mark`].
+pub const MAX_MARKS: usize = 4;
 
 /// Which results of a run are wanted beside what later tokens need.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,6 +42,26 @@ pub enum Kind {
     Answer,
 }
 
+/// The most that a batch can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Most {
+    /// Rows.
+    pub rows: usize,
+    /// Runs.
+    pub runs: usize,
+    /// Rows of all runs that are kept besides the last of each: see [`Run::keep`].
+    pub more: usize,
+    /// Marks.
+    pub marks: usize,
+}
+
+impl Most {
+    /// Columns that are staged.
+    fn columns(self, manifest: &Manifest) -> usize {
+        self.runs * ring(manifest) + self.more + self.marks * window(manifest)
+    }
+}
+
 /// The next tokens of one sequence.
 pub struct Run<'r, 'a> {
     /// What the model remembers of the sequence. The first token is at its end.
@@ -51,6 +74,17 @@ pub struct Run<'r, 'a> {
     pub keep: usize,
     /// What they are.
     pub kind: Kind,
+}
+
+/// A place in a run that is to be remembered: the columns that a sequence of so many positions needs are
+/// staged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Mark {
+    /// The number of the run.
+    pub run: usize,
+    /// Positions of the sequence up to there: more than the run begins with, at most as many as it ends
+    /// with.
+    pub len: usize,
 }
 
 /// Where every row of the batch belongs, and what convolutions add to the sequences.
@@ -67,41 +101,38 @@ pub struct Rows<'a> {
     picked_count: usize,
     /// For each run where its columns are staged.
     staged_at: heapless::Vec<Staged, MAX_RUNS>,
-    /// Columns of the last rows of each run.
+    /// The marks, and where their columns are staged.
+    marks: heapless::Vec<(Mark, Staged), MAX_MARKS>,
+    /// Columns of the last rows of each run, and of those before each mark.
     pub staged: Columns<'a>,
 }
 
 impl<'a> Rows<'a> {
-    /// Bytes for batches of up to `rows`, of up to `runs` runs with `more` rows in all that are kept
-    /// besides the last of each.
-    pub fn bytes(manifest: &Manifest, rows: usize, runs: usize, more: usize) -> usize {
-        Arena::cost::<u16>(rows)
-            + 2 * Arena::cost::<u32>(rows)
-            + Columns::bytes(manifest, runs * ring(manifest) + more)
+    /// Bytes for batches of `most`.
+    pub fn bytes(manifest: &Manifest, most: Most) -> usize {
+        Arena::cost::<u16>(most.rows)
+            + 2 * Arena::cost::<u32>(most.rows)
+            + Columns::bytes(manifest, most.columns(manifest))
     }
 
     /// Takes its memory.
-    pub fn new(
-        manifest: &Manifest,
-        rows: usize,
-        runs: usize,
-        more: usize,
-        arena: &mut Arena<'a>,
-    ) -> Result<Self, ArenaFull> {
+    pub fn new(manifest: &Manifest, most: Most, arena: &mut Arena<'a>) -> Result<Self, ArenaFull> {
         Ok(Self {
-            run: arena.zeros(rows)?,
-            position: arena.zeros(rows)?,
-            picked: arena.zeros(rows)?,
+            run: arena.zeros(most.rows)?,
+            position: arena.zeros(most.rows)?,
+            picked: arena.zeros(most.rows)?,
             count: 0,
             picked_count: 0,
             staged_at: heapless::Vec::new(),
-            staged: Columns::new(manifest, runs * ring(manifest) + more, arena)?,
+            marks: heapless::Vec::new(),
+            staged: Columns::new(manifest, most.columns(manifest), arena)?,
         })
     }
 
-    /// Lays out a batch; `ring` is how many columns a sequence keeps.
-    pub fn lay_out(&mut self, runs: &[Run<'_, '_>], ring: usize) {
+    /// Lays out a batch; `window` is how many columns the next token of a sequence needs.
+    pub fn lay_out(&mut self, runs: &[Run<'_, '_>], marks: &[Mark], window: usize) {
         self.staged_at.clear();
+        self.marks.clear();
         let (mut count, mut picked, mut staged) = (0, 0, 0);
         for (number, run) in runs.iter().enumerate() {
             let n = run.tokens.len();
@@ -114,14 +145,41 @@ impl<'a> Rows<'a> {
                     picked += 1;
                 }
             }
-            let columns = n.min(run.keep - 1 + ring);
+            let columns = n.min(run.keep - 1 + 2 * window);
             let position = run.memory.len() + n - columns;
             let pushed = self.staged_at.push(Staged { position, place: staged });
             debug_assert!(pushed.is_ok() && staged + columns <= self.staged.places());
             staged += columns;
             count += n;
         }
+        for &mark in marks {
+            let start = runs[mark.run].memory.len();
+            let position = start.max(mark.len.saturating_sub(window));
+            debug_assert!(mark.len > start && staged + window <= self.staged.places());
+            let pushed = self.marks.push((mark, Staged { position, place: staged }));
+            debug_assert!(pushed.is_ok());
+            staged += window;
+        }
         (self.count, self.picked_count) = (count, picked);
+    }
+
+    /// The marks, and where their columns are staged.
+    pub fn marks(&self) -> &[(Mark, Staged)] {
+        &self.marks
+    }
+
+    /// Stages the column of a layer at a position of a run, where it is wanted later.
+    pub fn stage(&mut self, run: usize, layer: usize, position: usize, column: &[f32]) {
+        let last = position.checked_sub(self.staged_at[run].position);
+        let last = last.map(|index| self.staged_at[run].place + index);
+        let is_before = |(mark, at): &&(Mark, Staged)| {
+            mark.run == run && (at.position..mark.len).contains(&position)
+        };
+        let marked = self.marks.iter().filter(is_before);
+        let marked = marked.map(|(_, at)| at.place + position - at.position);
+        for place in last.into_iter().chain(marked) {
+            self.staged.get_mut(layer, place).copy_from_slice(column);
+        }
     }
 
     /// How many rows.

@@ -31,13 +31,9 @@ pub fn forward(
     let mut both = bcx.chunks_exact(3 * hidden).zip(inner.chunks_exact_mut(hidden));
     for (number, run) in runs.iter().enumerate() {
         run.memory.window(w.index, state);
-        let staged = rows.staged_at(number);
         for (position, (bcx, y)) in (run.memory.len()..).zip(both.by_ref().take(run.tokens.len())) {
             (cores.kernels.conv)(Conv { bcx, taps: w.taps, state, y });
-            if let Some(index) = position.checked_sub(staged.position) {
-                let column = rows.staged.get_mut(w.index, staged.place + index);
-                column.copy_from_slice(&state[newest..]);
-            }
+            rows.stage(number, w.index, position, &state[newest..]);
         }
     }
 

@@ -61,6 +61,9 @@ pub struct KvPool<'a> {
     /// The first `free_len` are the numbers of blocks that nobody has.
     free: &'a mut [u32],
     free_len: usize,
+    /// The tokens whose keys and values are in each block, `(blocks, KV_BLOCK)`, where somebody
+    /// noted them.
+    tokens: &'a mut [u32],
 }
 
 #[derive(Debug)]
@@ -70,9 +73,9 @@ enum Stored<'a> {
 }
 
 impl<'a> KvPool<'a> {
-    /// Bytes that tell who has which of `blocks` blocks.
+    /// Bytes that tell who has which of `blocks` blocks, and what is in them.
     pub const fn index_bytes(blocks: usize) -> usize {
-        2 * Arena::cost::<u32>(blocks)
+        2 * Arena::cost::<u32>(blocks) + Arena::cost::<u32>(blocks * KV_BLOCK)
     }
 
     /// Bytes of `blocks` blocks.
@@ -106,8 +109,9 @@ impl<'a> KvPool<'a> {
         let owners = index.zeros(blocks)?;
         // The last is taken first: the lowest number.
         let free = index.build(blocks, |index| Ok((blocks - 1 - index) as u32))?;
+        let tokens = index.zeros(blocks * KV_BLOCK)?;
         let kv_heads = manifest.shape.kv_heads as usize;
-        Ok(Self { stored, kv_heads, head_dim, owners, free, free_len: blocks })
+        Ok(Self { stored, kv_heads, head_dim, owners, free, free_len: blocks, tokens })
     }
 
     /// How it keeps them.
@@ -148,6 +152,29 @@ impl<'a> KvPool<'a> {
         if *owners == 0 {
             self.free[self.free_len] = block;
             self.free_len += 1;
+        }
+    }
+
+    /// Notes whose keys and values are in the blocks of `table`: those of `tokens`, from the first on.
+    pub fn note(&mut self, table: &[u32], tokens: &[u32]) {
+        for (&block, tokens) in table.iter().zip(tokens.chunks(KV_BLOCK)) {
+            self.tokens[block as usize * KV_BLOCK..][..tokens.len()].copy_from_slice(tokens);
+        }
+    }
+
+    /// Whether `tokens` were noted for the blocks of `table`.
+    pub fn holds(&self, table: &[u32], tokens: &[u32]) -> bool {
+        let noted = |block: u32| &self.tokens[block as usize * KV_BLOCK..][..KV_BLOCK];
+        let mut blocks = table.iter().zip(tokens.chunks(KV_BLOCK));
+        table.len() * KV_BLOCK >= tokens.len()
+            && blocks.all(|(&block, tokens)| noted(block).starts_with(tokens))
+    }
+
+    /// Bytes of one block.
+    pub fn block_bytes(&self) -> usize {
+        match &self.stored {
+            Stored::F16(halves) => halves.stride * size_of::<u16>(),
+            Stored::Int8 { quants, scales } => quants.stride + scales.stride * size_of::<u16>(),
         }
     }
 

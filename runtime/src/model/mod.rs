@@ -19,7 +19,7 @@ pub mod weights;
 
 use core::ops::Range;
 
-use self::batch::{Kind, Rows, Run};
+use self::batch::{Kind, Mark, Rows, Run};
 use self::kv::KvPool;
 use self::moe::{MoeLayer, Next};
 use self::product::{Activations, Cores, Grain, Write, gate_up, project};
@@ -52,7 +52,8 @@ pub struct Model<'a> {
 
 impl<'a> Model<'a> {
     /// Takes the tokens of `runs` (together at most as many as the scratch was made for) through all
-    /// layers. Only the rows whose results are wanted go through the last layer as a whole.
+    /// layers. Only the rows whose results are wanted go through the last layer as a whole. `marks`
+    /// are places that are to be remembered.
     ///
     /// No sequence remembers anything of it before [`Memory::commit`](state::Memory::commit), which
     /// is not to be called after an error.
@@ -60,9 +61,10 @@ impl<'a> Model<'a> {
         &mut self,
         world: &mut World<'_, 'a>,
         runs: &[Run<'_, 'a>],
+        marks: &[Mark],
     ) -> Result<(), PageError> {
         let hidden = self.shape.hidden as usize;
-        self.rows.lay_out(runs, 2 * (self.shape.conv_width as usize - 1));
+        self.rows.lay_out(runs, marks, self.shape.conv_width as usize - 1);
         let count = self.rows.count();
         let tokens = runs.iter().flat_map(|run| run.tokens);
         for (x, &token) in self.scratch.x.chunks_exact_mut(hidden).zip(tokens) {

@@ -18,6 +18,8 @@ pub struct Memory<'a> {
     /// Columns by position: of all convolutions, `(layers, ring, hidden)`, position `p` at
     /// `p % ring`.
     columns: Columns<'a>,
+    /// Columns that the next token needs.
+    window: usize,
     /// The first position whose column is known.
     oldest: usize,
     /// Positions that were computed.
@@ -33,6 +35,13 @@ pub struct Staged {
     pub place: usize,
 }
 
+impl Staged {
+    /// The place of a position from [`Self::position`] on.
+    const fn of(self, position: usize) -> usize {
+        self.place + position - self.position
+    }
+}
+
 /// A few columns of every convolution, f32: `(layers, places, hidden)`.
 #[derive(Debug)]
 pub struct Columns<'a> {
@@ -42,20 +51,21 @@ pub struct Columns<'a> {
 }
 
 impl<'a> Memory<'a> {
-    /// Bytes for a sequence of up to `context` positions.
-    pub fn bytes(manifest: &Manifest, context: usize) -> usize {
-        Arena::cost::<u32>(context.div_ceil(KV_BLOCK)) + Columns::bytes(manifest, ring(manifest))
+    /// Bytes for a sequence of up to `context` positions that keeps `ring` columns.
+    pub fn bytes(manifest: &Manifest, context: usize, ring: usize) -> usize {
+        Arena::cost::<u32>(context.div_ceil(KV_BLOCK)) + Columns::bytes(manifest, ring)
     }
 
     /// Takes its memory.
     pub fn new(
         manifest: &Manifest,
         context: usize,
+        ring: usize,
         arena: &mut Arena<'a>,
     ) -> Result<Self, ArenaFull> {
         let table = arena.zeros(context.div_ceil(KV_BLOCK))?;
-        let columns = Columns::new(manifest, ring(manifest), arena)?;
-        Ok(Self { table, blocks: 0, columns, oldest: 0, len: 0 })
+        let columns = Columns::new(manifest, ring, arena)?;
+        Ok(Self { table, blocks: 0, columns, window: window(manifest), oldest: 0, len: 0 })
     }
 
     /// Positions that were computed.
@@ -66,6 +76,11 @@ impl<'a> Memory<'a> {
     /// Whether nothing was computed.
     pub const fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Bytes of the columns that it keeps.
+    pub fn column_bytes(&self) -> usize {
+        size_of_val(self.columns.data)
     }
 
     /// The numbers of the blocks of keys and values, in order of position.
@@ -109,10 +124,10 @@ impl<'a> Memory<'a> {
     pub fn commit(&mut self, end: usize, staged: &Columns<'_>, at: Staged) {
         let from = self.len.max(end.saturating_sub(self.columns.places));
         for position in from..end {
-            let staged_at = at.place + position - at.position;
             let place = self.columns.place(position);
             for layer in 0..self.columns.layers() {
-                self.columns.get_mut(layer, place).copy_from_slice(staged.get(layer, staged_at));
+                let column = staged.get(layer, at.of(position));
+                self.columns.get_mut(layer, place).copy_from_slice(column);
             }
         }
         self.oldest = self.oldest.max(end.saturating_sub(self.columns.places));
@@ -121,7 +136,7 @@ impl<'a> Memory<'a> {
 
     /// Whether [`Self::rewind`] can go back to `len` positions.
     pub fn can_rewind(&self, len: usize) -> bool {
-        let first = len.saturating_sub(self.columns.places / 2);
+        let first = len.saturating_sub(self.window);
         len == 0 || len <= self.len && first >= self.oldest
     }
 
@@ -139,16 +154,35 @@ impl<'a> Memory<'a> {
         }
     }
 
-    /// Becomes a copy of `other`, which keeps what it has: blocks are shared.
-    pub fn copy_from(&mut self, pool: &mut KvPool<'_>, other: &Memory<'_>) {
+    /// Becomes a copy of the first `len` positions of `other`, which keeps what it has: blocks are
+    /// shared. Columns of positions that `other` does not count yet are `staged`.
+    ///
+    /// `other` knows the columns that the position after them needs, or they are staged.
+    pub fn copy_from(
+        &mut self,
+        pool: &mut KvPool<'_>,
+        other: &Memory<'_>,
+        len: usize,
+        staged: Option<(&Columns<'_>, Staged)>,
+    ) {
         self.rewind(pool, 0);
-        for (to, &block) in self.table.iter_mut().zip(&other.table[..other.blocks]) {
+        self.blocks = len.div_ceil(KV_BLOCK);
+        for (to, &block) in self.table.iter_mut().zip(&other.table()[..self.blocks]) {
             pool.share(block);
             *to = block;
         }
-        self.blocks = other.blocks;
-        self.columns.data.copy_from_slice(other.columns.data);
-        (self.oldest, self.len) = (other.oldest, other.len);
+        let oldest = other.oldest.max(len.saturating_sub(self.columns.places));
+        for position in oldest..len {
+            let (from, at) = match staged {
+                Some((columns, at)) if position >= at.position => (columns, at.of(position)),
+                _ => (&other.columns, other.columns.place(position)),
+            };
+            let place = self.columns.place(position);
+            for layer in 0..self.columns.layers() {
+                self.columns.get_mut(layer, place).copy_from_slice(from.get(layer, at));
+            }
+        }
+        (self.oldest, self.len) = (oldest, len);
     }
 
     /// Calls `each` with all memory that the computed positions have changed, always in the same
@@ -162,14 +196,11 @@ impl<'a> Memory<'a> {
         each(bytemuck::cast_slice_mut(self.columns.data))
     }
 
-    /// As if `len` positions had been computed, for which [`Self::visit`] is then given the memory.
-    /// Says whether there are enough blocks.
-    pub fn restore(&mut self, pool: &mut KvPool<'_>, len: usize) -> bool {
-        self.rewind(pool, 0);
-        let enough = self.reserve(pool, len);
+    /// As if `len` positions had been computed, which are reserved: [`Self::visit`] is then given their
+    /// memory.
+    pub fn restore(&mut self, len: usize) {
         self.len = len;
         self.oldest = len.saturating_sub(self.columns.places);
-        enough
     }
 }
 
@@ -218,8 +249,13 @@ impl<'a> Columns<'a> {
     }
 }
 
+/// Columns that the next token of a sequence needs.
+pub fn window(manifest: &Manifest) -> usize {
+    manifest.shape.conv_width as usize - 1
+}
+
 /// Columns that a sequence keeps: twice as many as the next token needs, so that it can go back
 /// by as many tokens.
 pub fn ring(manifest: &Manifest) -> usize {
-    2 * (manifest.shape.conv_width as usize - 1)
+    2 * window(manifest)
 }

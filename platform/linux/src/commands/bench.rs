@@ -138,6 +138,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let mut cold = [0.0; 2];
     for repetition in 0..=args.repetitions {
         engine.session.reset();
+        // All of a prompt is to be computed each time.
+        engine.session.forget();
         let measured = [feed_prompt(&mut engine, prompt)?, feed_answer(&mut engine, answer)?];
         // The first run fills caches and wakes the CPU.
         if repetition == 0 {

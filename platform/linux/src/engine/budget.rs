@@ -73,7 +73,7 @@ impl Budget {
     /// The least budget that works for this context, and the most of any use.
     pub fn bounds(&self, image: &Image) -> [u64; 2] {
         let sizes = self.plan.sizes;
-        let least = Plan::least(image, Sizes { batch: 1, ..sizes });
+        let least = Plan::least(image, Sizes { batch: 1, prefixes: 0, ..sizes });
         let most = Plan::most(image, sizes);
         [least, most].map(|arena| arena + self.overhead)
     }
