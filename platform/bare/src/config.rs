@@ -7,7 +7,7 @@ use core::fmt;
 use core::str::FromStr;
 
 use rill::answer::{Answer, StopError};
-use rill::experts::{DecayedLfu, LayerLru, Lru, Policy, Reuse};
+use rill::experts::{Policy, policy};
 use rill::image::Sampling;
 use rill::model::kv::KvFormat;
 use rill::sampler::Settings;
@@ -29,6 +29,8 @@ pub struct Config<'t> {
     pub context: Option<u32>,
     /// Most tokens of a batch.
     pub batch: Option<u32>,
+    /// Beginnings of conversations that are kept; `None` to choose by the budget.
+    pub prefixes: Option<u32>,
     /// How keys and values are kept; `None` for the default.
     pub kv: Option<KvFormat>,
     /// Most tokens of an answer.
@@ -143,6 +145,10 @@ static KEYS: &[Key] = &[
         },
     },
     Key {
+        name: "prefixes",
+        set: |config, text| put(&mut config.prefixes, number(text, "a whole number", |_| true)?),
+    },
+    Key {
         name: "max-tokens",
         set: |config, text| put(&mut config.max_tokens, number(text, COUNT, |&n| n > 0)?),
     },
@@ -154,13 +160,7 @@ static KEYS: &[Key] = &[
     Key {
         name: "policy",
         set: |config, text| {
-            let policy: &'static dyn Policy = match text {
-                "reuse" => &Reuse,
-                "lfu" => &DecayedLfu,
-                "layer-lru" => &LayerLru,
-                "lru" => &Lru,
-                _ => return Err(Problem::Value("reuse, lfu, layer-lru or lru")),
-            };
+            let policy = policy(text).ok_or(Problem::Value("reuse, lfu, layer-lru or lru"))?;
             put(&mut config.policy, policy)
         },
     },
@@ -343,7 +343,7 @@ mod tests {
         let text = "# kiosk\r\nsystem = You are a guide. A = B.\r\n\r\n ram=200MiB\n\
                     temp = 0\nseed = 7\nstop = User:\nstop = Guide:\nno-lookahead = true\n\
                     no-draft = true\n\
-                    policy = lru\nkv = int8\nmax-tokens = 64\nthinking = 100\n\
+                    policy = lru\nkv = int8\nprefixes = 3\nmax-tokens = 64\nthinking = 100\n\
                     presence-penalty = 0.5\nfrequency-penalty = -0.25\ntop-n-sigma = 1.5\n\
                     ignore-eos = true\nmin-tokens = 8\n";
         let config = Config::parse(text).unwrap();
@@ -354,6 +354,7 @@ mod tests {
         assert!(config.no_lookahead);
         assert!(Config::parse("thinking = hide").unwrap().hides_thinking);
         assert_eq!(config.policy.unwrap().name(), "lru");
+        assert_eq!(config.prefixes, Some(3));
         assert_eq!(config.kv, Some(KvFormat::Int8));
         let expected = Settings {
             sampling: Sampling { temperature: 0.0, ..Sampling::default() },

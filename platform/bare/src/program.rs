@@ -145,7 +145,7 @@ fn converse(console: &mut Console) -> Result<Infallible, Failure> {
         batch: config.batch,
         kv: config.kv.unwrap_or_default(),
         conversations: 1,
-        prefixes: None,
+        prefixes: config.prefixes,
     };
     let plan = Plan::new(&image, &request).map_err(|error| match error {
         PlanError::BelowLeast { least, .. } => Failure::Budget { budget, least: least + overhead },

@@ -9,5 +9,5 @@ mod shelf;
 pub use cache::{Cache, CacheStats, Memory, PageError, PageFault, Part};
 pub use history::{History, Rates};
 pub use lookahead::Lookahead;
-pub use policy::{DecayedLfu, LayerLru, Lru, POLICIES, Policy, Reuse};
+pub use policy::{DecayedLfu, LayerLru, Lru, POLICIES, Policy, Reuse, policy};
 pub use shelf::{Found, Placed, Shelf, SlotId};

@@ -1,5 +1,7 @@
 //! Which page gives way to another.
 
+use core::fmt;
+
 use super::history::History;
 
 /// Chooses what to evict. No choice can change a result, only how long it takes.
@@ -20,6 +22,17 @@ pub trait Policy: Sync {
 
 /// Every policy that needs no foresight, the default first.
 pub static POLICIES: [&dyn Policy; 4] = [&Reuse, &DecayedLfu, &LayerLru, &Lru];
+
+impl fmt::Debug for dyn Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The policy of that name.
+pub fn policy(name: &str) -> Option<&'static dyn Policy> {
+    POLICIES.into_iter().find(|policy| policy.name() == name)
+}
 
 /// The page that is expected to be wanted last: [`History::distance`].
 ///

@@ -18,8 +18,13 @@ use crate::{fault_test, log, power_cut_test, program, run};
 /// Options of `rill chat` for both sides: sampling as the image advises, and an end.
 const SETTINGS: [(&str, Option<&str>); 2] = [("seed", Some("7")), ("max-tokens", Some("48"))];
 /// What else makes counters comparable: a budget divides alike, and nothing depends on time.
-const COUNTED: [(&str, Option<&str>); 4] =
-    [("context", Some("1024")), ("batch", Some("32")), ("no-lookahead", None), ("no-draft", None)];
+const COUNTED: [(&str, Option<&str>); 5] = [
+    ("context", Some("1024")),
+    ("batch", Some("32")),
+    ("prefixes", Some("2")),
+    ("no-lookahead", None),
+    ("no-draft", None),
+];
 /// Too little for all experts of the kiosk model: the test is one of paging too.
 const RAM: ByteSize = ByteSize::mib(18);
 /// As little for a board whose counters are compared, where a shorter context takes less.

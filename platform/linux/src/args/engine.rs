@@ -2,7 +2,8 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use rill::experts::{DecayedLfu, LayerLru, Lru, Policy, Reuse};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use rill::experts::{POLICIES, Policy, policy};
 use rill::model::kv::KvFormat;
 use rill_linux::engine::{BudgetOptions, Engine, Memory, Note, Options};
 use rill_linux::memory::parse_size;
@@ -24,9 +25,11 @@ pub struct EngineArgs {
     /// Table of functions to use; `rill inspect --kernels` lists those of this CPU
     #[arg(long, value_name = "NAME", hide_short_help = true)]
     kernels: Option<String>,
-    /// Which experts give way to others
-    #[arg(long, value_enum, default_value = "reuse", hide_short_help = true)]
-    policy: PolicyName,
+    /// Which experts give way to others: those expected to be wanted last, the least often used with
+    /// a memory of those that left, the least recently used of the same layer or of all
+    #[arg(long, value_name = "NAME", value_parser = policies(), default_value = POLICIES[0].name(),
+        hide_short_help = true)]
+    policy: &'static dyn Policy,
     /// Never read experts on a guess
     #[arg(long, hide_short_help = true)]
     no_lookahead: bool,
@@ -53,6 +56,10 @@ pub struct BudgetArgs {
     /// Most tokens of a prompt that go through the model together [default: chosen by the budget]
     #[arg(long, value_name = "TOKENS", hide_short_help = true)]
     batch: Option<u32>,
+    /// Beginnings of conversations that are kept, so that others that begin alike need not compute
+    /// them again [default: chosen by the budget]
+    #[arg(long, value_name = "N", hide_short_help = true)]
+    pub prefixes: Option<u32>,
     /// How keys and values of a conversation are kept; logits depend on it
     #[arg(long, value_enum, default_value = "f16")]
     kv: KvName,
@@ -66,19 +73,6 @@ enum KvName {
     /// About half of that (LFM2-8B-A1B: 6.2 KiB a token, not 12.0), for a KL divergence of 9.4e-4
     /// nats (kiosk model)
     Int8,
-}
-
-/// A policy as an option.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum PolicyName {
-    /// The one expected to be wanted last
-    Reuse,
-    /// The least often used, with a memory of those that left
-    Lfu,
-    /// The least recently used of the same layer
-    LayerLru,
-    /// The least recently used
-    Lru,
 }
 
 impl EngineArgs {
@@ -116,7 +110,7 @@ impl EngineArgs {
             budget: BudgetOptions { context: budget.context.or(tokens), ..budget },
             threads: self.threads,
             kernels: self.kernels.clone(),
-            policy: self.policy.policy(),
+            policy: self.policy,
             lookahead: !self.no_lookahead,
             draft: !self.no_draft,
             save_pages: self.save_pages,
@@ -133,6 +127,7 @@ impl BudgetArgs {
             context: self.context,
             batch: self.batch,
             kv: self.kv.format(),
+            prefixes: self.prefixes,
             ..BudgetOptions::default()
         }
     }
@@ -147,13 +142,8 @@ impl KvName {
     }
 }
 
-impl PolicyName {
-    fn policy(self) -> &'static dyn Policy {
-        match self {
-            Self::Reuse => &Reuse,
-            Self::Lfu => &DecayedLfu,
-            Self::LayerLru => &LayerLru,
-            Self::Lru => &Lru,
-        }
-    }
+/// Reads the name of a policy.
+fn policies() -> impl TypedValueParser<Value = &'static dyn Policy> {
+    let names = PossibleValuesParser::new(POLICIES.map(Policy::name));
+    names.map(|name| policy(&name).unwrap_or(POLICIES[0]))
 }

@@ -23,12 +23,21 @@ pub struct BudgetOptions {
     pub kv: KvFormat,
     /// Conversations side by side.
     pub conversations: u32,
+    /// Beginnings of conversations that are kept for others; `None` to choose by the budget.
+    pub prefixes: Option<u32>,
 }
 
 impl Default for BudgetOptions {
     /// One conversation in what is free.
     fn default() -> Self {
-        Self { ram: None, context: None, batch: None, kv: KvFormat::default(), conversations: 1 }
+        Self {
+            ram: None,
+            context: None,
+            batch: None,
+            kv: KvFormat::default(),
+            conversations: 1,
+            prefixes: None,
+        }
     }
 }
 
@@ -47,9 +56,13 @@ impl BudgetOptions {
             batch: self.batch,
             kv: self.kv,
             conversations: self.conversations,
+            prefixes: self.prefixes,
         };
         match Plan::new(&model.image, &request) {
-            Ok(plan) => Ok(Budget { total, overhead, plan }),
+            Ok(plan) => {
+                let prefixes = self.prefixes.unwrap_or_default();
+                Ok(Budget { total, overhead, plan, prefixes })
+            }
             Err(PlanError::BelowLeast { least, .. }) => {
                 Err(LoadError::Budget { budget: total, least: least + overhead })
             }
@@ -67,13 +80,15 @@ pub struct Budget {
     pub overhead: u64,
     /// The arena.
     pub plan: Plan,
+    /// Known beginnings that were asked for.
+    prefixes: u32,
 }
 
 impl Budget {
     /// The least budget that works for this context, and the most of any use.
     pub fn bounds(&self, image: &Image) -> [u64; 2] {
-        let sizes = self.plan.sizes;
-        let least = Plan::least(image, Sizes { batch: 1, prefixes: 0, ..sizes });
+        let (sizes, prefixes) = (self.plan.sizes, self.prefixes);
+        let least = Plan::least(image, Sizes { batch: 1, prefixes, ..sizes });
         let most = Plan::most(image, sizes);
         [least, most].map(|arena| arena + self.overhead)
     }
