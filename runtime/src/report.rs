@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use crate::plan::Plan;
 use crate::seams::Micros;
@@ -12,7 +12,7 @@ use crate::stats::Phase;
 
 /// What a session does not know of the platform that it runs on.
 #[derive(Debug, Clone, Copy)]
-pub struct Surroundings {
+pub struct Surroundings<'s> {
     /// Cores at work.
     pub threads: usize,
     /// What reads the image.
@@ -21,6 +21,8 @@ pub struct Surroundings {
     pub load_time: Micros,
     /// Bytes planned for the whole program.
     pub budget: u64,
+    /// Those of them that are not the arena, by name.
+    pub overhead: &'s [(&'static str, u64)],
     /// The most that was used, where the platform can say.
     pub peak_resident: Option<u64>,
     /// Time that answers took, from the prompt's first token to the last text, where it is measured.
@@ -33,7 +35,7 @@ pub struct Surroundings {
 
 /// Where time and memory went: displayed as lines, serialised as one object.
 #[derive(Debug, Clone, Serialize)]
-pub struct Report {
+pub struct Report<'s> {
     kernels: &'static str,
     threads: usize,
     storage: &'static str,
@@ -56,6 +58,10 @@ pub struct Report {
     slots: u32,
     pages: u32,
     budget_bytes: u64,
+    arena_bytes: u64,
+    /// What is not the arena, by name, in bytes.
+    #[serde(serialize_with = "as_map")]
+    overhead: &'s [(&'static str, u64)],
     peak_resident_bytes: Option<u64>,
     minor_faults: Option<u64>,
     major_faults: Option<u64>,
@@ -120,13 +126,18 @@ impl Account {
     }
 }
 
+/// Names and their bytes as one object.
+fn as_map<S: Serializer>(parts: &[(&'static str, u64)], out: S) -> Result<S::Ok, S::Error> {
+    out.collect_map(parts.iter().copied())
+}
+
 fn seconds(micros: u64) -> f64 {
     micros as f64 / 1e6
 }
 
-impl Report {
+impl<'s> Report<'s> {
     /// Of everything since the model was loaded.
-    pub fn new(session: &Session<'_>, plan: &Plan, around: Surroundings) -> Self {
+    pub fn new(session: &Session<'_>, plan: &Plan, around: Surroundings<'s>) -> Self {
         let stats = session.stats();
         let speed = |phase: &Phase| match phase.time {
             0 => 0.0,
@@ -152,6 +163,8 @@ impl Report {
             slots: plan.slots,
             pages: plan.pages,
             budget_bytes: around.budget,
+            arena_bytes: plan.total(),
+            overhead: around.overhead,
             peak_resident_bytes: around.peak_resident,
             minor_faults: around.faults.map(|[minor, _]| minor),
             major_faults: around.faults.map(|[_, major]| major),
@@ -206,7 +219,7 @@ impl Report {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(
             f,
@@ -238,9 +251,17 @@ impl fmt::Display for Report {
         if self.pages > 0 {
             writeln!(f, "experts   {} of {} fit in RAM", self.slots, self.pages)?;
         }
-        write!(f, "RAM       {} planned", Size(self.budget_bytes))?;
+        write!(
+            f,
+            "RAM       {} planned: {} arena",
+            Size(self.budget_bytes),
+            Size(self.arena_bytes)
+        )?;
+        for &(name, bytes) in self.overhead.iter().filter(|(_, bytes)| *bytes > 0) {
+            write!(f, ", {} {name}", Size(bytes))?;
+        }
         if let Some(peak) = self.peak_resident_bytes {
-            write!(f, ", {} at most", Size(peak))?;
+            write!(f, "; {} used at most", Size(peak))?;
         }
         if let (Some(minor), Some(major)) = (self.minor_faults, self.major_faults) {
             write!(f, "; {minor} minor and {major} major faults")?;

@@ -19,6 +19,19 @@ pub fn path(name: &str) -> PathBuf {
 
 /// The image of the first `layers` layers in RAM: their last may be one of attention.
 pub fn first_layers(layers: usize) -> &'static [u8] {
+    configured(|config| {
+        config["num_hidden_layers"] = layers.into();
+        config["layer_types"].as_array_mut().expect("layers have types").truncate(layers);
+    })
+}
+
+/// The image of a model that says of itself that it was made for so many positions.
+pub fn of_context(positions: u32) -> &'static [u8] {
+    configured(|config| config["max_position_embeddings"] = positions.into())
+}
+
+/// The image of the model with another configuration.
+fn configured(change: impl FnOnce(&mut serde_json::Value)) -> &'static [u8] {
     let folder = tempfile::tempdir().expect("there is room for temporary files");
     for file in std::fs::read_dir(path("kiosk-16m")).expect("the kiosk folder is there") {
         let file = file.expect("the kiosk folder can be read");
@@ -27,8 +40,7 @@ pub fn first_layers(layers: usize) -> &'static [u8] {
     let file = folder.path().join("config.json");
     let text = std::fs::read(&file).expect("a checkpoint has a configuration");
     let mut config: serde_json::Value = serde_json::from_slice(&text).expect("it is JSON");
-    config["num_hidden_layers"] = layers.into();
-    config["layer_types"].as_array_mut().expect("layers have types").truncate(layers);
+    change(&mut config);
     std::fs::write(&file, config.to_string()).expect("there is room for temporary files");
     packed(folder.path(), &DEFAULT)
 }

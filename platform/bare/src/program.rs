@@ -206,6 +206,7 @@ fn converse(console: &mut Console) -> Result<Infallible, Failure> {
         disk: &mut disk,
         load_time,
         used,
+        overhead: &[("program", overhead)],
         meter: Meter::start(),
     };
     chat.begin().map_err(Failure::System)?;
@@ -268,11 +269,13 @@ struct Chat<'c, 't, D> {
     disk: &'c mut Queue<D>,
     load_time: Micros,
     used: u64,
+    /// Those of them that are not the arena.
+    overhead: &'c [(&'static str, u64)],
     /// What the tokens of the last answer cost.
     meter: Meter,
 }
 
-impl<D: Driver> Chat<'_, '_, D> {
+impl<'c, D: Driver> Chat<'c, '_, D> {
     /// Begins a conversation.
     fn begin(&mut self) -> Result<(), SequenceError> {
         self.session.reset();
@@ -404,12 +407,13 @@ impl<D: Driver> Chat<'_, '_, D> {
         self.console.print("\n");
     }
 
-    fn report(&self) -> Report {
+    fn report(&self) -> Report<'c> {
         let around = Surroundings {
             threads: self.cores.width(),
             storage: self.disk.driver().name(),
             load_time: self.load_time,
             budget: self.used,
+            overhead: self.overhead,
             peak_resident: None,
             answer_time: None,
             thought: self.config.answer.thought(),

@@ -71,7 +71,7 @@ pub enum Failure {
 fn load_advice(error: &LoadError) -> &'static str {
     match error {
         LoadError::Budget { .. } => " (-c)",
-        LoadError::Ram { .. } => " (--ram)",
+        LoadError::Group { .. } | LoadError::Ram { .. } => " (--ram)",
         _ => "",
     }
 }

@@ -2,14 +2,12 @@
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rill::size::Size;
 
-/// What the process uses beside the arena: code, stacks, queues, the tokenizer's and the command
-/// line's own data. Measured as peak resident size minus the arena, rounded up: see the tests of
-/// the program.
-pub const OVERHEAD: u64 = 8 << 20;
+/// Where control groups are mounted.
+const GROUPS: &str = "/sys/fs/cgroup";
 
 /// RAM left to the rest of the system when the budget is chosen by what is free.
 const SPARE: u64 = 64 << 20;
@@ -22,10 +20,28 @@ pub fn default_budget() -> io::Result<u64> {
     let meminfo = fs::read_to_string("/proc/meminfo")?;
     let available = kilobytes(&meminfo, "MemAvailable:")
         .ok_or_else(|| io::Error::other("/proc/meminfo has no MemAvailable; give --ram"))?;
-    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let room = cgroup_room(&groups, Path::new("/sys/fs/cgroup")).unwrap_or(u64::MAX);
+    let room = cgroup_room(&own_groups(), Path::new(GROUPS)).unwrap_or(u64::MAX);
     let free = available.min(room);
     Ok(free - SPARE.min(free / 8))
+}
+
+/// The limit of a memory control group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupLimit {
+    /// Bytes: the kernel ends or stops processes that use more.
+    pub bytes: u64,
+    /// The group's folder.
+    pub group: PathBuf,
+}
+
+/// The least limit of the control groups around this process, if one has any.
+pub fn group_limit() -> Option<GroupLimit> {
+    least_limit(&own_groups(), Path::new(GROUPS))
+}
+
+/// The control groups of this process, as the kernel lists them.
+fn own_groups() -> String {
+    fs::read_to_string("/proc/self/cgroup").unwrap_or_default()
 }
 
 /// Reads a size, as [`Size`] does.
@@ -34,9 +50,12 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     Ok(size.0)
 }
 
-/// The most RAM this process has had so far, in bytes; `None` where the kernel does not say.
+/// The most RAM this process has had so far, page tables included, in bytes; `None` where the kernel
+/// does not say.
 pub fn peak_resident() -> Option<u64> {
-    kilobytes(&fs::read_to_string("/proc/self/status").ok()?, "VmHWM:")
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    // Page tables only grow while a mapping lives, and no large one ends before the process.
+    kilobytes(&status, "VmHWM:")?.checked_add(kilobytes(&status, "VmPTE:")?)
 }
 
 /// Page faults of this process so far: minor ones, and major ones, which read from a device. `None`
@@ -56,13 +75,28 @@ fn kilobytes(text: &str, field: &str) -> Option<u64> {
     line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// The least room in the control groups of `groups` (the content of `/proc/self/cgroup`) and in
-/// the groups around them; `None` when none has a limit. `root` is where they are mounted.
+/// The least room in the control groups of `list` (the content of `/proc/self/cgroup`) and in the
+/// groups around them; `None` when none has a limit. `root` is where they are mounted.
+fn cgroup_room(list: &str, root: &Path) -> Option<u64> {
+    groups(list, root).filter_map(|(version, group)| version.room(&group)).min()
+}
+
+/// The least limit among the same groups.
+fn least_limit(list: &str, root: &Path) -> Option<GroupLimit> {
+    groups(list, root)
+        .filter_map(|(version, group)| Some(GroupLimit { bytes: version.limit(&group)?, group }))
+        .min_by_key(|limit| limit.bytes)
+}
+
+/// The memory control groups of `list` and all around them, up to `root`.
 ///
 /// Formats: <https://docs.kernel.org/admin-guide/cgroup-v2.html> and `cgroup-v1/memory.html`.
-fn cgroup_room(groups: &str, root: &Path) -> Option<u64> {
-    groups
-        .lines()
+fn groups<'l>(
+    list: &'l str,
+    root: &Path,
+) -> impl Iterator<Item = (&'static Version, PathBuf)> + use<'l> {
+    let root = root.to_owned();
+    list.lines()
         .filter_map(|line| {
             let mut fields = line.splitn(3, ':').skip(1);
             let (controllers, path) = (fields.next()?, fields.next()?);
@@ -73,12 +107,13 @@ fn cgroup_room(groups: &str, root: &Path) -> Option<u64> {
             } else {
                 return None;
             };
-            let root = root.join(version.folder);
-            // In a container the path may be the host's: what does not exist here is skipped.
-            let path = Path::new(path.trim_start_matches('/'));
-            path.ancestors().filter_map(|group| version.room(&root.join(group))).min()
+            // In a container the path may be the host's: what does not exist here has no limit.
+            Some((version, Path::new(path.trim_start_matches('/'))))
         })
-        .min()
+        .flat_map(move |(version, path)| {
+            let root = root.join(version.folder);
+            path.ancestors().map(move |group| (version, root.join(group)))
+        })
 }
 
 /// Names of the files of one version of control groups.
@@ -104,12 +139,15 @@ static V1: Version = Version {
 };
 
 impl Version {
+    /// The limit of this group, if it has one.
+    fn limit(&self, group: &Path) -> Option<u64> {
+        self.limits.iter().filter_map(|name| number(group, name)).min()
+    }
+
     /// What may still be used in this group; `None` when it has no limit.
     fn room(&self, group: &Path) -> Option<u64> {
-        let number =
-            |name: &&str| fs::read_to_string(group.join(name)).ok()?.trim().parse::<u64>().ok();
-        let limit = self.limits.iter().filter_map(number).min()?;
-        let usage = number(&self.usage).unwrap_or(0);
+        let limit = self.limit(group)?;
+        let usage = number(group, self.usage).unwrap_or(0);
         let stat = fs::read_to_string(group.join("memory.stat")).unwrap_or_default();
         let reclaimable = stat
             .lines()
@@ -121,8 +159,15 @@ impl Version {
     }
 }
 
+/// The number that is all of a group's file; `max` is none.
+fn number(group: &Path, name: &str) -> Option<u64> {
+    fs::read_to_string(group.join(name)).ok()?.trim().parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -182,5 +227,49 @@ mod tests {
         ]);
         let groups = "12:cpu,cpuacct:/docker/1\n9:memory:/docker/1\n0::/docker/1\n";
         assert_eq!(cgroup_room(groups, root.path()), Some(2000));
+    }
+
+    #[test]
+    fn version_1_without_a_limit_says_the_largest_number() {
+        let root = tree(&[("memory/memory.limit_in_bytes", "9223372036854771712\n")]);
+        let limit = least_limit("9:memory:/\n", root.path()).unwrap();
+        assert!(limit.bytes > 1 << 62, "no budget is above it");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        /// Whatever groups lie within one another, the least limit counts, and it is named.
+        #[test]
+        fn the_least_limit_of_all_groups_around_counts(
+            limits in prop::collection::vec(prop::option::of(1_u64..1 << 40), 1..6),
+            high in prop::option::of(1_u64..1 << 40),
+            old in any::<bool>(),
+        ) {
+            let root = tempfile::tempdir().unwrap();
+            let (line, mounted, name) = if old {
+                ("3:cpu:/x\n7:memory:", root.path().join("memory"), "memory.limit_in_bytes")
+            } else {
+                ("0::", root.path().to_owned(), "memory.max")
+            };
+            let mut group = mounted.clone();
+            for limit in &limits {
+                fs::create_dir_all(&group).unwrap();
+                let text = limit.map_or("max".to_owned(), |bytes| bytes.to_string());
+                fs::write(group.join(name), format!("{text}\n")).unwrap();
+                group.push("inner");
+            }
+            let high = high.filter(|_| !old);
+            if let Some(high) = high {
+                fs::write(mounted.join("memory.high"), high.to_string()).unwrap();
+            }
+            let path = "/inner".repeat(limits.len() - 1);
+            let found = least_limit(&format!("{line}{path}/\n"), root.path());
+            let least = limits.iter().copied().chain([high]).flatten().min();
+            prop_assert_eq!(found.as_ref().map(|limit| limit.bytes), least);
+            if let Some(GroupLimit { bytes, group }) = found {
+                let said = [name, "memory.high"].map(|name| number(&group, name));
+                prop_assert!(said.contains(&Some(bytes)));
+            }
+        }
     }
 }

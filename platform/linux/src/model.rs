@@ -56,10 +56,15 @@ impl Model {
         Ok(Self { name, device, image })
     }
 
+    /// Bytes of a section as it is read: whole pages.
+    pub fn padded(&self, section: Section) -> u64 {
+        self.image.header.span(section).len.next_multiple_of(PAGE_ALIGN as u64)
+    }
+
     /// Reads a section whole and checks it.
     pub fn section(&mut self, section: Section) -> Result<SectionBytes, LoadError> {
         let Span { offset, len, checksum: sum } = self.image.header.span(section);
-        let padded = (len.next_multiple_of(PAGE_ALIGN as u64)).max(PAGE_ALIGN as u64);
+        let padded = self.padded(section).max(PAGE_ALIGN as u64);
         let mut arena = Arena::new(padded as usize, 1)
             .map_err(|error| LoadError::Ram { bytes: padded, error })?;
         let wrong = |error| LoadError::Image { model: self.name.clone(), error };
@@ -97,6 +102,14 @@ impl Device {
         match self {
             Self::File(disk) => disk.via(),
             Self::BuiltIn(_) => "built in",
+        }
+    }
+
+    /// Threads that read.
+    pub fn threads(&self) -> usize {
+        match self {
+            Self::File(disk) => disk.threads(),
+            Self::BuiltIn(_) => 0,
         }
     }
 

@@ -6,7 +6,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use rill::experts::{POLICIES, Policy, policy};
 use rill::model::kv::KvFormat;
 use rill_linux::engine::{BudgetOptions, Engine, Memory, Note, Options};
-use rill_linux::memory::parse_size;
+use rill_linux::memory::{group_limit, parse_size};
 
 use super::ModelArgs;
 use crate::failure::Failure;
@@ -85,7 +85,10 @@ impl EngineArgs {
     pub fn bounds(&self, tokens: Option<u32>) -> Result<[u64; 2], Failure> {
         let model = self.model.open()?;
         let options = self.options(tokens);
-        Ok(options.budget.plan(&model)?.bounds(&model.image))
+        let budget = options.budget.plan(&model, options.threads)?;
+        let [least, most] = budget.bounds(&model.image);
+        let limit = group_limit().map_or(u64::MAX, |limit| limit.bytes);
+        Ok([least, most.min(limit).max(least)])
     }
 
     /// Loads the model into `memory`. `tokens` is the context when the user asks for none.

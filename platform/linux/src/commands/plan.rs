@@ -1,4 +1,5 @@
 use std::io::Write;
+use std::num::NonZeroUsize;
 
 use rill::plan::Use;
 use rill::size::Size;
@@ -18,6 +19,9 @@ pub struct Args {
     model: ModelArgs,
     #[command(flatten)]
     budget: BudgetArgs,
+    /// Cores to plan for [default: all]
+    #[arg(short, long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -30,7 +34,7 @@ Examples:
 
 pub fn run(args: &Args) -> Result<(), Failure> {
     let model = args.model.open()?;
-    let budget = args.budget.options().plan(&model)?;
+    let budget = args.budget.options().plan(&model, args.threads)?;
     let mut out = stdout();
     if args.json {
         serde_json::to_writer_pretty(&mut out, &as_json(&model, &budget))
@@ -55,7 +59,9 @@ fn print(model: &Model, budget: &Budget, out: &mut impl Write) -> std::io::Resul
     for part in Use::ALL {
         line(part.name(), plan.bytes(part))?;
     }
-    line("the program itself", budget.overhead)?;
+    for (name, bytes) in budget.beside.into_iter().filter(|(_, bytes)| *bytes > 0) {
+        line(name, bytes)?;
+    }
     line("total", budget.used())?;
     line("budget", budget.total)?;
     let [least, most] = budget.bounds(&model.image);
@@ -80,16 +86,19 @@ fn as_json(model: &Model, budget: &Budget) -> Value {
     let plan = &budget.plan;
     let parts: Map<String, Value> =
         Use::ALL.iter().map(|&part| (part.name().into(), plan.bytes(part).into())).collect();
+    let overhead: Map<String, Value> =
+        budget.beside.into_iter().map(|(name, bytes)| (name.into(), bytes.into())).collect();
     let [least, most] = budget.bounds(&model.image);
     json!({
         "model": model.image.manifest.name.as_str(),
         "budget_bytes": budget.total,
         "total_bytes": budget.used(),
         "arena_bytes": plan.total(),
-        "overhead_bytes": budget.overhead,
+        "overhead_bytes": budget.overhead.beside(plan.total()),
         "least_bytes": least,
         "most_bytes": most,
         "parts": parts,
+        "overhead": overhead,
         "context": plan.sizes.context,
         "batch": plan.sizes.batch,
         "kv": plan.sizes.kv.name(),

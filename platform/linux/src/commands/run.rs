@@ -60,7 +60,7 @@ struct Output<'r> {
     #[serde(skip_serializing_if = "Option::is_none")]
     logprobs: Option<Vec<Choice>>,
     #[serde(flatten)]
-    stats: &'r Report,
+    stats: &'r Report<'r>,
 }
 
 pub fn run(args: &Args) -> Result<(), Failure> {

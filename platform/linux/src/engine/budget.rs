@@ -1,12 +1,15 @@
 use std::fmt;
+use std::num::NonZeroUsize;
+use std::thread::available_parallelism;
 
-use rill::image::Image;
+use rill::image::{Image, Section};
 use rill::model::kv::KvFormat;
 use rill::plan::{Plan, PlanError, PlanRequest, Sizes};
 use rill::size::Size;
 
 use super::LoadError;
-use crate::memory;
+use super::overhead::{Overhead, PARTS};
+use crate::memory::{self, GroupLimit};
 use crate::model::Model;
 
 /// How much RAM, and for what.
@@ -42,16 +45,20 @@ impl Default for BudgetOptions {
 }
 
 impl BudgetOptions {
-    /// Divides the budget for a model.
-    pub fn plan(&self, model: &Model) -> Result<Budget, LoadError> {
+    /// Divides the budget for a model that so many threads compute; `None` for all cores.
+    pub fn plan(&self, model: &Model, threads: Option<NonZeroUsize>) -> Result<Budget, LoadError> {
         let total = match self.ram {
             Some(total) => total,
             None => memory::default_budget().map_err(LoadError::Free)?,
         };
-        let overhead = memory::OVERHEAD + model.device.resident();
-        let arena = total.saturating_sub(overhead);
+        let threads = threads.or_else(|| available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+        let overhead = Overhead {
+            built_in: model.device.resident(),
+            template: model.padded(Section::Template),
+            threads: threads + model.device.threads(),
+        };
         let request = PlanRequest {
-            arena,
+            arena: overhead.arena(total),
             context: self.context,
             batch: self.batch,
             kv: self.kv,
@@ -61,10 +68,11 @@ impl BudgetOptions {
         match Plan::new(&model.image, &request) {
             Ok(plan) => {
                 let prefixes = self.prefixes.unwrap_or_default();
-                Ok(Budget { total, overhead, plan, prefixes })
+                let beside = overhead.parts(plan.total());
+                Ok(Budget { total, overhead, beside, plan, threads, prefixes })
             }
             Err(PlanError::BelowLeast { least, .. }) => {
-                Err(LoadError::Budget { budget: total, least: least + overhead })
+                Err(LoadError::Budget { budget: total, least: overhead.with(least) })
             }
             Err(error) => Err(LoadError::Plan(error)),
         }
@@ -76,12 +84,24 @@ impl BudgetOptions {
 pub struct Budget {
     /// Bytes that the whole process may use.
     pub total: u64,
-    /// Bytes of it outside the arena.
-    pub overhead: u64,
+    /// What is not the arena.
+    pub overhead: Overhead,
+    /// Bytes of it, by name.
+    pub beside: [(&'static str, u64); PARTS.len()],
     /// The arena.
     pub plan: Plan,
+    /// Threads that compute.
+    pub(super) threads: usize,
     /// Known beginnings that were asked for.
     prefixes: u32,
+}
+
+/// A budget that was named is refused where the kernel would end the process for it.
+pub(super) fn within(budget: u64, limit: Option<GroupLimit>) -> Result<(), LoadError> {
+    match limit.filter(|limit| budget > limit.bytes) {
+        Some(limit) => Err(LoadError::Group { budget, limit }),
+        None => Ok(()),
+    }
 }
 
 impl Budget {
@@ -90,12 +110,12 @@ impl Budget {
         let (sizes, prefixes) = (self.plan.sizes, self.prefixes);
         let least = Plan::least(image, Sizes { batch: 1, prefixes, ..sizes });
         let most = Plan::most(image, sizes);
-        [least, most].map(|arena| arena + self.overhead)
+        [least, most].map(|arena| self.overhead.with(arena))
     }
 
     /// What the process will use of it.
     pub fn used(&self) -> u64 {
-        self.plan.total() + self.overhead
+        self.overhead.with(self.plan.total())
     }
 }
 
@@ -107,6 +127,25 @@ impl fmt::Display for Budget {
             0 => Ok(()),
             _ if slots == pages => write!(f, ", all {pages} experts in RAM"),
             _ => write!(f, ", {slots} of {pages} experts in RAM"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_budget_above_the_limit_of_a_group_is_refused_by_name() {
+        let group = Path::new("/sys/fs/cgroup/kiosk").to_owned();
+        let limit = |bytes| Some(GroupLimit { bytes, group: group.clone() });
+        assert!(within(1 << 30, None).is_ok());
+        assert!(within(1 << 30, limit(1 << 30)).is_ok());
+        let error = within((1 << 30) + 1, limit(1 << 30)).unwrap_err().to_string();
+        for part in ["/sys/fs/cgroup/kiosk", "1.00 GiB", "at most 1073741824"] {
+            assert!(error.contains(part), "{error}");
         }
     }
 }

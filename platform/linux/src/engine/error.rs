@@ -5,6 +5,7 @@ use rill::image::ImageError;
 use rill::plan::PlanError;
 use rill::size::Size;
 
+use crate::memory::GroupLimit;
 use crate::storage::OpenError;
 
 /// Why a model cannot be loaded.
@@ -49,6 +50,21 @@ pub enum LoadError {
         budget: u64,
         /// The least that works.
         least: u64,
+    },
+    /// The budget is more than this process may have.
+    #[error(
+        "budget {} is above {}, the limit of the memory control group {}, where the kernel ends the \
+         process; name at most {} bytes, or raise the limit",
+        Size(*.budget),
+        Size(.limit.bytes),
+        .limit.group.display(),
+        .limit.bytes
+    )]
+    Group {
+        /// Bytes of the whole process.
+        budget: u64,
+        /// The least limit of the groups around this process.
+        limit: GroupLimit,
     },
     /// There is no plan for another reason.
     #[error(transparent)]

@@ -63,8 +63,7 @@ impl<'m> Lent<'m> {
     ) -> &'m mut [u8] {
         let (Device::File(disk), Some(kept)) = (&mut self.device, kept) else { return bytes };
         disk.note().into_iter().for_each(|text| note(Note::Remark(text)));
-        // Refused where the limit of locked memory is low: reads then cost a little more.
-        disk.queue().register(bytes);
+        disk.queue().confine(bytes);
         // A model that stays in RAM whole is read once: nothing depends on how.
         if plan.slots == plan.pages {
             return bytes;

@@ -21,12 +21,12 @@ mod beside;
 mod budget;
 mod error;
 mod memory;
+mod overhead;
 mod usage;
 
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use rill::experts::{Policy, Reuse};
@@ -36,14 +36,16 @@ use rill::report::{Report, Surroundings};
 use rill::seams::{Events, Parallel, Silent, World};
 use rill::session::Session;
 
+use budget::within;
 pub use budget::{Budget, BudgetOptions};
 pub use error::LoadError;
 pub use memory::Memory;
+pub use overhead::Overhead;
 
 use crate::arena::Arena;
 use crate::clock::Monotonic;
 use crate::cpu;
-use crate::memory::{page_faults, peak_resident};
+use crate::memory::{group_limit, page_faults, peak_resident};
 use crate::model::{Model, SectionBytes};
 use crate::pool::Pool;
 use crate::storage::Via;
@@ -167,14 +169,12 @@ impl<'m> Engine<'m> {
         let kernels = options.choose_kernels()?;
         let kept = options.kept()?;
         let mut model = Model::open(options.model.as_deref(), options.via)?;
-        let budget = options.budget.plan(&model)?;
-        if options.budget.ram.is_none() {
-            note(Note::Budget(&budget));
+        let budget = options.budget.plan(&model, options.threads)?;
+        match options.budget.ram {
+            Some(ram) => within(ram, group_limit())?,
+            None => note(Note::Budget(&budget)),
         }
-        let threads = match options.threads {
-            Some(threads) => threads.get(),
-            None => available_parallelism().map_or(1, NonZeroUsize::get),
-        };
+        let threads = budget.threads;
         let template = template(&mut model)?;
         let bytes = budget.plan.total();
         let len = usize::try_from(bytes).unwrap_or(usize::MAX);
@@ -251,12 +251,13 @@ impl<'m> Engine<'m> {
     }
 
     /// Where time and memory went so far.
-    pub fn report(&self) -> Report {
+    pub fn report(&self) -> Report<'_> {
         let around = Surroundings {
             threads: self.machine.pool.width(),
             storage: self.machine.via(),
             load_time: self.load_time.as_micros() as u64,
             budget: self.budget.used(),
+            overhead: &self.budget.beside,
             peak_resident: peak_resident(),
             answer_time: Some(self.answer_time.as_micros() as u64),
             thought: self.thought,

@@ -20,11 +20,12 @@ pub struct Disk {
 pub trait Queue: Storage<'static> + std::fmt::Debug {
     /// What it is called in statistics.
     fn name(&self) -> &'static str;
+    /// Its threads.
+    fn threads(&self) -> usize;
     /// How reads are cut from now on.
     fn tune(&mut self, tuning: Tuning);
-    /// Makes buffers inside `arena` known to the kernel, which saves work at each read; says
-    /// whether it agreed. Other buffers can still be read into.
-    fn register(&mut self, arena: &[u8]) -> bool;
+    /// Reads from now on write only inside `arena`; others fail.
+    fn confine(&mut self, arena: &[u8]);
 }
 
 /// Which back end to use.
@@ -84,6 +85,11 @@ impl Disk {
     /// What performs the reads.
     pub fn queue(&mut self) -> &mut dyn Queue {
         &mut *self.queue
+    }
+
+    /// Threads that perform the reads.
+    pub fn threads(&self) -> usize {
+        self.queue.threads()
     }
 
     /// Name of what performs the reads.

@@ -39,7 +39,7 @@ pub struct Shared<B> {
     state: Mutex<State>,
     /// There may be a piece to read, or it is time to stop.
     pub work: Condvar,
-    /// A read is complete, a worker has begun, or an arena is registered.
+    /// A read is complete, or a worker has begun.
     pub done: Condvar,
 }
 
@@ -52,10 +52,6 @@ pub struct State {
     pub started: usize,
     /// It is time to stop.
     pub stop: bool,
-    /// Memory that a worker is asked to register.
-    pub to_register: Option<Region>,
-    /// Whether it could.
-    pub registered: Option<bool>,
 }
 
 /// A worker only calls the kernel.
@@ -69,7 +65,7 @@ impl<B: Bell> Service<B> {
         W: FnOnce(&Shared<B>) + Send + 'static,
     {
         let pieces = Pieces::new(Self::limit(Tuning::default()), source.alignment());
-        let state = State { pieces, started: 0, stop: false, to_register: None, registered: None };
+        let state = State { pieces, started: 0, stop: false };
         let (work, done) = (Condvar::new(), Condvar::new());
         let shared = Arc::new(Shared { source, bell, state: Mutex::new(state), work, done });
         let mut service = Self { shared, workers: Vec::with_capacity(bodies.len()) };
@@ -115,23 +111,17 @@ impl<B: Bell> Queue for Service<B> {
         B::NAME
     }
 
+    fn threads(&self) -> usize {
+        self.workers.len()
+    }
+
     fn tune(&mut self, tuning: Tuning) {
         self.shared.lock().pieces.tune(Self::limit(tuning));
     }
 
-    fn register(&mut self, arena: &[u8]) -> bool {
-        let mut state = self.shared.lock();
+    fn confine(&mut self, arena: &[u8]) {
         let region = Region { start: arena.as_ptr().addr(), len: arena.len() };
-        state.pieces.confine(region);
-        state.to_register = Some(region);
-        state.registered = None;
-        self.shared.wake();
-        loop {
-            if let Some(accepted) = state.registered {
-                return accepted;
-            }
-            state = self.shared.wait_done(state, None);
-        }
+        self.shared.lock().pieces.confine(region);
     }
 }
 

@@ -41,9 +41,7 @@ fn check_files_in(folder: &Path, len: usize) {
         check_dropped_while_reading(|| Box::new(open().unwrap()));
         let mut disk = open().unwrap();
         let arena = Arena::new(4 << 20, 1).unwrap().leak();
-        disk.queue().register(arena);
-        // And again: the second arena takes the place of the first.
-        disk.queue().register(arena);
+        disk.queue().confine(arena);
         check_reads(&mut disk, arena);
     }
 }

@@ -33,11 +33,6 @@ pub fn threads(source: Arc<Source>) -> io::Result<Threads> {
 fn serve(shared: &Shared<Gong>) {
     let mut state = shared.begin();
     while !state.stop {
-        if state.to_register.take().is_some() {
-            // Plain reads have no use for it.
-            state.registered = Some(false);
-            shared.done.notify_one();
-        }
         let Some(mut piece) = state.pieces.next(Instant::now()) else {
             state = shared.wait_work(state);
             continue;

@@ -1,14 +1,14 @@
 use std::collections::VecDeque;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use std::{io, ptr};
 
 use io_uring::{IoUring, Probe, opcode, squeue, types};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
-use super::pieces::{MAX_DEPTH, Piece, Region};
+use super::pieces::{MAX_DEPTH, Piece};
 use super::service::{Bell, Service, Shared};
 use super::source::Source;
 
@@ -51,7 +51,6 @@ fn uring_telling(source: Arc<Source>, tell: impl FnOnce(RawFd)) -> io::Result<Ur
         table: (0..MAX_DEPTH).map(|_| None).collect(),
         queued: VecDeque::with_capacity(MAX_DEPTH + 1),
         listening: false,
-        registered: Region::default(),
         failures: 0,
     };
     Service::start(source, chime, vec![move |shared: &Shared<Chime>| lane.serve(shared)])
@@ -66,15 +65,10 @@ struct Lane {
     queued: VecDeque<u64>,
     /// The kernel watches the chime.
     listening: bool,
-    /// The registered part of the address space: buffers of [`CHUNK`] bytes, the last may be
-    /// shorter.
-    registered: Region,
     /// How often in a row the kernel refused to be entered.
     failures: u32,
 }
 
-/// The kernel's limit for one registered buffer.
-const CHUNK: usize = 1 << 30;
 /// The chime's number.
 const CHIME: u64 = u64::MAX;
 /// After so many refusals the kernel is not asked again.
@@ -88,10 +82,6 @@ impl Lane {
     fn serve(mut self, shared: &Shared<Chime>) {
         let mut state = shared.begin();
         loop {
-            if let Some(region) = state.to_register.take() {
-                state.registered = Some(self.register(region));
-                shared.done.notify_one();
-            }
             while let Some(piece) = state.pieces.next(Instant::now()) {
                 self.push(piece, &shared.source);
             }
@@ -120,10 +110,6 @@ impl Lane {
         let mut state = shared.lock();
         loop {
             self.collect(&shared.bell, |piece, outcome| state.pieces.finish(piece, outcome));
-            if state.to_register.take().is_some() {
-                state.registered = Some(false);
-                shared.done.notify_one();
-            }
             if state.pieces.has_done() {
                 shared.done.notify_one();
             }
@@ -153,7 +139,7 @@ impl Lane {
         let Some(number) = self.table.iter().position(Option::is_none) else {
             unreachable!("no more pieces are in flight than the table has places");
         };
-        let entry = self.entry(&mut piece, source).user_data(number as u64);
+        let entry = entry(&mut piece, source).user_data(number as u64);
         self.table[number] = Some(piece);
         self.queued.push_back(number as u64);
         // SAFETY: the entry's buffer belongs to the piece, which stays in the table, untouched,
@@ -161,17 +147,6 @@ impl Lane {
         // is given back only after this thread has ended: never by a leaked ring.
         if unsafe { self.ring.submission().push(&entry) }.is_err() {
             unreachable!("the ring has as many places as the table, and one more");
-        }
-    }
-
-    fn entry(&self, piece: &mut Piece, source: &Source) -> squeue::Entry {
-        let fd = types::Fd(source.as_fd().as_raw_fd());
-        let offset = piece.offset();
-        let buffer = piece.buffer();
-        let (start, len) = (buffer.as_mut_ptr(), buffer.len() as u32);
-        match self.registered.chunk_of(buffer) {
-            Some(chunk) => opcode::ReadFixed::new(fd, start, len, chunk).offset(offset).build(),
-            None => opcode::Read::new(fd, start, len).offset(offset).build(),
         }
     }
 
@@ -224,25 +199,6 @@ impl Lane {
             finish(piece, outcome);
         }
     }
-
-    /// Makes a part of the address space known to the kernel; says whether it agreed.
-    fn register(&mut self, region: Region) -> bool {
-        if self.registered.len > 0 && self.ring.submitter().unregister_buffers().is_err() {
-            return false;
-        }
-        let chunks: Vec<libc::iovec> = (0..region.len)
-            .step_by(CHUNK)
-            .map(|from| libc::iovec {
-                iov_base: ptr::without_provenance_mut(region.start + from),
-                iov_len: CHUNK.min(region.len - from),
-            })
-            .collect();
-        // SAFETY: registering only pins the memory. The kernel writes to it when a piece says so,
-        // and a piece owns its bytes; pinned pages outlive even their mapping.
-        let accepted = unsafe { self.ring.submitter().register_buffers(&chunks) }.is_ok();
-        self.registered = if accepted { region } else { Region::default() };
-        accepted
-    }
 }
 
 impl Drop for Lane {
@@ -255,13 +211,14 @@ impl Drop for Lane {
     }
 }
 
-impl Region {
-    /// The number of the registered buffer that holds all of `buffer`.
-    fn chunk_of(self, buffer: &[u8]) -> Option<u16> {
-        let from = buffer.as_ptr().addr().checked_sub(self.start)?;
-        let last = from + buffer.len().checked_sub(1)?;
-        (last < self.len && from / CHUNK == last / CHUNK).then_some((from / CHUNK) as u16)
-    }
+/// The kernel's order for a piece.
+fn entry(piece: &mut Piece, source: &Source) -> squeue::Entry {
+    let fd = types::Fd(source.as_fd().as_raw_fd());
+    let offset = piece.offset();
+    let buffer = piece.buffer();
+    // Registered buffers would save a little work at each read, for 24 bytes of the kernel's RAM
+    // for each page of the arena where it has no huge pages.
+    opcode::Read::new(fd, buffer.as_mut_ptr(), buffer.len() as u32).offset(offset).build()
 }
 
 fn is_passing(error: &io::Error) -> bool {
@@ -274,20 +231,6 @@ mod tests {
     use super::*;
     use crate::arena::Arena;
     use rill::seams::{Read, Storage, Urgency};
-
-    #[test]
-    fn a_buffer_is_fixed_only_inside_one_registered_chunk() {
-        let bytes = [0_u8; 64];
-        let at = bytes.as_ptr().addr();
-        let region = |start, len| Region { start, len };
-        assert_eq!(region(at, 64).chunk_of(&bytes), Some(0));
-        assert_eq!(region(at, 63).chunk_of(&bytes), None);
-        assert_eq!(region(at + 1, 64).chunk_of(&bytes), None);
-        let before = region(at + 32 - CHUNK, 2 * CHUNK);
-        assert_eq!(before.chunk_of(&bytes), None, "crosses from one chunk to the next");
-        assert_eq!(before.chunk_of(&bytes[32..]), Some(1));
-        assert_eq!(Region::default().chunk_of(&bytes), None);
-    }
 
     #[test]
     fn a_ring_that_cannot_be_entered_any_more_is_done_without() {
