@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rill::seams::{Completion, Geometry, Read, Storage, StorageError};
 
-use super::pieces::Tuning;
+use super::queue::Queue;
 use super::source::Source;
 use super::threads::threads;
 use super::uring::uring;
@@ -14,18 +14,6 @@ use super::uring::uring;
 pub struct Disk {
     source: Arc<Source>,
     queue: Box<dyn Queue>,
-}
-
-/// What performs the reads of a [`Disk`].
-pub trait Queue: Storage<'static> + std::fmt::Debug {
-    /// What it is called in statistics.
-    fn name(&self) -> &'static str;
-    /// Its threads.
-    fn threads(&self) -> usize;
-    /// How reads are cut from now on.
-    fn tune(&mut self, tuning: Tuning);
-    /// Reads from now on write only inside `arena`; others fail.
-    fn confine(&mut self, arena: &[u8]);
 }
 
 /// Which back end to use.

@@ -9,6 +9,7 @@ mod disk;
 mod memory;
 mod pieces;
 mod probe;
+mod queue;
 mod service;
 mod source;
 #[cfg(test)]
@@ -16,8 +17,9 @@ mod suite;
 mod threads;
 mod uring;
 
-pub use disk::{Disk, OpenError, Queue, Via};
+pub use disk::{Disk, OpenError, Via};
 pub use memory::InMemory;
 pub use pieces::{MAX_DEPTH, REQUESTS, Tuning};
 pub use probe::{Probe, probe_file, tune};
+pub use queue::Queue;
 pub use source::Source;

@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use rill::seams::{Completion, Geometry, Read, Storage, StorageError};
 
-use super::disk::Queue;
 use super::pieces::{Pieces, REQUESTS, Region, Tuning};
+use super::queue::Queue;
 use super::source::Source;
 
 /// The engine's side of a back end.
