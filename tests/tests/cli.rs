@@ -69,6 +69,14 @@ fn what_is_no_image_is_refused() {
     let kiosk = Kiosk::new();
     let note = kiosk.file("note.txt", &"no image ".repeat(10_000));
     rill(&["inspect", "-m", text(&note)]).fails(1, &["note.txt", "rill pack"]);
+    // A pipe that nobody writes to is not waited for.
+    let pipe = kiosk.folder.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for other in [text(&pipe), "/dev/zero", "/dev/null"] {
+        for command in ["inspect", "verify", "plan", "run", "chat"] {
+            rill(&[command, "-m", other]).fails(1, &[other, "neither a file nor a disk"]);
+        }
+    }
 }
 
 #[test]

@@ -25,10 +25,26 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    let code = match commands::Program::parse().run() {
+    let program = match commands::Program::try_parse() {
+        Ok(program) => program,
+        Err(error) => return answer(&error),
+    };
+    let code = match program.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
     };
     terminal::restore();
     code
+}
+
+/// Says what is wrong with the command line, or gives the help that it asks for. What it quotes may be
+/// names of files.
+fn answer(error: &clap::Error) -> ExitCode {
+    let has_controls =
+        std::env::args_os().any(|arg| arg.to_string_lossy().chars().any(char::is_control));
+    if error.use_stderr() && has_controls {
+        terminal::tell(error.render().to_string().trim_end());
+        return ExitCode::from(2);
+    }
+    error.exit()
 }

@@ -39,7 +39,7 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Task::parse() {
         Task::Test(args) => board_test::run(&args),
-        Task::Pack(args) => match pack::run(&args) {
+        Task::Pack(args) => match pack::run(&args, &mut std::io::stdout().lock()) {
             Err(pack::Failure::Stopped) => return ExitCode::from(pack::STOPPED),
             packed => packed.map_err(anyhow::Error::from),
         },

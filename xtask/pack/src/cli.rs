@@ -1,6 +1,6 @@
 //! The `pack` command.
 
-use std::io::{self, IsTerminal, Write, stderr, stdout};
+use std::io::{self, IsTerminal, Write, stderr};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::exit;
@@ -103,12 +103,13 @@ impl From<PackError> for Failure {
 /// The exit status of a command that a signal ended.
 pub const STOPPED: u8 = 130;
 
-/// Runs the command: a progress bar when somebody watches, then a summary.
+/// Runs the command: a progress bar when somebody watches, then a summary to `out`. It has names from the
+/// checkpoint: a terminal must not get their control characters.
 ///
 /// An interrupt (Ctrl-C, or a request to terminate) stops it cleanly. Where it cannot stop by itself
 /// in time, because a device or a network does not answer, and at a second interrupt, the process
 /// ends with [`STOPPED`]. Nothing half-written is left in either case.
-pub fn run(args: &Args) -> Result<(), Failure> {
+pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
     let named = || image_name(&args.source).ok_or_else(|| Failure::Nameless(args.source.clone()));
     let output = args.output.clone().map_or_else(named, Ok)?;
     ctrlc::set_handler(stop)?;
@@ -116,7 +117,6 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let write = if args.force { pack } else { pack_new };
     let summary = write(&args.source, &output, &args.formats.options(), &bar);
     bar.0.finish_and_clear();
-    let mut out = stdout().lock();
     writeln!(out, "{}", summary?)?;
     writeln!(out, "wrote {}", output.display())?;
     out.flush()?;

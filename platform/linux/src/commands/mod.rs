@@ -26,6 +26,7 @@ use rill::size::Size;
 
 use crate::failure::Failure;
 use crate::interrupt;
+use crate::terminal::stdout;
 
 /// Runs mixture-of-experts language models that are larger than RAM.
 ///
@@ -78,7 +79,7 @@ impl Program {
         match self.command {
             Command::Run(args) => run::run(&args),
             Command::Chat(args) => chat::run(&args),
-            Command::Pack(args) => Ok(rill_pack::cli::run(&args)?),
+            Command::Pack(args) => Ok(rill_pack::cli::run(&args, &mut stdout())?),
             #[cfg(feature = "pull")]
             Command::Pull(args) => pull::run(args),
             Command::Plan(args) => plan::run(&args),

@@ -27,11 +27,8 @@ pub(super) const RETRIES: u32 = 64;
 impl Source {
     /// Opens a file for direct reads, or for buffered ones where the file system refuses.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let mut file = File::open(path)?;
+        let mut file = open_kind(path)?;
         let metadata = file.metadata()?;
-        if metadata.is_dir() {
-            return Err(Errno::ISDIR.into());
-        }
         // A partition or a whole device has no length of its own.
         // Its node lies on another device than it is: all of a board's nodes lie on the same.
         let (len, device) = if metadata.file_type().is_block_device() {
@@ -107,6 +104,22 @@ impl AsFd for Source {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
+}
+
+/// Opens a regular file or a disk. A pipe is not waited for, and no other device is read.
+fn open_kind(path: &Path) -> io::Result<File> {
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    let kind = file.metadata()?.file_type();
+    if kind.is_dir() {
+        return Err(Errno::ISDIR.into());
+    }
+    if !kind.is_file() && !kind.is_block_device() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "neither a file nor a disk"));
+    }
+    // It was for opening: io_uring would not wait for the reads of such a file either.
+    rustix::fs::fcntl_setfl(&file, OFlags::empty())?;
+    Ok(file)
 }
 
 /// Opens for direct reads and tries one: some file systems accept the flag and refuse the read.
