@@ -20,9 +20,6 @@ use rill::kernels::{
     Panel, all,
 };
 
-#[path = "../src/kernels/detect.rs"]
-mod detect;
-
 /// One thread, then all.
 const THREADS: [usize; 2] = [1, 0];
 /// Width of the model's hidden state.
@@ -55,7 +52,7 @@ impl fmt::Display for Table {
 }
 
 fn tables() -> impl Iterator<Item = Table> {
-    all(detect::features()).map(Table)
+    all(CpuFeatures::detect()).map(Table)
 }
 
 /// A table and a number of tokens.
@@ -179,7 +176,7 @@ mod peak {
             _mm256_maddubs_epi16(sum, a)
         ));
 
-        let features = detect::features();
+        let features = CpuFeatures::detect();
         let mut dots = Vec::new();
         if features.has(CpuFeatures::AVX512_VNNI) {
             // SAFETY: the CPU has the feature.
@@ -222,7 +219,7 @@ mod peak {
             black_box(sums);
         }
 
-        if detect::features().has(CpuFeatures::DOTPROD) {
+        if CpuFeatures::detect().has(CpuFeatures::DOTPROD) {
             // SAFETY: the CPU has the feature.
             return vec![Dot { name: "sdot", multiply_adds: 16, run: || unsafe { sdot() } }];
         }

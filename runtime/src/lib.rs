@@ -3,6 +3,20 @@
 //! This crate is the engine. It is `no_std`, allocates nothing and knows no operating system:
 //! memory is one arena that the caller owns, and the world comes through the traits of [`seams`].
 //!
+//! A whole program that answers a question, with std for nothing but the file, the clock and
+//! finding out what the CPU can do:
+//!
+//! ```no_run
+#![doc = include_str!("../examples/answer.rs")]
+//! ```
+//!
+//! - **Targets**: 64-bit, little-endian, with 64-bit atomics. Products are in vectors on x86-64 (AVX2,
+//!   AVX-VNNI, AVX-512 VNNI) and aarch64 (NEON, dotprod, i8mm), else plain Rust; all give the same
+//!   bits.
+//! - **Features**: `std` finds out what the CPU can do, `defmt` formats errors and statistics for
+//!   boards, `fake` has fakes of the seams for tests. None is on by itself.
+//! - **Stack**: 48 KiB for the core that calls the engine, 12 KiB for each other one.
+//!
 //! In reading order:
 //! - [`seams`]: storage, clock, cores, events;
 //! - [`image`]: the file that holds a model;
@@ -18,8 +32,11 @@
 
 #![cfg_attr(not(test), no_std)]
 
-#[cfg(test)]
+#[cfg(any(test, feature = "std"))]
 extern crate std;
+
+#[cfg(not(all(target_pointer_width = "64", target_endian = "little", target_has_atomic = "64")))]
+compile_error!("rill needs a 64-bit little-endian target with 64-bit atomics");
 
 pub mod answer;
 pub mod arena;

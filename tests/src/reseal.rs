@@ -11,14 +11,13 @@ use rill::image::{
     Ffn, HEADER_BYTES, Header, Image, Layer, Manifest, Mixer, PAGE_ALIGN, Resident, Section,
     checksum, layout::Format, page_checksum, page_shape,
 };
-use rill::kernels::best;
+use rill::kernels::{CpuFeatures, best};
 use rill::model::kv::KvFormat;
 use rill::plan::{Plan, PlanRequest, Sizes};
 use rill::saving::SaveError;
 use rill::seams::{ManualClock, RamDisk, Serial, Silent, World};
 use rill::session::Session;
 use rill::tokenizer::tables::{HEADER_WORDS, NONE};
-use rill_linux::cpu;
 
 use crate::kiosk;
 
@@ -425,7 +424,7 @@ fn use_file(file: &[u8], draw: &mut Draw<'_>, memory: &mut [u8]) -> Result<Strin
     let clock = ManualClock::new(1);
     let mut world =
         World { storage: &mut disk, parallel: &Serial, clock: &clock, events: &mut Silent };
-    let options = Options::new(best(cpu::features()));
+    let options = Options::new(best(CpuFeatures::detect()));
     let session = Session::load(&image, &plan, options, memory, &mut world);
     let mut session = session.map_err(refused("load"))?;
     let mut answered = answer(&mut session, draw, &mut world);

@@ -3,14 +3,13 @@
 use rill::engine::{Engine, LoadError, Options};
 use rill::experts::{POLICIES, Policy};
 use rill::image::{Image, ImageError, PAGE_ALIGN};
-use rill::kernels::{Kernels, best};
+use rill::kernels::{CpuFeatures, Kernels, best};
 use rill::model::kv::KvFormat;
 use rill::plan::{Plan, PlanRequest, Sizes};
 use rill::sampler::Settings;
 use rill::seams::{ManualClock, Parallel, RamDisk, Recorder, Serial, World};
 use rill::sequence::{Sequence, SequenceError};
 use rill::session::Session;
-use rill_linux::cpu;
 use rill_linux::pool::Pool;
 
 /// Events that a rig remembers.
@@ -63,7 +62,7 @@ impl Default for Setting {
             conversations: 1,
             prefixes: 0,
             threads: 1,
-            kernels: best(cpu::features()),
+            kernels: best(CpuFeatures::detect()),
             seed: 0,
             alignment: 4096,
             depth: 16,

@@ -5,17 +5,16 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rill::engine::{Ask, Options, Step};
 use rill::image::{Image, PAGE_ALIGN};
-use rill::kernels::best;
+use rill::kernels::{CpuFeatures, best};
 use rill::model::kv::KvFormat;
 use rill::plan::{Plan, PlanRequest, Sizes};
 use rill::sampler::{Bias, Settings};
-use rill::seams::{Silent, Storage, World};
+use rill::seams::{InMemory, Silent, Storage, World};
 use rill::session::Session;
 use rill_linux::arena::Arena;
 use rill_linux::clock::Monotonic;
-use rill_linux::cpu;
 use rill_linux::pool::Pool;
-use rill_linux::storage::{Disk, InMemory, OpenError, Via};
+use rill_linux::storage::{Disk, OpenError, Via};
 use rill_tests::kiosk;
 
 /// Counts, in every thread, while it is told to.
@@ -78,7 +77,7 @@ fn allocations_of_a_generation(storage: &mut dyn Storage<'static>, kv: KvFormat)
         min_tokens: 9,
         ..image.manifest.sampling.into()
     };
-    let options = Options { sampling: Some(settings), ..Options::new(best(cpu::features())) };
+    let options = Options { sampling: Some(settings), ..Options::new(best(CpuFeatures::detect())) };
     let mut session = Session::load(&image, &plan, options, arena, &mut world).unwrap();
     let mut tokens = 0;
     let allowed = vec![0xffff_fffe; image.manifest.shape.vocab as usize / 32];

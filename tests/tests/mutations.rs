@@ -3,7 +3,7 @@
 
 use rill::engine::Options;
 use rill::image::{HEADER_BYTES, Header, Image, PAGE_ALIGN, Section, checksum};
-use rill::kernels::best;
+use rill::kernels::{CpuFeatures, best};
 use rill::model::kv::KvFormat;
 use rill::plan::{Plan, PlanRequest, Sizes};
 use rill::seams::{
@@ -11,7 +11,6 @@ use rill::seams::{
     StorageErrorKind, World,
 };
 use rill::session::Session;
-use rill_linux::cpu;
 use rill_tests::kiosk;
 use rill_tests::rig::arena;
 
@@ -127,7 +126,7 @@ fn answer(data: &[u8], damage: Damage, memory: &mut [u8]) -> Result<Vec<u32>, St
     let clock = ManualClock::new(1);
     let mut world =
         World { storage: &mut storage, parallel: &Serial, clock: &clock, events: &mut Silent };
-    let options = Options::new(best(cpu::features()));
+    let options = Options::new(best(CpuFeatures::detect()));
     let mut session = Session::load(&image, &plan, options, memory, &mut world)
         .map_err(|error| error.to_string())?;
     session.append(&PROMPT).map_err(|error| error.to_string())?;

@@ -3,10 +3,9 @@
 
 use proptest::prelude::*;
 use rill::experts::POLICIES;
-use rill::kernels::all;
+use rill::kernels::{CpuFeatures, all};
 use rill::model::kv::KvFormat;
 use rill::seams::Fault;
-use rill_linux::cpu;
 use rill_tests::kiosk;
 use rill_tests::reference::cases;
 use rill_tests::rig::{Rig, Setting};
@@ -49,7 +48,7 @@ fn every_table_computes_the_same_bits() {
     let image = kiosk::default_image();
     let ids = prompt();
     for kv in KvFormat::ALL {
-        let mut answers = all(cpu::features()).map(|kernels| {
+        let mut answers = all(CpuFeatures::detect()).map(|kernels| {
             let mut rig = Rig::new(image, Setting { kernels, kv, ..Setting::default() }).unwrap();
             (kernels.name, bits(&mut rig, &ids))
         });

@@ -5,8 +5,6 @@ pub mod answer;
 pub mod arena;
 /// Time.
 pub mod clock;
-/// What the CPU can do.
-pub mod cpu;
 pub mod crew;
 pub mod engine;
 pub mod memory;

@@ -4,11 +4,11 @@ use std::ops::Deref;
 use std::path::Path;
 
 use rill::image::{Image, ImageError, PAGE_ALIGN, Section, Span, checksum};
-use rill::seams::{Geometry, Storage};
+use rill::seams::{Geometry, InMemory, Storage};
 
 use crate::arena::Arena;
 use crate::engine::LoadError;
-use crate::storage::{Disk, InMemory, Via};
+use crate::storage::{Disk, Via};
 
 /// An opened image.
 pub struct Model {
@@ -25,7 +25,7 @@ pub enum Device {
     /// A file.
     File(Disk),
     /// The program itself.
-    BuiltIn(InMemory),
+    BuiltIn(Box<InMemory<'static, 'static>>),
 }
 
 /// A section of an image, in RAM of its own.
@@ -85,7 +85,7 @@ impl Device {
     pub fn storage(&mut self) -> &mut dyn Storage<'static> {
         match self {
             Self::File(disk) => disk,
-            Self::BuiltIn(memory) => memory,
+            Self::BuiltIn(memory) => memory.as_mut(),
         }
     }
 
@@ -133,7 +133,7 @@ fn built_in() -> Result<(String, Device), LoadError> {
     struct PageAligned<T: ?Sized>(T);
     static BUILT_IN: &PageAligned<[u8]> =
         &PageAligned(*include_bytes!(concat!(env!("OUT_DIR"), "/kiosk.rill")));
-    Ok(("the built-in model".to_owned(), Device::BuiltIn(InMemory::new(&BUILT_IN.0))))
+    Ok(("the built-in model".to_owned(), Device::BuiltIn(Box::new(InMemory::new(&BUILT_IN.0)))))
 }
 
 #[cfg(not(feature = "kiosk"))]

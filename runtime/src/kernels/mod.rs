@@ -23,7 +23,7 @@ mod select;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-#[cfg(test)]
+#[cfg(any(test, feature = "std"))]
 mod detect;
 #[cfg(test)]
 mod suite;

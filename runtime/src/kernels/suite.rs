@@ -8,7 +8,6 @@ use half::f16;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::detect::features;
 use super::panel::{self, BLOCK_WORDS, FINE_WORDS};
 use super::{
     Attend, Blocks, Conv, CpuFeatures, FinePanel, Head, KEY_BLOCK, KV_BLOCK, Kernels, KeyValues,
@@ -210,7 +209,7 @@ fn pool<E: Copy>(
 fn assert_all_attend(a: &Attend<'_>) {
     let mut expected = vec![0.0; a.queries.len()];
     (SCALAR.attend)(a, &mut expected);
-    for kernels in all(features()) {
+    for kernels in all(CpuFeatures::detect()) {
         let mut out = vec![f32::NAN; a.queries.len()];
         (kernels.attend)(a, &mut out);
         assert_same(kernels, &out, &expected);
@@ -234,17 +233,20 @@ impl core::fmt::Debug for Noise {
 
 #[test]
 fn names_find_their_tables() {
-    assert_eq!(all(features()).last().map(|k| k.name), Some("scalar"));
+    assert_eq!(all(CpuFeatures::detect()).last().map(|k| k.name), Some("scalar"));
     assert_eq!(all(CpuFeatures::NONE).count(), 1);
     assert_eq!(best(CpuFeatures::NONE).name, "scalar");
-    for kernels in all(features()) {
+    for kernels in all(CpuFeatures::detect()) {
         assert!((1..=MAX_WIDTH).contains(&kernels.width));
         assert!((1..=MAX_WIDTH).contains(&kernels.fine_width));
-        assert_eq!(by_name(kernels.name, features()).map(|k| k.name), Some(kernels.name));
+        assert_eq!(
+            by_name(kernels.name, CpuFeatures::detect()).map(|k| k.name),
+            Some(kernels.name)
+        );
     }
     // Who emulates a CPU says what it must be able to do, or a table would be left out in silence.
     if let Ok(expected) = std::env::var("RILL_TEST_KERNELS") {
-        assert_eq!(best(features()).name, expected);
+        assert_eq!(best(CpuFeatures::detect()).name, expected);
     }
 }
 
@@ -268,7 +270,7 @@ proptest! {
                 y
             })
             .collect();
-        for kernels in all(features()) {
+        for kernels in all(CpuFeatures::detect()) {
             for width in 1..=kernels.width {
                 let tokens: Vec<u32> = (0..width as u32).collect();
                 let mut words = vec![0; width * blocks * BLOCK_WORDS];
@@ -290,7 +292,7 @@ proptest! {
         let x = noise.floats(cols);
         let mut expected = vec![0.0; tile_rows * TILE_ROWS];
         (SCALAR.matmul_f32)(&w, &x, &mut expected);
-        for kernels in all(features()) {
+        for kernels in all(CpuFeatures::detect()) {
             let mut y = vec![f32::NAN; expected.len()];
             (kernels.matmul_f32)(&w, &x, &mut y);
             assert_same(kernels, &y, &expected);
@@ -302,7 +304,7 @@ proptest! {
         let x = noise.activations(width * blocks * BLOCK);
         let mut expected = vec![0; Panel::len(width, blocks * BLOCK)];
         (SCALAR.quantise)(&x, width, &mut expected);
-        for kernels in all(features()) {
+        for kernels in all(CpuFeatures::detect()) {
             let mut words = vec![-1; expected.len()];
             (kernels.quantise)(&x, width, &mut words);
             assert_eq!(words, expected, "{}", kernels.name);
@@ -314,7 +316,7 @@ proptest! {
         let x = noise.activations(width * blocks * BLOCK);
         let mut expected = vec![0; FinePanel::len(width, blocks * BLOCK)];
         (SCALAR.quantise_fine)(&x, width, &mut expected);
-        for kernels in all(features()) {
+        for kernels in all(CpuFeatures::detect()) {
             let mut words = vec![-1; expected.len()];
             (kernels.quantise_fine)(&x, width, &mut words);
             // The integers are arranged as the table likes them: its products show them.
@@ -355,7 +357,7 @@ proptest! {
         };
         let expected: Vec<_> =
             x.chunks_exact(blocks * BLOCK).map(|x| run(&SCALAR, x, 1)).collect();
-        for kernels in all(features()) {
+        for kernels in all(CpuFeatures::detect()) {
             for width in 1..=kernels.fine_width {
                 let y = run(kernels, &x[..width * blocks * BLOCK], width);
                 for (i, tile) in y.chunks_exact(TILE_ROWS).enumerate() {
@@ -373,7 +375,7 @@ proptest! {
         let up = noise.floats(len);
         let mut expected = gate.clone();
         (SCALAR.swiglu)(&mut expected, &up);
-        for kernels in all(features()) {
+        for kernels in all(CpuFeatures::detect()) {
             let mut y = gate.clone();
             (kernels.swiglu)(&mut y, &up);
             assert_same(kernels, &y, &expected);
@@ -386,7 +388,7 @@ proptest! {
         let weight = noise.floats(2 * half);
         let mut expected = vec![0.0; 2 * half];
         (SCALAR.rms_norm)(&x, &weight, 1e-5, &mut expected);
-        for kernels in all(features()) {
+        for kernels in all(CpuFeatures::detect()) {
             let mut y = vec![f32::NAN; 2 * half];
             (kernels.rms_norm)(&x, &weight, 1e-5, &mut y);
             assert_same(kernels, &y, &expected);
@@ -398,7 +400,7 @@ proptest! {
         let (y, x, scale) = (noise.floats(len), noise.floats(len), noise.float());
         let mut expected = y.clone();
         (SCALAR.add_scaled)(&mut expected, &x, scale);
-        for kernels in all(features()) {
+        for kernels in all(CpuFeatures::detect()) {
             let mut y = y.clone();
             (kernels.add_scaled)(&mut y, &x, scale);
             assert_same(kernels, &y, &expected);
@@ -461,7 +463,7 @@ proptest! {
     ) {
         let bytes: Vec<u8> = (0..len + skip).map(|_| noise.next() as u8).collect();
         let expected = (SCALAR.checksum)(&bytes[skip..]);
-        for kernels in all(features()) {
+        for kernels in all(CpuFeatures::detect()) {
             assert_eq!((kernels.checksum)(&bytes[skip..]), expected, "{}", kernels.name);
         }
     }
@@ -477,7 +479,7 @@ proptest! {
             (state, y)
         };
         let (expected_state, expected) = run(&SCALAR);
-        for kernels in all(features()) {
+        for kernels in all(CpuFeatures::detect()) {
             let (state, y) = run(kernels);
             assert_same(kernels, &state, &expected_state);
             assert_same(kernels, &y, &expected);

@@ -2,11 +2,12 @@
 //!
 //! A platform implements these four traits; the engine knows no operating system, file or thread.
 //! Beside each trait lies a fake for tests (feature `fake`); [`Crew`] makes [`Parallel`] of any way to
-//! let cores sleep.
+//! let cores sleep, and [`InMemory`] is [`Storage`] where the image needs no device.
 
 mod clock;
 mod crew;
 mod events;
+mod in_memory;
 mod parallel;
 mod storage;
 
@@ -17,6 +18,7 @@ pub use crew::{Crew, Park};
 #[cfg(any(test, feature = "fake"))]
 pub use events::Recorder;
 pub use events::{Event, Events, Silent};
+pub use in_memory::InMemory;
 pub use parallel::{Parallel, Serial, Shared, for_each_chunk};
 pub use storage::{
     Completion, Geometry, Read, Slice, Storage, StorageError, StorageErrorKind, Urgency,

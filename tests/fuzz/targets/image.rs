@@ -12,14 +12,13 @@ use rill::image::{
     HEADER_BYTES, Header, Image, Manifest, PAGE_ALIGN, Resident, SECTIONS, Section, TEMPLATE_MAX, checksum, page_checksum,
     page_shape,
 };
-use rill::kernels::best;
+use rill::kernels::{CpuFeatures, best};
 use rill::model::kv::KvFormat;
 use rill::engine::Options;
 use rill::plan::{Plan, PlanRequest};
 use rill::seams::{ManualClock, RamDisk, Serial, Silent, World};
 use rill::session::Session;
 use rill_fuzz::{Edit, common::hub_folder, tiny};
-use rill_linux::cpu;
 use rill_pack::{Quiet, pack};
 use rill_tests::rig::arena;
 
@@ -109,7 +108,7 @@ fn run(image: &[u8], damage: &Damage, memory: &mut [u8]) -> Option<()> {
     let clock = ManualClock::new(1);
     let mut world =
         World { storage: &mut disk, parallel: &Serial, clock: &clock, events: &mut Silent };
-    let options = Options::new(best(cpu::features()));
+    let options = Options::new(best(CpuFeatures::detect()));
     let mut session = Session::load(&image, &plan, options, memory, &mut world).ok()?;
     session.append_text(&damage.text).ok()?;
     while session.compute(&mut world).ok()? {}

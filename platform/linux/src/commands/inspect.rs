@@ -1,10 +1,9 @@
 use std::io::Write;
 
 use rill::image::{Image, Manifest, Resident, Section};
-use rill::kernels;
+use rill::kernels::{self, CpuFeatures};
 use rill::model::kv::KvFormat;
 use rill::size::Size;
-use rill_linux::cpu;
 use serde_json::{Map, Value, json};
 
 use crate::args::ModelArgs;
@@ -33,7 +32,7 @@ Examples:
 pub fn run(args: &Args) -> Result<(), Failure> {
     let model = args.model.open()?;
     let facts = Facts::of(&model.image);
-    let tables: Vec<_> = kernels::all(cpu::features()).map(|table| table.name).collect();
+    let tables: Vec<_> = kernels::all(CpuFeatures::detect()).map(|table| table.name).collect();
     let mut out = stdout();
     if args.json {
         let mut value = facts.as_json(&model.image);

@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 
 use rill::experts::{Policy, Reuse};
 use rill::image::{ChatTemplate, Image, ImageError, Section, checksum};
-use rill::kernels::{self, Kernels};
+use rill::kernels::{self, CpuFeatures, Kernels};
 use rill::report::{Report, Surroundings};
 use rill::seams::{Events, Parallel, Silent, World};
 use rill::session::Session;
@@ -44,7 +44,6 @@ pub use overhead::Overhead;
 
 use crate::arena::Arena;
 use crate::clock::Monotonic;
-use crate::cpu;
 use crate::memory::{group_limit, page_faults, peak_resident};
 use crate::model::{Model, SectionBytes};
 use crate::pool::Pool;
@@ -306,7 +305,7 @@ impl Options {
     }
 
     fn choose_kernels(&self) -> Result<&'static Kernels, LoadError> {
-        let features = cpu::features();
+        let features = CpuFeatures::detect();
         let Some(name) = &self.kernels else { return Ok(kernels::best(features)) };
         kernels::by_name(name, features).ok_or_else(|| LoadError::Kernels {
             name: name.clone(),

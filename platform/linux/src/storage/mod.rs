@@ -3,10 +3,8 @@
 //! A [`Disk`] is an image file. Its reads go straight into their buffers ([`Source`]), in pieces
 //! (`pieces`), by workers of their own (`service`): one with io_uring or, where that is missing or
 //! forbidden, a few that block.
-//! [`InMemory`] is an image that is already in the address space.
 
 mod disk;
-mod memory;
 mod pieces;
 mod probe;
 mod queue;
@@ -18,7 +16,6 @@ mod threads;
 mod uring;
 
 pub use disk::{Disk, OpenError, Via};
-pub use memory::InMemory;
 pub use pieces::{MAX_DEPTH, REQUESTS, Tuning};
 pub use probe::{Probe, probe_file, tune};
 pub use queue::Queue;

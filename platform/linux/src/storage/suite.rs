@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rill::seams::{Read, Storage, StorageErrorKind, Urgency};
+use rill::seams::{InMemory, Read, Storage, StorageErrorKind, Urgency};
 
 use super::*;
 use crate::arena::Arena;
