@@ -54,6 +54,7 @@ pub fn start(config: Config, setting: Setting) -> Running {
                 sampling,
                 template: None,
                 now: || 0,
+                ready: || {},
                 engine: &mut engine,
                 sequences,
                 machine: &mut Bench { disk, parallel, clock },

@@ -79,6 +79,34 @@ impl Need {
     /// Checks lints.
     pub const CLIPPY: Self = Self::program("cargo-clippy", "rustup component add clippy");
 
+    /// Starts a server for its clients.
+    pub const PYTHON3: Self = Self::program("python3", "apt-get install python3");
+    /// The official Python clients of the APIs that `rill serve` speaks.
+    pub const PYTHON_CLIENTS: Self = Self {
+        what: Cow::Borrowed("OpenAI's and Ollama's clients for Python"),
+        install: Cow::Borrowed(
+            "apt-get install python3-venv && python3 -m venv target/clients && \
+             target/clients/bin/pip install -r tests/clients/requirements.txt",
+        ),
+        how: How::Succeeds(&[Self::PYTHON, "-c", "import ollama, openai"]),
+    };
+    /// The Python that has them.
+    pub const PYTHON: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/clients/bin/python");
+    /// The official JavaScript clients of the APIs that `rill serve` speaks.
+    pub const NODE_CLIENTS: Self = Self {
+        what: Cow::Borrowed("OpenAI's and Ollama's clients for JavaScript"),
+        install: Cow::Borrowed("apt-get install nodejs npm && npm ci --prefix tests/clients"),
+        how: How::Succeeds(&[
+            "node",
+            "-e",
+            concat!(
+                "for (const name of ['ollama', 'openai']) require.resolve(name, { paths: ['",
+                env!("CARGO_MANIFEST_DIR"),
+                "/../tests/clients'] })",
+            ),
+        ]),
+    };
+
     /// A program that knows `--version`.
     const fn program(name: &'static str, install: &'static str) -> Self {
         Self {

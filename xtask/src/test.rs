@@ -119,6 +119,7 @@ fn checks() -> Result<Vec<Check>> {
     for (cpu, table) in X86_CPUS.into_iter().filter(|(_, table)| !is_here(table)) {
         checks.push(emulated_x86(cpu, table)?);
     }
+    checks.extend(client_checks());
     checks.extend(board_checks()?);
     let deny = ["check", "bans", "licenses", "sources"];
     for (name, manifest) in [
@@ -229,6 +230,24 @@ fn is_here(table: &str) -> bool {
         let _ = table;
         false
     }
+}
+
+/// The official clients of the APIs that `rill serve` speaks, against the kiosk model.
+fn client_checks() -> Vec<Check> {
+    let folder = workspace::root().join("tests/clients");
+    let scripts = [
+        ("OpenAI's client for Python", Need::PYTHON, "openai_client.py", Need::PYTHON_CLIENTS),
+        ("Ollama's client for Python", Need::PYTHON, "ollama_client.py", Need::PYTHON_CLIENTS),
+        ("OpenAI's client for JavaScript", "node", "openai_client.mjs", Need::NODE_CLIENTS),
+        ("Ollama's client for JavaScript", "node", "ollama_client.mjs", Need::NODE_CLIENTS),
+    ];
+    let check = |(name, runs, script, need): (&str, &str, &str, Need)| {
+        let mut command = Command::new("python3");
+        command.arg(folder.join("run.py")).arg(runs).arg(folder.join(script));
+        let name = format!("clients: {name}");
+        Check { name, needs: vec![Need::PYTHON3, need], network: None, command }
+    };
+    scripts.into_iter().map(check).collect()
 }
 
 /// Makes an image for every board, and talks with all that can be emulated.

@@ -59,6 +59,10 @@ pub enum Failure {
     #[cfg(feature = "pull")]
     #[error("{0}")]
     Pull(String),
+    /// The server does not start.
+    #[cfg(feature = "serve")]
+    #[error(transparent)]
+    Serve(#[from] rill_serve::StartError),
     /// Parts of the image are not what was packed.
     #[error("{0} damaged; copy or pack the image again")]
     Damaged(String),

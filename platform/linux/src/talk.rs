@@ -4,7 +4,7 @@
 use std::time::SystemTime;
 
 use rill::chat::Role;
-use rill::image::{ChatTemplate, Template as Verdict};
+use rill::image::Template as Verdict;
 use rill::sequence::SequenceError;
 use rill::session::Session;
 use rill_template::{Conversation, Template, TemplateError, Words};
@@ -45,7 +45,8 @@ impl Talk {
         let mut note = None;
         let followed = match (chat.template, engine.template()) {
             (Verdict::SameButThinking | Verdict::Differs, Some(section)) => {
-                let template = Template::new(section.source, words(&engine.session, &section))?;
+                let words = Words::of(engine.session.tokenizer(), chat, &section);
+                let template = Template::new(section.source, words)?;
                 Some((template, Conversation::new(Vec::new())))
             }
             (Verdict::Differs, None) => {
@@ -154,20 +155,6 @@ impl Talk {
             conversation.messages = messages.clone();
             conversation.now = said["now"].as_i64().unwrap_or(conversation.now);
         }
-    }
-}
-
-/// The tokens that a template speaks of by name.
-fn words(session: &Session<'_>, section: &ChatTemplate<'_>) -> Words {
-    let tokenizer = session.tokenizer();
-    let ids = 0..u32::try_from(tokenizer.len()).unwrap_or(u32::MAX);
-    let named = |id| Some((String::from_utf8(tokenizer.piece(id).to_vec()).ok()?, id));
-    let thinking = session.chat().thinking.as_ref();
-    Words {
-        bos: section.bos.into(),
-        eos: section.eos.into(),
-        control: ids.filter(|&id| tokenizer.is_special(id)).filter_map(named).collect(),
-        thinking: thinking.map(|t| [t.open.as_str(), t.close.as_str()].map(str::to_owned)),
     }
 }
 

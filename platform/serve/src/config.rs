@@ -71,6 +71,21 @@ pub struct Limits {
     pub drain: Duration,
 }
 
+impl Limits {
+    /// Bytes that a server with these limits takes at most, beside the engine: bodies as text and as
+    /// values, buffers of connections, prompts that wait, a template at work.
+    pub fn memory(&self) -> u64 {
+        const BODY: usize = 4;
+        const CONNECTION: usize = 16 << 10;
+        const PROMPT: usize = 64 << 10;
+        const REST: usize = 4 << 20;
+        let connections = self.connections.saturating_mul(CONNECTION + 2 * self.head);
+        let bodies = self.bodies.saturating_mul(BODY);
+        let prompts = self.queue.saturating_mul(PROMPT);
+        [connections, bodies, prompts].into_iter().fold(REST, usize::saturating_add) as u64
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {

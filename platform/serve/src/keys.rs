@@ -22,7 +22,7 @@ use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
 
 /// Most bytes of a file of keys.
-const MOST_BYTES: u64 = 1 << 20;
+pub const MOST_BYTES: u64 = 1 << 20;
 /// For how long requests and tokens are counted.
 const WINDOW: Duration = Duration::from_secs(60);
 
@@ -127,7 +127,8 @@ impl Keys {
         Self::parse(&text)
     }
 
-    fn parse(text: &str) -> Result<Self, KeysError> {
+    /// Reads the keys of a file's text.
+    pub fn parse(text: &str) -> Result<Self, KeysError> {
         let mut entries: Vec<Entry> = Vec::new();
         for (number, line) in text.lines().enumerate() {
             let line = line.trim();

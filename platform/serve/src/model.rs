@@ -1,12 +1,12 @@
 //! What the caller brings: a loaded model, and the machine that it runs on.
 
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 
 use rill::engine::Engine;
 use rill::image::{ChatTemplate, Sampling};
 use rill::seams::{Events, World};
 use rill::sequence::Sequence;
-use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::clerk::Clerk;
 use crate::job::Job;
@@ -23,6 +23,9 @@ pub trait Machine<'a> {
     fn warm(&mut self, _: &mut Engine<'a>) -> bool {
         false
     }
+
+    /// Keeps what was found out so far, in case the power goes.
+    fn keep(&mut self, _: &Engine<'a>) {}
 }
 
 /// A loaded model.
@@ -36,9 +39,11 @@ pub struct Loaded<'l, 'a> {
     /// How its makers advise to choose tokens.
     pub sampling: Sampling,
     /// Its own chat template.
-    pub template: Option<ChatTemplate<'a>>,
+    pub template: Option<ChatTemplate<'l>>,
     /// What the local clock shows, in seconds since its 1970 began: for templates that tell the date.
     pub now: fn() -> i64,
+    /// Is called when requests are answered from now on.
+    pub ready: fn(),
     /// The engine.
     pub engine: &'l mut Engine<'a>,
     /// As many conversations as can be side by side.
@@ -70,7 +75,7 @@ pub(crate) struct Facts {
 /// Where the engine's side works.
 pub struct Desk {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) jobs: UnboundedReceiver<Command>,
+    pub(crate) jobs: Receiver<Command>,
 }
 
 /// What the door says to the worker.
@@ -85,8 +90,18 @@ impl Desk {
     /// Answers with a loaded model until the server ends.
     pub fn serve(self, loaded: Loaded<'_, '_>) {
         let Self { shared, jobs } = self;
-        let Loaded { name, bytes, identity, sampling, template, now, engine, sequences, machine } =
-            loaded;
+        let Loaded {
+            name,
+            bytes,
+            identity,
+            sampling,
+            template,
+            now,
+            ready,
+            engine,
+            sequences,
+            machine,
+        } = loaded;
         let facts = Facts {
             name,
             bytes,
@@ -106,6 +121,7 @@ impl Desk {
             let (requests, inbox) = tokio::sync::mpsc::unbounded_channel();
             scope.spawn(move || clerk.work(inbox));
             shared.open(facts, requests);
+            ready();
             Worker::new(engine, sequences, machine, &shared).work(jobs);
             // The clerk ends when nobody can ask it anything any more.
             shared.close();

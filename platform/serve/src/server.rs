@@ -4,11 +4,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Builder;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Semaphore, watch};
 
 use crate::clerk::{Request, ToClerk};
@@ -70,7 +71,7 @@ pub(crate) struct Shared {
     pub bodies: Arc<Semaphore>,
     keys: Option<(PathBuf, Mutex<Keys>)>,
     stage: Mutex<Stage>,
-    commands: UnboundedSender<Command>,
+    commands: Sender<Command>,
     leaving: watch::Sender<bool>,
     /// Whether the model is loaded: the queue's size depends on it.
     opened: AtomicBool,
@@ -115,7 +116,7 @@ impl Server {
             }
         }
         let addresses = listeners.iter().map(Listener::address).collect();
-        let (commands, jobs) = unbounded_channel();
+        let (commands, jobs) = channel();
         let mut salt = [0; 8];
         rustix::rand::getrandom(&mut salt, rustix::rand::GetRandomFlags::empty())
             .map_err(io::Error::from)?;

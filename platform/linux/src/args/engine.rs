@@ -97,11 +97,21 @@ impl EngineArgs {
         tokens: Option<u32>,
         memory: &'m mut Memory,
     ) -> Result<Engine<'m>, Failure> {
-        let mut note = |note: Note<'_>| match note {
-            Note::Budget(budget) => tell(format_args!("{budget}; --ram sets another budget")),
-            note => tell(format_args!("note: {note}")),
-        };
-        Ok(Engine::load(&self.options(tokens), memory, &mut note)?)
+        load(&self.options(tokens), memory)
+    }
+
+    /// Loads the model into `memory` for so many conversations side by side, `beside` so many bytes
+    /// that the program takes for itself.
+    #[cfg(feature = "serve")]
+    pub fn load_beside<'m>(
+        &self,
+        conversations: u32,
+        beside: u64,
+        memory: &'m mut Memory,
+    ) -> Result<Engine<'m>, Failure> {
+        let mut options = self.options(None);
+        options.budget = BudgetOptions { conversations, beside, ..options.budget };
+        load(&options, memory)
     }
 
     /// What the library calls it. `tokens` is the context when the user asks for none.
@@ -134,6 +144,14 @@ impl BudgetArgs {
             ..BudgetOptions::default()
         }
     }
+}
+
+fn load<'m>(options: &Options, memory: &'m mut Memory) -> Result<Engine<'m>, Failure> {
+    let mut note = |note: Note<'_>| match note {
+        Note::Budget(budget) => tell(format_args!("{budget}; --ram sets another budget")),
+        note => tell(format_args!("note: {note}")),
+    };
+    Ok(Engine::load(options, memory, &mut note)?)
 }
 
 impl KvName {

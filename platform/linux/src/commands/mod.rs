@@ -3,6 +3,8 @@
 mod bench;
 mod chat;
 mod inspect;
+#[cfg(feature = "serve")]
+mod key;
 mod logits;
 mod perplexity;
 mod plan;
@@ -10,6 +12,8 @@ mod plan;
 mod pull;
 mod replay;
 mod run;
+#[cfg(feature = "serve")]
+mod serve;
 mod sweep;
 mod tokenize;
 mod trace;
@@ -55,6 +59,10 @@ request to end (SIGTERM, SIGHUP); a second request ends at once.";
 enum Command {
     Run(run::Args),
     Chat(chat::Args),
+    #[cfg(feature = "serve")]
+    Serve(serve::Args),
+    #[cfg(feature = "serve")]
+    Key(key::Args),
     Pack(rill_pack::cli::Args),
     #[cfg(feature = "pull")]
     Pull(pull::Args),
@@ -72,13 +80,16 @@ enum Command {
 impl Program {
     /// Does what the command line asks.
     pub fn run(self) -> Result<(), Failure> {
-        // Packing watches for signals itself.
-        if !matches!(self.command, Command::Pack(_)) {
+        if !self.command.watches_itself() {
             interrupt::watch()?;
         }
         match self.command {
             Command::Run(args) => run::run(&args),
             Command::Chat(args) => chat::run(&args),
+            #[cfg(feature = "serve")]
+            Command::Serve(args) => serve::run(&args),
+            #[cfg(feature = "serve")]
+            Command::Key(args) => key::run(&args),
             Command::Pack(args) => Ok(rill_pack::cli::run(&args, &mut stdout())?),
             #[cfg(feature = "pull")]
             Command::Pull(args) => pull::run(args),
@@ -91,6 +102,18 @@ impl Program {
             Command::Logits(args) => logits::run(&args),
             Command::Trace(args) => trace::run(&args),
             Command::Replay(args) => replay::run(&args),
+        }
+    }
+}
+
+impl Command {
+    /// Whether it watches for signals itself.
+    fn watches_itself(&self) -> bool {
+        match self {
+            Self::Pack(_) => true,
+            #[cfg(feature = "serve")]
+            Self::Serve(_) => true,
+            _ => false,
         }
     }
 }

@@ -28,6 +28,8 @@ pub struct BudgetOptions {
     pub conversations: u32,
     /// Beginnings of conversations that are kept for others; `None` to choose by the budget.
     pub prefixes: Option<u32>,
+    /// Bytes that the program takes besides what every program with a model does.
+    pub beside: u64,
 }
 
 impl Default for BudgetOptions {
@@ -40,6 +42,7 @@ impl Default for BudgetOptions {
             kv: KvFormat::default(),
             conversations: 1,
             prefixes: None,
+            beside: 0,
         }
     }
 }
@@ -56,6 +59,7 @@ impl BudgetOptions {
             built_in: model.device.resident(),
             template: model.padded(Section::Template),
             threads: threads + model.device.threads(),
+            requests: self.beside,
         };
         let request = PlanRequest {
             arena: overhead.arena(total),

@@ -26,7 +26,7 @@ mod usage;
 
 use std::fmt;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rill::experts::{Policy, Reuse};
@@ -34,6 +34,7 @@ use rill::image::{ChatTemplate, Image, ImageError, Section, checksum};
 use rill::kernels::{self, CpuFeatures, Kernels};
 use rill::report::{Report, Surroundings};
 use rill::seams::{Events, Parallel, Silent, World};
+use rill::sequence::Sequence;
 use rill::session::Session;
 
 use budget::within;
@@ -146,6 +147,27 @@ pub struct Engine<'m> {
     kept: Option<PathBuf>,
 }
 
+/// A loaded model for a program that computes batches of its own.
+pub struct Parts<'e, 'm> {
+    /// The model.
+    pub core: &'e mut rill::engine::Engine<'m>,
+    /// Its conversations.
+    pub sequences: &'e mut [Sequence<'m>],
+    /// The chat template that came with the model.
+    pub template: Option<ChatTemplate<'e>>,
+    /// What it runs on.
+    pub machine: &'e mut Machine<'m>,
+    /// What is kept for later runs, and read by them.
+    pub learned: Learned<'e>,
+}
+
+/// What runs find out about the experts of an image.
+pub struct Learned<'e> {
+    image: u64,
+    kept: Option<&'e Path>,
+    warm_first: &'e [u32],
+}
+
 /// What the engine sees of this machine.
 pub struct Machine<'m> {
     /// Where the image is.
@@ -242,10 +264,23 @@ impl<'m> Engine<'m> {
     /// Keeps what was found out about the experts' uses for later runs.
     pub fn keep(&self) {
         if let Some(path) = &self.kept {
-            usage::save(&self.session, self.identity(), path);
+            usage::save(self.session.history(), self.identity(), path);
             if self.save_pages {
                 usage::save_resident(&self.session, self.identity(), path);
             }
+        }
+    }
+
+    /// All of it apart.
+    pub fn parts(&mut self) -> Parts<'_, 'm> {
+        let image = self.identity();
+        let (core, sequences) = self.session.parts();
+        Parts {
+            core,
+            sequences,
+            template: self.template.as_deref().and_then(ChatTemplate::parse),
+            machine: &mut self.machine,
+            learned: Learned { image, kept: self.kept.as_deref(), warm_first: &self.warm_first },
         }
     }
 
@@ -277,6 +312,20 @@ fn template(model: &mut Model) -> Result<Option<SectionBytes>, LoadError> {
         None => {
             let (model, error) = (model.name.clone(), ImageError::Length(Section::Template));
             Err(LoadError::Image { model, error })
+        }
+    }
+}
+
+impl Learned<'_> {
+    /// Reads on towards slots that are all full, as [`Engine::warm`] does.
+    pub fn warm<'m>(&self, core: &mut rill::engine::Engine<'m>, machine: &mut Machine<'m>) -> bool {
+        core.warm(&mut machine.world(&mut Silent), self.warm_first).unwrap_or(false)
+    }
+
+    /// Keeps how often each expert was used.
+    pub fn keep(&self, core: &rill::engine::Engine<'_>) {
+        if let Some(path) = self.kept {
+            usage::save(core.history(), self.image, path);
         }
     }
 }

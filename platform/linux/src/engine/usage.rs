@@ -6,7 +6,7 @@
 
 use std::path::Path;
 
-use rill::experts::Rates;
+use rill::experts::{History, Rates};
 use rill::session::Session;
 
 use super::beside::Kind;
@@ -26,8 +26,8 @@ pub fn recall(session: &mut Session<'_>, image: u64, path: &Path) -> bool {
 }
 
 /// Keeps the uses that are known now.
-pub fn save(session: &Session<'_>, image: u64, path: &Path) {
-    let Some(history) = session.history() else { return };
+pub fn save(history: Option<&History<'_>>, image: u64, path: &Path) {
+    let Some(history) = history else { return };
     let rates = (0..history.pages()).flat_map(|page| history.rates(page));
     USES.write(path, image, rates.map(f32::to_bits));
 }

@@ -30,7 +30,7 @@ pub async fn decide(State(shared): Server, request: Request) -> Response {
 }
 
 async fn answer(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiError> {
-    let Asked { mut fields, open, guest } = Asked::read(shared, request).await?;
+    let Asked { mut fields, open, guest, room } = Asked::read(shared, request).await?;
     let list = fields.list("messages")?;
     let text = fields.text("prompt")?;
     let choices = fields.texts("choices")?.unwrap_or_default();
@@ -56,6 +56,7 @@ async fn answer(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiE
         let message = format!("has a text of {longest} tokens: more than fit, or more than {MOST}");
         return Err(ApiError::field("choices", message));
     }
+    drop(room);
     let tokens = prompt.tokens.len();
     let answers = ask::start(shared, guest, vec![prompt], 1, &Work::Decide(encoded))?;
     let whole = answers.whole().await?;

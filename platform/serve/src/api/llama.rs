@@ -38,10 +38,11 @@ pub async fn complete(State(shared): Server, request: Request) -> Response {
 }
 
 async fn continued(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiError> {
-    let Asked { mut fields, open, guest } = Asked::read(shared, request).await?;
+    let Asked { mut fields, open, guest, room } = Asked::read(shared, request).await?;
     let prompt = prompt(&open, &mut fields).await?;
     let (style, streams) = order(shared, &open, &mut fields)?;
     fields.end()?;
+    drop(room);
     let name = open.facts.name.clone();
     let answers = ask::answer(shared, guest, vec![prompt], 1, style)?;
     if streams {

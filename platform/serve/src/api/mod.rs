@@ -21,15 +21,14 @@ mod stream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::json;
 
-use crate::door::{self, Guest};
+use crate::door::{self, Guest, Room};
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::pages;
@@ -72,6 +71,8 @@ struct Asked {
     fields: Fields,
     open: Open,
     guest: Guest,
+    /// What its body takes of the room for all; kept until its prompt is written.
+    room: Room,
 }
 
 impl Asked {
@@ -79,14 +80,10 @@ impl Asked {
         // Who cannot be answered is told before its body is read.
         let open = model(shared)?;
         let (parts, body) = request.into_parts();
-        let bytes = read(shared, &parts.headers, body).await?;
+        let (bytes, room) = door::read(shared, &parts.headers, body).await?;
         let guest = parts.extensions.get::<Guest>().cloned().unwrap_or_default();
-        Ok(Self { fields: Fields::parse(&bytes)?, open, guest })
+        Ok(Self { fields: Fields::parse(&bytes)?, open, guest, room })
     }
-}
-
-async fn read(shared: &Shared, headers: &HeaderMap, body: Body) -> Result<Vec<u8>, ApiError> {
-    door::read(shared, headers, body).await
 }
 
 /// The model, if it can be asked now.

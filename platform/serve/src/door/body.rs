@@ -1,17 +1,26 @@
 //! Reading a request's body within limits.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use axum::http::{HeaderMap, StatusCode, header};
 use futures_util::StreamExt;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use crate::error::ApiError;
 use crate::server::Shared;
 
+/// What a body takes of the room for all bodies.
+pub type Room = OwnedSemaphorePermit;
+
 /// The bytes of a body: at most as many as the limits say (413), in the time that they say (408).
-pub async fn read(shared: &Shared, headers: &HeaderMap, body: Body) -> Result<Vec<u8>, ApiError> {
+pub async fn read(
+    shared: &Shared,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<(Vec<u8>, Room), ApiError> {
     let most = shared.limits.body;
     let long = || {
         let message = format!("the body has more than {most} bytes, the most that is read");
@@ -30,8 +39,9 @@ pub async fn read(shared: &Shared, headers: &HeaderMap, body: Body) -> Result<Ve
     let kib = expected.div_ceil(1024).min(shared.limits.bodies.div_ceil(1024)) as u32;
     let arrival = shared.limits.arrival;
     let reading = async {
-        // What is read at once is bounded; who comes later waits for it. The semaphore is never closed.
-        let _room = shared.bodies.acquire_many(kib).await;
+        // Who comes when there is no room waits for it.
+        let room = Arc::clone(&shared.bodies).acquire_many_owned(kib).await;
+        let room = room.map_err(|_| ApiError::bad("the server is about to end"))?;
         let mut bytes = Vec::with_capacity(expected.min(64 << 10));
         let mut parts = body.into_data_stream();
         while let Some(part) = parts.next().await {
@@ -41,7 +51,7 @@ pub async fn read(shared: &Shared, headers: &HeaderMap, body: Body) -> Result<Ve
             }
             bytes.extend_from_slice(&part);
         }
-        Ok(bytes)
+        Ok((bytes, room))
     };
     timeout(arrival, reading).await.unwrap_or_else(|_| Err(late(arrival)))
 }

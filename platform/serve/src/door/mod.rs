@@ -30,7 +30,7 @@ use crate::config::Listen;
 use crate::server::{Shared, StartError};
 use patient::Patient;
 
-pub use body::read;
+pub use body::{Room, read};
 pub use guard::Guest;
 
 /// How a request reached the server.

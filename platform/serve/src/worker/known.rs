@@ -11,10 +11,11 @@ pub fn begin<'a>(
     tokens: &[u32],
 ) -> Result<usize, SequenceError> {
     engine.append(sequence, tokens)?;
-    Ok(sequence.computed())
+    Ok(engine.reuse(sequence))
 }
 
-/// Gives back what a sequence has.
+/// Gives back what a sequence has; what was computed of it is known from now on.
 pub fn end<'a>(engine: &mut Engine<'a>, sequence: &mut Sequence<'a>) {
+    engine.remember(sequence);
     engine.reset(sequence);
 }

@@ -9,18 +9,22 @@ mod place;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::time::{Duration, Instant};
 
 use rill::engine::Engine;
 use rill::seams::Silent;
 use rill::sequence::{Sequence, SequenceError};
-use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::sync::mpsc::error::TryRecvError;
 
 use crate::job::{Event, Job, Trouble};
 use crate::model::{Command, Machine};
 use crate::server::Shared;
 use place::{Place, State};
+
+/// After so long without a request, what was found out is kept.
+const IDLE: Duration = Duration::from_secs(30);
+/// It is kept at least this often.
+const KEEP: Duration = Duration::from_secs(900);
 
 /// The engine's side of a server.
 pub struct Worker<'l, 'a> {
@@ -33,6 +37,8 @@ pub struct Worker<'l, 'a> {
     begun: u64,
     /// Whether it was asked to end.
     ends: bool,
+    /// When what was found out was kept last.
+    kept: Instant,
 }
 
 impl<'l, 'a> Worker<'l, 'a> {
@@ -45,17 +51,21 @@ impl<'l, 'a> Worker<'l, 'a> {
     ) -> Self {
         let places = sequences.iter_mut().map(Place::new).collect();
         let shared = Arc::clone(shared);
-        Self { engine, machine, places, queue: VecDeque::new(), shared, begun: 0, ends: false }
+        let (queue, kept) = (VecDeque::new(), Instant::now());
+        Self { engine, machine, places, queue, shared, begun: 0, ends: false, kept }
     }
 
     /// Works until it is asked to end.
-    pub fn work(mut self, mut jobs: UnboundedReceiver<Command>) {
+    pub fn work(mut self, jobs: Receiver<Command>) {
         while !self.ends {
-            self.receive(&mut jobs);
+            self.receive(&jobs);
             self.free();
             self.fill();
             self.step();
             self.shared.metrics.beat();
+            if self.kept.elapsed() > KEEP {
+                self.keep();
+            }
         }
         for place in &mut self.places {
             place.end(self.engine, Err(Trouble::Engine("the server ends".into())));
@@ -63,7 +73,7 @@ impl<'l, 'a> Worker<'l, 'a> {
     }
 
     /// Takes what has come; waits when there is nothing to do.
-    fn receive(&mut self, jobs: &mut UnboundedReceiver<Command>) {
+    fn receive(&mut self, jobs: &Receiver<Command>) {
         let mut may_warm = true;
         loop {
             let is_idle = self.queue.is_empty() && self.places.iter().all(Place::is_free);
@@ -78,7 +88,7 @@ impl<'l, 'a> Worker<'l, 'a> {
                 Err(TryRecvError::Empty) => {
                     self.shared.metrics.load(0, 0);
                     self.shared.metrics.idle();
-                    jobs.blocking_recv()
+                    self.wait(jobs)
                 }
             };
             match command {
@@ -89,6 +99,23 @@ impl<'l, 'a> Worker<'l, 'a> {
                 }
             }
         }
+    }
+
+    /// Waits for something to do; after a while what was found out is kept.
+    fn wait(&mut self, jobs: &Receiver<Command>) -> Option<Command> {
+        match jobs.recv_timeout(IDLE) {
+            Ok(command) => Some(command),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => {
+                self.keep();
+                jobs.recv().ok()
+            }
+        }
+    }
+
+    fn keep(&mut self) {
+        self.machine.keep(self.engine);
+        self.kept = Instant::now();
     }
 
     /// Frees places and the queue of those who are not to be answered any more.
@@ -126,7 +153,7 @@ impl<'l, 'a> Worker<'l, 'a> {
         if at_work.is_empty() {
             // All wait for their clients: there is nothing to do until one of them reads.
             if places.iter().any(|place| !place.is_free()) {
-                std::thread::sleep(std::time::Duration::from_millis(2));
+                std::thread::sleep(Duration::from_millis(2));
             }
             return;
         }

@@ -54,7 +54,7 @@ pub async fn generate(State(shared): Server, request: Request) -> Response {
 }
 
 async fn converse(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiError> {
-    let Asked { mut fields, open, guest } = Asked::read(shared, request).await?;
+    let Asked { mut fields, open, guest, room } = Asked::read(shared, request).await?;
     let list = fields.list("messages")?.unwrap_or_default();
     let (mut style, streams) = order(shared, &open, &mut fields)?;
     fields.only("tools", &[json!([])])?;
@@ -72,12 +72,13 @@ async fn converse(shared: &Arc<Shared>, request: Request) -> Result<Response, Ap
     }
     style.tells_thinking = true;
     let prompt = ask::conversation(&open, messages::read(list)?, None).await?;
+    drop(room);
     let answers = ask::answer(shared, guest, vec![prompt], 1, style)?;
     answer(&open, answers, streams, Form::Chat).await
 }
 
 async fn continued(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiError> {
-    let Asked { mut fields, open, guest } = Asked::read(shared, request).await?;
+    let Asked { mut fields, open, guest, room } = Asked::read(shared, request).await?;
     let text = fields.text("prompt")?.unwrap_or_default();
     let system = fields.text("system")?;
     let raw = fields.flag("raw")?.unwrap_or(false);
@@ -99,6 +100,7 @@ async fn continued(shared: &Arc<Shared>, request: Request) -> Result<Response, A
         let user = json!({"role": "user", "content": text});
         ask::conversation(&open, system.into_iter().chain([user]).collect(), None).await?
     };
+    drop(room);
     let answers = ask::answer(shared, guest, vec![prompt], 1, style)?;
     answer(&open, answers, streams, Form::Generate).await
 }

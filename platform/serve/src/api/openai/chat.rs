@@ -35,13 +35,14 @@ struct Order {
 }
 
 async fn answer(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiError> {
-    let Asked { mut fields, open, guest } = Asked::read(shared, request).await?;
+    let Asked { mut fields, open, guest, room } = Asked::read(shared, request).await?;
     let list = fields.list("messages")?;
     let list = list.ok_or_else(|| ApiError::field("messages", "is missing"))?;
     let messages = messages::read(list)?;
     let order = order(shared, &open, &mut fields)?;
     fields.end()?;
     let prompt = ask::conversation(&open, messages, None).await?;
+    drop(room);
     let answers = ask::answer(shared, guest, vec![prompt], order.count, order.style)?;
     let object = if order.streams { "chat.completion.chunk" } else { "chat.completion" };
     let head = Head::new(shared, &open.facts, "chatcmpl", object);

@@ -32,11 +32,12 @@ struct Order {
 }
 
 async fn answer(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiError> {
-    let Asked { mut fields, open, guest } = Asked::read(shared, request).await?;
+    let Asked { mut fields, open, guest, room } = Asked::read(shared, request).await?;
     let wanted = fields.value("prompt");
     let order = order(shared, &open, &mut fields)?;
     fields.end()?;
     let prompts = prompts(shared, &open, wanted).await?;
+    drop(room);
     let all = prompts.len() * order.count;
     let answers = ask::answer(shared, guest, prompts, order.count, order.style)?;
     let head = Head::new(shared, &open.facts, "cmpl", "text_completion");

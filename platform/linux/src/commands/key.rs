@@ -1,0 +1,66 @@
+use std::io::{ErrorKind, Write};
+use std::path::PathBuf;
+
+use clap::builder::RangedU64ValueParser;
+use rill_linux::regular;
+use rill_linux::replace::{Access, replace};
+use rill_serve::keys::{Key, Keys, MOST_BYTES, is_name};
+
+use crate::failure::Failure;
+use crate::terminal::{stdout, tell};
+
+/// Make a key for `rill serve`
+///
+/// Adds a line with the key's hash to a file, and prints the key, which is kept nowhere. A server that
+/// runs takes new keys over at SIGHUP.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// File of keys; made if it is not there
+    file: PathBuf,
+    /// What to call the key: letters, digits, and -_.@
+    #[arg(value_parser = name)]
+    name: String,
+    /// Most requests a minute [default: any number]
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
+    requests: Option<u64>,
+    /// Most tokens a minute, of prompts and answers [default: any number]
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
+    tokens: Option<u64>,
+}
+
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let path = &args.file;
+    let mut text = match regular::read(path, MOST_BYTES) {
+        Ok(bytes) => String::from_utf8(bytes).map_err(|_| wrong(args, "it is no text"))?,
+        Err(error) if error.kind() == ErrorKind::NotFound => HEAD.to_owned(),
+        Err(error) => return Err(Failure::file(path)(error)),
+    };
+    let random = |error| Failure::System { what: "cannot make a key", error };
+    let key = Key::new(&args.name, args.requests, args.tokens).map_err(random)?;
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text.push_str(&key.line);
+    text.push('\n');
+    // What was there before is as it must be, and the name is new.
+    Keys::parse(&text).map_err(|error| wrong(args, error))?;
+    replace(path, Access::Private, |out| out.write_all(text.as_bytes()))
+        .map_err(Failure::file(path))?;
+    writeln!(stdout(), "{}", key.secret)?;
+    tell(format_args!("the key is kept nowhere else: only its hash is in {}", path.display()));
+    Ok(())
+}
+
+const HEAD: &str =
+    "# name, SHA-256 of the key, requests a minute, tokens a minute (- for any number)\n";
+
+fn wrong(args: &Args, what: impl std::fmt::Display) -> Failure {
+    Failure::Usage(format!("{}: {what}", args.file.display()))
+}
+
+fn name(text: &str) -> Result<String, String> {
+    match is_name(text) {
+        true => Ok(text.to_owned()),
+        false => Err("a name has 1 to 64 letters, digits, and -_.@".to_owned()),
+    }
+}

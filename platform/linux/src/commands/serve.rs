@@ -1,0 +1,184 @@
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use clap::builder::RangedU64ValueParser;
+use rill::engine::Engine as Core;
+use rill::seams::{Events, World};
+use rill_linux::clock::local_seconds;
+use rill_linux::engine::{Learned, Memory, Parts};
+use rill_linux::memory::parse_size;
+use rill_serve::{Config, Desk, Limits, Listen, Loaded, Machine, Server};
+
+use crate::args::EngineArgs;
+use crate::failure::Failure;
+use crate::terminal::tell;
+
+/// Answer programs over HTTP, as OpenAI's, Ollama's and llama.cpp's servers do
+///
+/// Only this machine can ask, unless another address is named; that takes keys (--keys) or --open.
+/// SIGTERM and Ctrl-C let answers under way end, SIGHUP reads the keys again.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    #[command(flatten)]
+    engine: EngineArgs,
+    /// Address and port, or unix:PATH for a socket in the file system; may be repeated
+    #[arg(long, value_name = "WHERE", value_parser = listen, default_value = "127.0.0.1:8080")]
+    listen: Vec<Listen>,
+    /// File of keys, one of which every request over the network needs; `rill key` makes them
+    #[arg(long, value_name = "FILE", conflicts_with = "open")]
+    keys: Option<PathBuf>,
+    /// Let everybody ask who reaches the address
+    #[arg(long)]
+    open: bool,
+    /// Conversations side by side; each has RAM for a context
+    #[arg(long, value_name = "N", default_value = "2")]
+    conversations: NonZeroU32,
+    /// What clients call the model [default: its name]
+    #[arg(long, value_name = "NAME")]
+    alias: Option<String>,
+    /// Further name by which this machine is reached, besides its addresses and its host name; may be
+    /// repeated
+    #[arg(long, value_name = "HOST")]
+    name: Vec<String>,
+    /// Origin of web pages that may ask, for example https://desk.example; may be repeated
+    #[arg(long, value_name = "ORIGIN")]
+    origin: Vec<String>,
+    #[command(flatten)]
+    limits: LimitArgs,
+}
+
+/// What the server takes on.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Limits")]
+struct LimitArgs {
+    /// Answers that may wait; more are refused
+    #[arg(long, value_name = "N", default_value = "32")]
+    queue: usize,
+    /// Seconds for an answer from its request on
+    #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = at_least_one())]
+    time: u64,
+    /// Most tokens of an answer [default: until the context is full]
+    #[arg(long, value_name = "TOKENS", value_parser = at_least_one())]
+    max_tokens: Option<u64>,
+    /// Most bytes of a request
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, default_value = "1MiB",
+          hide_short_help = true)]
+    body: u64,
+    /// Connections; more wait
+    #[arg(long, value_name = "N", default_value = "128", value_parser = at_least_one(),
+          hide_short_help = true)]
+    connections: u64,
+    /// Seconds for answers under way after the server was asked to end
+    #[arg(long, value_name = "SECONDS", default_value = "30", hide_short_help = true)]
+    drain: u64,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  rill serve -m model.rill --ram 2GiB
+  rill serve -m model.rill --listen unix:/run/rill/rill.sock
+  rill key keys.txt kiosk                       make a key, and the file
+  rill serve -m model.rill --listen 0.0.0.0:8080 --keys keys.txt
+  curl http://127.0.0.1:8080/v1/chat/completions -d \\
+    '{\"messages\": [{\"role\": \"user\", \"content\": \"Why is the sky blue?\"}]}'";
+
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let config = args.config();
+    let beside = config.limits.memory();
+    let server = Server::bind(config)?;
+    for address in server.addresses() {
+        tell(format_args!("listening at {address}"));
+    }
+    server.run(|desk| args.serve(desk, beside))
+}
+
+impl Args {
+    /// Loads the model and answers until the server ends.
+    fn serve(&self, desk: Desk, beside: u64) -> Result<(), Failure> {
+        let mut memory = Memory::new();
+        let conversations = self.conversations.get();
+        let mut engine = self.engine.load_beside(conversations, beside, &mut memory)?;
+        engine.recall();
+        let name = match &self.alias {
+            Some(alias) => alias.clone(),
+            None => engine.image.manifest.name.to_string(),
+        };
+        let (identity, sampling) = (engine.identity(), engine.image.manifest.sampling);
+        let bytes = engine.image.header.file_len;
+        let Parts { core, sequences, template, machine, learned } = engine.parts();
+        desk.serve(Loaded {
+            name,
+            bytes,
+            identity,
+            sampling,
+            template,
+            now: || local_seconds(SystemTime::now()),
+            ready: || tell("ready"),
+            engine: core,
+            sequences,
+            machine: &mut Bench { machine, learned },
+        });
+        engine.keep();
+        Ok(())
+    }
+
+    fn config(&self) -> Config {
+        let limits = &self.limits;
+        let defaults = Limits::default();
+        let body = usize::try_from(limits.body).unwrap_or(usize::MAX);
+        Config {
+            listen: self.listen.clone(),
+            keys: self.keys.clone(),
+            open: self.open,
+            names: self.name.clone(),
+            origins: self.origin.clone(),
+            limits: Limits {
+                body,
+                bodies: defaults.bodies.max(body),
+                queue: limits.queue,
+                time: Duration::from_secs(limits.time),
+                tokens: limits.max_tokens.unwrap_or(defaults.tokens),
+                connections: limits.connections as usize,
+                drain: Duration::from_secs(limits.drain),
+                ..defaults
+            },
+        }
+    }
+}
+
+/// The machine, as a server sees it.
+struct Bench<'e, 'm> {
+    machine: &'e mut rill_linux::engine::Machine<'m>,
+    learned: Learned<'e>,
+}
+
+impl<'m> Machine<'m> for Bench<'_, 'm> {
+    fn world<'w>(&'w mut self, events: &'w mut dyn Events) -> World<'w, 'm> {
+        self.machine.world(events)
+    }
+
+    fn warm(&mut self, core: &mut Core<'m>) -> bool {
+        self.learned.warm(core, self.machine)
+    }
+
+    fn keep(&mut self, core: &Core<'m>) {
+        self.learned.keep(core);
+    }
+}
+
+fn at_least_one() -> RangedU64ValueParser<u64> {
+    RangedU64ValueParser::new().range(1..)
+}
+
+fn listen(text: &str) -> Result<Listen, String> {
+    if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
+        return Ok(Listen::Unix(path.into()));
+    }
+    let address: Result<SocketAddr, _> = text.parse();
+    address.map(Listen::Tcp).map_err(|_| {
+        "not an address with a port, as 127.0.0.1:8080 or [::1]:8080, nor unix:PATH".to_owned()
+    })
+}

@@ -1,0 +1,108 @@
+//! `rill serve` and `rill key`, run as their users run them.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+
+use rill_tests::program::{path, rill};
+use rill_tests::server::{Reply, post};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A server of the program's own.
+struct Served {
+    child: Child,
+    lines: BufReader<std::process::ChildStderr>,
+    address: String,
+}
+
+fn serve(args: &[&str]) -> Served {
+    let mut child = Command::new(path())
+        .args(["serve", "--listen", "127.0.0.1:0", "--ram", "256MiB", "-c", "512"])
+        .args(args)
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let mut lines = BufReader::new(child.stderr.take().expect("it is piped"));
+    let (mut line, mut address) = (String::new(), String::new());
+    while !line.ends_with("ready\n") {
+        line.clear();
+        assert!(lines.read_line(&mut line).expect("it speaks UTF-8") > 0, "it became ready");
+        if let Some((_, at)) = line.trim().split_once("listening at http://") {
+            address = at.to_owned();
+        }
+    }
+    Served { child, lines, address }
+}
+
+impl Served {
+    fn ask(&self, head: &str) -> Reply {
+        let body = r#"{"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}"#;
+        let mut stream = TcpStream::connect(&self.address).expect("it listens");
+        let request = post("/v1/chat/completions", body, head);
+        stream.write_all(request.as_bytes()).expect("it is taken");
+        Reply::read(stream)
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        kill_process(pid.expect("it is a process"), signal).expect("it can be told");
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn the_program_serves_until_it_is_asked_to_end() {
+    let mut served = serve(&["--alias", "guide"]);
+    assert_eq!(served.ask("").ok()["model"], "guide");
+    served.signal(Signal::TERM);
+    let mut rest = String::new();
+    served.lines.read_to_string(&mut rest).expect("it speaks UTF-8");
+    assert!(served.child.wait().expect("it ends").success(), "{rest}");
+}
+
+#[test]
+fn keys_are_made_and_read_again() {
+    let folder = tempfile::tempdir().expect("there is room");
+    let file = folder.path().join("keys.txt");
+    let keys = file.to_str().expect("the path is UTF-8");
+    let key = rill(&["key", keys, "kiosk", "--requests", "1000"]).ok();
+    let kiosk = format!("Authorization: Bearer {}\r\n", key.trim());
+    let text = std::fs::read_to_string(&file).expect("it is there");
+    assert!(text.contains("\nkiosk ") && !text.contains(key.trim()), "{text}");
+    rill(&["key", keys, "kiosk"]).fails(2, &["keys.txt", "the name is there before"]);
+    rill(&["key", keys, "a b"]).fails(2, &["letters"]);
+
+    let mut served = serve(&["--keys", keys]);
+    assert_eq!(served.ask("").status, 401);
+    assert_eq!(served.ask(&kiosk).status, 200);
+    let desk = format!("X-Api-Key: {}\r\n", rill(&["key", keys, "desk"]).ok().trim());
+    assert_eq!(served.ask(&desk).status, 401);
+    let reread = |served: &mut Served, says: &str| {
+        served.signal(Signal::HUP);
+        let mut line = String::new();
+        served.lines.read_line(&mut line).expect("it speaks UTF-8");
+        assert!(line.contains(says), "{line}");
+    };
+    reread(&mut served, "read again");
+    assert_eq!(served.ask(&desk).status, 200);
+    // A file that is damaged lets nobody in or out.
+    std::fs::write(&file, "rubbish\n").expect("it can be written");
+    reread(&mut served, "line 1");
+    assert_eq!([served.ask(&kiosk).status, served.ask("").status], [200, 401]);
+}
+
+#[test]
+fn what_cannot_be_served_is_said() {
+    rill(&["serve", "--listen", "0.0.0.0:0"]).fails(1, &["--keys", "--open"]);
+    rill(&["serve", "--listen", "somewhere"]).fails(2, &["127.0.0.1:8080"]);
+    rill(&["serve", "--keys", "/nowhere/keys"]).fails(1, &["/nowhere/keys"]);
+    rill(&["serve", "--listen", "127.0.0.1:0", "-m", "/nowhere.rill"]).fails(1, &["/nowhere.rill"]);
+    rill(&["serve", "--listen", "127.0.0.1:0", "--ram", "1MiB"]).fails(1, &["budget"]);
+}
