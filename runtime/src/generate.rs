@@ -46,7 +46,8 @@ impl Guide for Free {}
 ///
 /// `guide` is asked before each choice. `emit` takes the text as it comes. Thinking that has as many
 /// tokens as `answer` allows is ended, and the answer goes on. `interrupted` is asked before every
-/// step, also within a long prompt, whether the user wants to stop; what it says then is done with.
+/// step, also within a long prompt, whether the user wants to stop; what it says then is done with. A
+/// batch that [`Events::wants_stop`](crate::seams::Events::wants_stop) ends is followed by that question.
 pub fn generate<'a>(
     session: &mut Session<'a>,
     world: &mut World<'_, 'a>,
@@ -65,7 +66,11 @@ pub fn generate<'a>(
             break ending;
         }
         // A long prompt goes in batches, with a chance to interrupt between them.
-        if session.compute(world)? {
+        let more = match session.compute(world) {
+            Err(SequenceError::Stopped) => true,
+            computed => computed?,
+        };
+        if more {
             continue;
         }
         if let Some(ending) = turn.step(session, world, answer, guide, &mut emit)? {

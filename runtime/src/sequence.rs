@@ -8,6 +8,7 @@ use crate::chat::Place;
 use crate::draft::{Drafter, Guess, Trust};
 use crate::experts::PageError;
 use crate::image::Manifest;
+use crate::model::Incomplete;
 use crate::model::kv::KvPool;
 use crate::model::state::{Memory, Staged, ring};
 use crate::sampler::{
@@ -34,6 +35,8 @@ pub enum SequenceError {
     Token(u32),
     /// A page cannot be had. The tokens that wanted it are still to be computed.
     Page(PageError),
+    /// Whoever hears events wanted the batch to end. Its tokens are still to be computed.
+    Stopped,
     /// There is nothing to continue: append something first.
     Empty,
     /// The image does not say how its model chats.
@@ -64,6 +67,7 @@ impl fmt::Display for SequenceError {
             ),
             Self::Token(id) => write!(f, "token {id} is not in the model's vocabulary"),
             Self::Page(error) => error.fmt(f),
+            Self::Stopped => write!(f, "stopped before all was computed"),
             Self::Empty => write!(f, "there is nothing to continue; give a prompt"),
             Self::NoNumbers => write!(f, "the model computes no numbers; pack it again"),
             Self::Forbidden => write!(
@@ -87,6 +91,15 @@ impl core::error::Error for SequenceError {}
 impl From<PageError> for SequenceError {
     fn from(error: PageError) -> Self {
         Self::Page(error)
+    }
+}
+
+impl From<Incomplete> for SequenceError {
+    fn from(incomplete: Incomplete) -> Self {
+        match incomplete {
+            Incomplete::Page(error) => Self::Page(error),
+            Incomplete::Stopped => Self::Stopped,
+        }
     }
 }
 

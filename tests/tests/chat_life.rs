@@ -156,6 +156,34 @@ fn a_signal_ends_a_conversation_that_comes_through_a_pipe_too() {
 }
 
 #[test]
+fn a_signal_within_a_long_batch_ends_it_and_what_was_learned_is_kept() {
+    let kiosk = Kiosk::new();
+    let mut child = Command::new(path())
+        .args([
+            "chat", "--greedy", "--ram", "64MiB", "-c", "2048", "--batch", "2048", "-t", "1", "-m",
+        ])
+        .arg(kiosk.image())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    writeln!(stdin, "/help\n{}", "Tell me a story about a fox. ".repeat(150)).unwrap();
+    let mut out = io::BufReader::new(child.stdout.take().unwrap());
+    loop {
+        let mut line = String::new();
+        assert!(io::BufRead::read_line(&mut out, &mut line).unwrap() > 0);
+        if line.contains("/quit") {
+            break;
+        }
+    }
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert!(kiosk.usage().is_file());
+    drop(stdin);
+}
+
+#[test]
 fn ctrl_c_at_the_prompt_does_not_spoil_the_next_answer() {
     let kiosk = Kiosk::new();
     let image = kiosk.image();

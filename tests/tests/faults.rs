@@ -3,7 +3,7 @@
 
 use rill::experts::PageFault;
 use rill::image::{Section, checksum};
-use rill::seams::{Event, Fault, StorageErrorKind};
+use rill::seams::{Event, Events, Fault, StorageErrorKind, World};
 use rill::sequence::SequenceError;
 use rill_tests::kiosk;
 use rill_tests::reference::cases;
@@ -49,6 +49,51 @@ fn a_dead_byte_is_named_and_the_session_goes_on_elsewhere() {
     rig.session.append(&[1]).unwrap();
     assert_eq!(rig.session.tokens().len(), pending + 1);
     assert!(rig.logits(ids).unwrap() == expected);
+}
+
+/// Wants a batch to end when it is asked after so many other times.
+struct Stopper(u32);
+
+impl Events for Stopper {
+    fn hear(&mut self, _: Event) {}
+
+    fn wants_stop(&mut self) -> bool {
+        let stops = self.0 == 0;
+        self.0 = self.0.saturating_sub(1);
+        stops
+    }
+}
+
+#[test]
+fn a_batch_that_is_stopped_anywhere_is_still_to_be_computed() {
+    let ids = &cases()[0].ids[..];
+    let expected = rig().logits(ids).unwrap();
+    let mut stopped = 0;
+    for after in 0.. {
+        let mut rig = rig();
+        rig.session.append(ids).unwrap();
+        let outcome = rig.with(|session, world| {
+            let mut stopper = Stopper(after);
+            let World { storage, parallel, clock, .. } = world;
+            let (parallel, clock) = (*parallel, *clock);
+            session.compute(&mut World {
+                storage: &mut **storage,
+                parallel,
+                clock,
+                events: &mut stopper,
+            })
+        });
+        match outcome {
+            Ok(_) => break,
+            Err(error) => assert_eq!(error, SequenceError::Stopped),
+        }
+        stopped += 1;
+        assert_eq!(rig.session.tokens(), ids);
+        rig.with(|session, world| while session.compute(world).unwrap() {});
+        assert!(rig.session.logits() == *expected.last().unwrap(), "stopped after {after}");
+    }
+    // In each of ten layers, and while pages of the MoE layers are waited for.
+    assert!(stopped > 18, "{stopped}");
 }
 
 #[test]

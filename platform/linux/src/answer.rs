@@ -155,7 +155,8 @@ impl<'m> Engine<'m> {
     }
 
     /// As [`Self::answer`]; `events` hears what happens, `guide` has a say in each choice, and
-    /// `interrupted` is asked before every step, also within a long prompt, whether to stop.
+    /// `interrupted` is asked before every step, also within a long prompt and after a batch that `events`
+    /// ended, whether to stop.
     pub fn answer_with(
         &mut self,
         mut talk: Option<&mut Talk>,
@@ -174,6 +175,8 @@ impl<'m> Engine<'m> {
             match self.answer_on(&mut speech, events, guide, &mut emit) {
                 Ok(None) => {}
                 Ok(Some(ending)) => break Ok(ending),
+                // Whoever hears events wanted it to end, and says so once more now.
+                Err(SequenceError::Stopped) => {}
                 Err(error) => break Err(error.into()),
             }
         };

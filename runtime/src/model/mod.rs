@@ -30,6 +30,21 @@ use crate::image::Shape;
 use crate::kernels::Kernels;
 use crate::seams::{Parallel, World, for_each_chunk};
 
+/// Why a batch was not computed: its tokens are still to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Incomplete {
+    /// A page cannot be had.
+    Page(PageError),
+    /// Whoever hears events wants it to end.
+    Stopped,
+}
+
+impl From<PageError> for Incomplete {
+    fn from(error: PageError) -> Self {
+        Self::Page(error)
+    }
+}
+
 /// A model in RAM, but for the pages that are not.
 pub struct Model<'a> {
     /// Sizes and constants.
@@ -62,7 +77,7 @@ impl<'a> Model<'a> {
         world: &mut World<'_, 'a>,
         runs: &[Run<'_, 'a>],
         marks: &[Mark],
-    ) -> Result<(), PageError> {
+    ) -> Result<(), Incomplete> {
         let hidden = self.shape.hidden as usize;
         self.rows.lay_out(runs, marks, self.shape.conv_width as usize - 1);
         let count = self.rows.count();
@@ -86,6 +101,10 @@ impl<'a> Model<'a> {
             moe::look_ahead(world, layer, &first, count, &mut self.scratch, cache);
         }
         for (index, layer) in self.weights.layers.iter().enumerate() {
+            if world.events.wants_stop() {
+                self.cache.iter_mut().for_each(|cache| cache.recover(world));
+                return Err(Incomplete::Stopped);
+            }
             let cores = Cores { kernels: self.kernels, parallel: world.parallel };
             self.norm(world.parallel, layer.operator_norm, count);
             let last = index == last_layer;

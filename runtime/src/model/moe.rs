@@ -1,6 +1,7 @@
 //! The mixture of experts: every chosen expert's page is found or fetched, computed as it arrives,
 //! and its results are added in router order, so that timing never changes a sum.
 
+use super::Incomplete;
 use super::batch::{Kind, Rows};
 use super::checked::{Deal, multiply_and_sum};
 use super::product::{
@@ -102,7 +103,7 @@ pub fn forward<'a>(
     (rows, kind, last): (&Rows<'_>, Kind, bool),
     scratch: &mut Scratch<'_>,
     cache: &mut Cache<'a>,
-) -> Result<(), PageError> {
+) -> Result<(), Incomplete> {
     let MoeLayer { shape, router: w, next, kernels } = layer;
     let tokens = if last { rows.picked().len() } else { rows.count() };
     let hidden = shape.hidden as usize;
@@ -141,10 +142,13 @@ pub fn forward<'a>(
             }
         }
         cache.settle(world, w.bank, tokens as u32, kind == Kind::Answer);
-        Ok(())
+        Ok::<_, PageError>(())
     })?;
     let mut guess = guesses.next();
     loop {
+        if world.events.wants_stop() {
+            return Err(Incomplete::Stopped);
+        }
         cache.manage(world, |cache, world| {
             for demand in demands.iter_mut().filter(|demand| demand.stage == Stage::Wanted) {
                 match cache.fetch(world, demand.page)? {
@@ -160,7 +164,7 @@ pub fn forward<'a>(
                 }
             }
             while cache.poll(world)? {}
-            Ok(())
+            Ok::<_, PageError>(())
         })?;
         let gated = bank.gate_up(world, cache, &mut demands)?;
         let done = bank.down(world, cache, &mut demands)?;

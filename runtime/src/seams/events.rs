@@ -45,6 +45,12 @@ pub enum Event {
 pub trait Events {
     /// `event` has just happened.
     fn hear(&mut self, event: Event);
+
+    /// Whether whoever listens wants the batch under way to end before it is complete: its tokens are
+    /// then still to be computed. Asked several times in each layer.
+    fn wants_stop(&mut self) -> bool {
+        false
+    }
 }
 
 /// Nobody listens.

@@ -2,7 +2,7 @@ use clap::Args;
 use rill::generate::{Ending, Guide};
 use rill::image::Sampling;
 use rill::sampler::{Bias, Settings};
-use rill::seams::Events;
+use rill::seams::{Event, Events};
 use rill::thinking::Part;
 use rill_linux::answer::AnswerOptions;
 use rill_linux::engine::{Engine, Memory};
@@ -162,9 +162,24 @@ impl GenerateArgs {
             }
         };
         let options = self.answer();
+        let events = &mut Heeding(events);
         let ending = engine.answer_with(talk, &options, events, guide, interrupt::take, speak)?;
         heard?;
         Ok(ending)
+    }
+}
+
+/// Ends a batch when a signal asked that what is being done ends: a long one takes longer than a signal
+/// may be left waiting.
+struct Heeding<'e>(&'e mut dyn Events);
+
+impl Events for Heeding<'_> {
+    fn hear(&mut self, event: Event) {
+        self.0.hear(event);
+    }
+
+    fn wants_stop(&mut self) -> bool {
+        interrupt::asked()
     }
 }
 
