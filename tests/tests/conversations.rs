@@ -6,7 +6,7 @@ use proptest::sample::Index;
 use rill::engine::{Engine, Share, Step};
 use rill::experts::POLICIES;
 use rill::image::Sampling;
-use rill::kernels::KV_BLOCK;
+use rill::kernels::{CpuFeatures, KV_BLOCK, all};
 use rill::model::batch::Wanted;
 use rill::model::kv::KvFormat;
 use rill::seams::Fault;
@@ -191,12 +191,15 @@ proptest! {
         acts in prop::collection::vec(act(), 1..40),
         slots in prop_oneof![Just(None), (4..256_u32).prop_map(Some)],
         (most, threads, seed, prefixes) in (1..100_u32, 1..4_usize, any::<u64>(), 0..6_u32),
-        (policy, lookahead, int8) in (0..POLICIES.len(), any::<bool>(), any::<bool>()),
+        (policy, table) in (0..POLICIES.len(), any::<Index>()),
+        (lookahead, int8) in (any::<bool>(), any::<bool>()),
         fault in prop_oneof![Just(Fault::None), (8..60_u32).prop_map(Fault::FlippedBit)],
     ) {
         let text = text();
         let kv = if int8 { KvFormat::Int8 } else { KvFormat::F16 };
+        let tables: Vec<_> = all(CpuFeatures::detect()).collect();
         let setting = Setting {
+            kernels: tables[table.index(tables.len())],
             slots,
             batch: most,
             kv,
