@@ -80,16 +80,19 @@ impl Speech {
         guide: &mut dyn Guide,
         mut emit: impl FnMut(Part, &str),
     ) -> Result<Option<Ending>, SequenceError> {
-        loop {
-            let ending = self.prepare(engine, &mut emit)?;
-            if ending.is_some() || !engine.session.can_choose() {
-                return Ok(ending);
+        let start = Instant::now();
+        let ended = loop {
+            match self.prepare(engine, &mut emit) {
+                Ok(None) if engine.session.can_choose() => {}
+                other => break other,
             }
-            let ending = self.step(engine, &mut Silent, guide, &mut emit)?;
-            if ending.is_some() {
-                return Ok(ending);
+            match self.step(engine, &mut Silent, guide, &mut emit) {
+                Ok(None) => {}
+                other => break other,
             }
-        }
+        };
+        engine.answer_time += start.elapsed();
+        ended
     }
 
     /// Sees to it that what its next token depends on is pending or computed. How it ended, where it has
@@ -211,13 +214,16 @@ impl<'m> Engine<'m> {
         events: &mut dyn Events,
         order: &[usize],
     ) -> Result<Advance, SequenceError> {
+        let start = Instant::now();
         let (core, sequences) = self.session.parts();
         let mut all: Vec<Option<&mut Sequence<'m>>> = sequences.iter_mut().map(Some).collect();
         // A number that is not there, or is there twice, has an empty place.
         let places = order.iter().map(|&number| all.get_mut(number).and_then(Option::take));
         let (places, mut chosen): (Vec<usize>, Vec<_>) =
             places.enumerate().filter_map(|(place, sequence)| Some((place, sequence?))).unzip();
-        let advance = core.advance(&mut self.machine.world(events), &mut chosen)?;
+        let advance = core.advance(&mut self.machine.world(events), &mut chosen);
+        self.answer_time += start.elapsed();
+        let advance = advance?;
         Ok(Advance { refused: advance.refused.map(|at| places[at]), ..advance })
     }
 }

@@ -66,6 +66,9 @@ pub enum Failure {
     /// Parts of the image are not what was packed.
     #[error("{0} damaged; copy or pack the image again")]
     Damaged(String),
+    /// Some prompts of a file have no answer.
+    #[error("{0}")]
+    Prompts(String),
     /// A signal asked to end.
     #[error("interrupted")]
     Interrupted,

@@ -24,6 +24,15 @@ pub enum TalkError {
     Template(#[from] TemplateError),
 }
 
+/// A message of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Who says it.
+    pub role: Role,
+    /// What is said.
+    pub content: String,
+}
+
 /// A conversation with a model: the one that was selected when it began, wherever it is asked.
 pub struct Talk {
     /// Number of its sequence.
@@ -81,9 +90,7 @@ impl Talk {
         match (&mut self.followed, &self.system) {
             (Some((_, conversation)), system) => {
                 let message = |text: &String| json!({"role": "system", "content": text});
-                *conversation = Conversation::new(system.iter().map(message).collect());
-                conversation.add_generation_prompt = true;
-                conversation.now = local_seconds(SystemTime::now());
+                *conversation = new_conversation(system.iter().map(message).collect());
             }
             (None, Some(system)) => session.append_message(Role::System, system)?,
             (None, None) => {}
@@ -91,24 +98,58 @@ impl Talk {
         Ok(())
     }
 
+    /// Begins anew with what was said elsewhere, and begins the answer to it. The instruction of this
+    /// conversation is not said: it is another one. When it cannot be asked, nothing was said.
+    pub fn ask_all(
+        &mut self,
+        engine: &mut Engine<'_>,
+        messages: &[Message],
+    ) -> Result<(), TalkError> {
+        let asked = self.say_all(engine, messages);
+        if asked.is_err() {
+            self.session(engine).reset();
+        }
+        asked
+    }
+
+    fn say_all(&mut self, engine: &mut Engine<'_>, messages: &[Message]) -> Result<(), TalkError> {
+        let Some((_, conversation)) = &mut self.followed else {
+            let session = self.session(engine);
+            session.reset();
+            for Message { role, content } in messages {
+                session.append_message(*role, content)?;
+            }
+            return Ok(session.begin_answer()?);
+        };
+        *conversation = new_conversation(messages.iter().map(Message::as_json).collect());
+        self.render(engine)
+    }
+
     /// Asks, and begins the answer. When it cannot be asked, nothing was said.
     pub fn ask(&mut self, engine: &mut Engine<'_>, message: &str) -> Result<(), TalkError> {
-        let session = self.session(engine);
-        let thinking = session.chat().thinking.clone();
-        let Some((template, conversation)) = &mut self.followed else {
+        let Some((_, conversation)) = &mut self.followed else {
+            let session = self.session(engine);
             session.append_message(Role::User, message)?;
-            session.begin_answer()?;
-            return Ok(());
+            return Ok(session.begin_answer()?);
         };
         conversation.messages.push(json!({"role": "user", "content": message}));
-        let asked = template.render(conversation).map_err(TalkError::from).and_then(|rendered| {
-            let tokens = rendered.tokens(session.tokenizer()).map_err(SequenceError::Text)?;
-            follow(session, &tokens)?;
-            Ok(rendered.text())
-        });
-        let text = asked.inspect_err(|_| drop(conversation.messages.pop()))?;
+        let asked = self.render(engine);
+        if let (Some((_, conversation)), Err(_)) = (&mut self.followed, &asked) {
+            conversation.messages.pop();
+        }
+        asked
+    }
+
+    /// Makes what was said the sequence, as the template writes it.
+    fn render(&mut self, engine: &mut Engine<'_>) -> Result<(), TalkError> {
+        let session = self.session(engine);
+        let Some((template, conversation)) = &self.followed else { return Ok(()) };
+        let rendered = template.render(conversation)?;
+        let tokens = rendered.tokens(session.tokenizer()).map_err(SequenceError::Text)?;
+        follow(session, &tokens)?;
+        let text = rendered.text();
         let begins = |open: &str| text.trim_end().ends_with(open);
-        self.begun = match thinking {
+        self.begun = match &session.chat().thinking {
             Some(thinking) if begins(&thinking.open) => format!("{}\n", thinking.open),
             _ => String::new(),
         };
@@ -156,6 +197,25 @@ impl Talk {
             conversation.now = said["now"].as_i64().unwrap_or(conversation.now);
         }
     }
+}
+
+impl Message {
+    fn as_json(&self) -> Value {
+        let role = match self.role {
+            Role::System => "system",
+            Role::User => "user",
+            Role::Assistant => "assistant",
+        };
+        json!({"role": role, "content": self.content})
+    }
+}
+
+/// A conversation that begins now with these messages, and is to be answered.
+fn new_conversation(messages: Vec<Value>) -> Conversation {
+    let mut conversation = Conversation::new(messages);
+    conversation.add_generation_prompt = true;
+    conversation.now = local_seconds(SystemTime::now());
+    conversation
 }
 
 /// Makes `tokens` the sequence of the session. What it has of them already is not computed again.

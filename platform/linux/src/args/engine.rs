@@ -1,4 +1,4 @@
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
@@ -63,6 +63,9 @@ pub struct BudgetArgs {
     /// How keys and values of a conversation are kept; logits depend on it
     #[arg(long, value_enum, default_value = "f16")]
     kv: KvName,
+    /// Conversations side by side, each with RAM for a context [default: 1; to serve, 2]
+    #[arg(long, value_name = "N", hide_short_help = true)]
+    conversations: Option<NonZeroU32>,
 }
 
 /// A format of keys and values as an option.
@@ -100,8 +103,8 @@ impl EngineArgs {
         load(&self.options(tokens), memory)
     }
 
-    /// Loads the model into `memory` for so many conversations side by side, `beside` so many bytes
-    /// that the program takes for itself.
+    /// Loads the model into `memory`, for `conversations` side by side unless the user asks for another
+    /// number, `beside` so many bytes that the program takes for itself.
     #[cfg(feature = "serve")]
     pub fn load_beside<'m>(
         &self,
@@ -109,6 +112,7 @@ impl EngineArgs {
         beside: u64,
         memory: &'m mut Memory,
     ) -> Result<Engine<'m>, Failure> {
+        let conversations = self.budget.conversations.map_or(conversations, NonZeroU32::get);
         let mut options = self.options(None);
         options.budget = BudgetOptions { conversations, beside, ..options.budget };
         load(&options, memory)
@@ -141,6 +145,7 @@ impl BudgetArgs {
             batch: self.batch,
             kv: self.kv.format(),
             prefixes: self.prefixes,
+            conversations: self.conversations.map_or(1, NonZeroU32::get),
             ..BudgetOptions::default()
         }
     }

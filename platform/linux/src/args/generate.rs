@@ -112,7 +112,7 @@ impl GenerateArgs {
     }
 
     /// How to choose tokens, given what the image advises.
-    fn settings(&self, advised: Sampling) -> Settings {
+    pub fn settings(&self, advised: Sampling) -> Settings {
         let args = &self.sampling;
         let sampling = Sampling {
             temperature: if args.greedy { 0.0 } else { args.temp.unwrap_or(advised.temperature) },
@@ -129,6 +129,21 @@ impl GenerateArgs {
             ignore_eos: self.ignore_eos,
             min_tokens: self.min_tokens,
         }
+    }
+
+    /// Seed of the random choices.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// What is added to logits before each choice.
+    pub fn biases(&self) -> &[Bias] {
+        &self.sampling.logit_bias
+    }
+
+    /// All that an answer depends on of it.
+    pub fn meaning(&self, advised: Sampling) -> impl std::fmt::Debug {
+        (self.settings(advised), self.seed, self.sampling.logit_bias.clone(), self.answer())
     }
 
     /// What writes answers to standard output.

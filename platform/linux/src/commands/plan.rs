@@ -30,7 +30,8 @@ pub struct Args {
 const EXAMPLES: &str = "\
 Examples:
   rill plan -m model.rill --ram 900MiB
-  rill plan -m model.rill --ram 1GiB -c 8192 --kv int8 --json";
+  rill plan -m model.rill --ram 1GiB -c 8192 --kv int8 --json
+  rill plan -m model.rill --ram 2GiB --conversations 4";
 
 pub fn run(args: &Args) -> Result<(), Failure> {
     let model = args.model.open()?;
@@ -49,9 +50,13 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 fn print(model: &Model, budget: &Budget, out: &mut impl Write) -> std::io::Result<()> {
     let plan = &budget.plan;
     let (name, kv) = (&model.image.manifest.name, plan.sizes.kv.name());
+    let many = match plan.sizes.conversations {
+        1 => String::new(),
+        many => format!(" for each of {many} conversations"),
+    };
     writeln!(
         out,
-        "{name} with a context of {} tokens, keys and values in {kv}",
+        "{name} with a context of {} tokens{many}, keys and values in {kv}",
         plan.sizes.context
     )?;
     let mut line =
@@ -100,6 +105,7 @@ fn as_json(model: &Model, budget: &Budget) -> Value {
         "parts": parts,
         "overhead": overhead,
         "context": plan.sizes.context,
+        "conversations": plan.sizes.conversations,
         "batch": plan.sizes.batch,
         "kv": plan.sizes.kv.name(),
         "slots": plan.slots,

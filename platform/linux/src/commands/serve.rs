@@ -1,5 +1,4 @@
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -33,9 +32,6 @@ pub struct Args {
     /// Let everybody ask who reaches the address
     #[arg(long)]
     open: bool,
-    /// Conversations side by side; each has RAM for a context
-    #[arg(long, value_name = "N", default_value = "2")]
-    conversations: NonZeroU32,
     /// What clients call the model [default: its name]
     #[arg(long, value_name = "NAME")]
     alias: Option<String>,
@@ -95,12 +91,14 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     server.run(|desk| args.serve(desk, beside))
 }
 
+/// Conversations side by side where the user does not say.
+const CONVERSATIONS: u32 = 2;
+
 impl Args {
     /// Loads the model and answers until the server ends.
     fn serve(&self, desk: Desk, beside: u64) -> Result<(), Failure> {
         let mut memory = Memory::new();
-        let conversations = self.conversations.get();
-        let mut engine = self.engine.load_beside(conversations, beside, &mut memory)?;
+        let mut engine = self.engine.load_beside(CONVERSATIONS, beside, &mut memory)?;
         engine.recall();
         let name = match &self.alias {
             Some(alias) => alias.clone(),

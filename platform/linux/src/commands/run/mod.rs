@@ -1,4 +1,10 @@
+mod answers;
+mod file;
+mod line;
+mod prompts;
+
 use std::io::Write;
+use std::path::PathBuf;
 
 use clap::builder::RangedU64ValueParser;
 use rill::generate::Ending;
@@ -21,6 +27,13 @@ use crate::terminal::{stdout, tell};
 pub struct Args {
     /// What to answer; `-` reads it from standard input
     prompt: Option<String>,
+    /// Answer a file of prompts: a JSON string or object a line; see below
+    #[arg(long, value_name = "PROMPTS.jsonl", group = "as_json")]
+    file: Option<PathBuf>,
+    /// With --file: where the answers go, a JSON object a line, in order; the same command goes on where
+    /// it was ended [default: standard output]
+    #[arg(long, value_name = "ANSWERS.jsonl", requires = "file")]
+    out: Option<PathBuf>,
     #[command(flatten)]
     engine: EngineArgs,
     #[command(flatten)]
@@ -35,11 +48,11 @@ pub struct Args {
     #[arg(long)]
     stats: bool,
     /// Print one JSON object: the answer and where the time went
-    #[arg(long)]
+    #[arg(long, group = "as_json")]
     json: bool,
-    /// With --json: log-probabilities of each token and of so many of the best in its place, by the
+    /// With --json or --file: log-probabilities of each token and of so many of the best in its place, by the
     /// model alone, before penalties and temperature
-    #[arg(long, value_name = "K", requires = "json", value_parser = ranged(MOST_LOGPROBS))]
+    #[arg(long, value_name = "K", requires = "as_json", value_parser = ranged(MOST_LOGPROBS))]
     logprobs: Option<usize>,
 }
 
@@ -48,7 +61,15 @@ Examples:
   rill run \"Why is the sky blue?\"
   rill run -m model.rill --ram 900MiB --stats \"Why is the sky blue?\"
   rill run -m model.rill --system \"Answer in French.\" - < question.txt
-  rill run -m model.rill --raw -n 64 \"Once upon a time\"";
+  rill run -m model.rill --raw -n 64 \"Once upon a time\"
+  rill run -m model.rill --file prompts.jsonl --out answers.jsonl --conversations 4
+
+A line of --file is a prompt, as a JSON string, or an object with `prompt` or `messages` (a list of
+{\"role\": \"system\", \"user\" or \"assistant\", \"content\": ...}, the last of them the user's). An object
+may also have `id`, `system`, `max_tokens`, `seed`, `stop`, `temperature`, `top_k`, `top_p` and `min_p`,
+which go before the options. Each answer has the `line` and `id` of its prompt, and is what it would be
+alone; --conversations N answers N side by side. A line that cannot be answered has an `error`, and exit
+status 1 in the end.";
 
 #[derive(Serialize)]
 struct Output<'r> {
@@ -64,6 +85,13 @@ struct Output<'r> {
 }
 
 pub fn run(args: &Args) -> Result<(), Failure> {
+    if let Some(path) = &args.file {
+        // Said here: with `conflicts_with` clap does not ask for what --out and --logprobs require.
+        return match &args.prompt {
+            Some(_) => Err(Failure::Usage("give a prompt or --file, not both".into())),
+            None => file::run(args, path),
+        };
+    }
     let prompt = text_or_stdin(args.prompt.as_deref(), "a prompt", PROMPT_BYTES)?;
     let generate = &args.generate;
     let mut memory = Memory::new();
