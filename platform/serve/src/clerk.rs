@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
 
+use crate::form::{Form, Forms, Wanted};
 use crate::job::Prompt;
 
 /// Why there is no prompt.
@@ -35,6 +36,8 @@ pub struct Clerk<'a> {
     section: Option<ChatTemplate<'a>>,
     /// Compiled when it is needed first.
     template: Option<Template>,
+    /// Made when it is needed first.
+    forms: Option<Forms>,
 }
 
 /// Something for the clerk to do.
@@ -43,7 +46,7 @@ pub type Request = Box<dyn FnOnce(&mut Clerk<'_>) + Send>;
 impl<'a> Clerk<'a> {
     /// For a model that has this.
     pub fn new(tokenizer: Tokenizer<'a>, chat: Chat, section: Option<ChatTemplate<'a>>) -> Self {
-        Self { tokenizer, chat, section, template: None }
+        Self { tokenizer, chat, section, template: None, forms: None }
     }
 
     /// Works until nobody can ask any more.
@@ -73,6 +76,19 @@ impl<'a> Clerk<'a> {
     /// The bytes of a token.
     pub fn piece(&self, id: u32) -> &'a [u8] {
         self.tokenizer.piece(id)
+    }
+
+    /// What an answer of a form begins with; an error says why there can be no such answer.
+    pub fn form(&mut self, wanted: Wanted, vocab: u32) -> Result<Form, String> {
+        let forms = match &mut self.forms {
+            Some(forms) => forms,
+            none => {
+                let end = self.chat.close.or(self.chat.stops.first().copied());
+                let end = end.ok_or("no token of this model ends an answer")?;
+                none.insert(Forms::new(&self.tokenizer, vocab, end)?)
+            }
+        };
+        forms.form(wanted)
     }
 
     /// The tokens of a conversation, up to where the assistant answers.

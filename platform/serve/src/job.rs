@@ -3,9 +3,12 @@
 use std::time::{Duration, Instant};
 
 use rill::sampler::{Bias, Settings};
+use rill::sequence::SequenceError;
 use rill::thinking::Part;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::Sender;
+
+use crate::form::Form;
 
 /// Events that an answer may be ahead of who reads it.
 pub const EVENTS: usize = 64;
@@ -36,6 +39,8 @@ pub struct Style {
     pub tells_thinking: bool,
     /// Most tokens of thinking.
     pub thinking: Option<u64>,
+    /// The form that it must have.
+    pub form: Option<Form>,
     /// Log-probabilities of each token and of so many of the best.
     pub logprobs: Option<usize>,
 }
@@ -146,4 +151,20 @@ pub enum Trouble {
     Waited,
     /// The engine cannot do it, whoever asks: the device fails, or the model is damaged.
     Engine(String),
+}
+
+impl From<SequenceError> for Trouble {
+    fn from(error: SequenceError) -> Self {
+        match error {
+            SequenceError::Page(_) | SequenceError::NoNumbers => Self::Engine(error.to_string()),
+            _ => Self::Request(error.to_string()),
+        }
+    }
+}
+
+impl From<String> for Trouble {
+    /// What is wrong with the form of an answer.
+    fn from(message: String) -> Self {
+        Self::Request(message)
+    }
 }

@@ -12,7 +12,7 @@
 //! In reading order:
 //! - [`config`]: where to listen, who may ask, and every limit;
 //! - [`model`]: what the caller brings;
-//! - `job`, `worker` and `clerk`: the engine's side;
+//! - `job`, `worker`, `clerk` and `form`: the engine's side;
 //! - `server`: from start to end, and what both sides share;
 //! - `door` and [`keys`]: connections, and who comes in;
 //! - `error`, `fields` and `api`: requests and answers in their dialects;
@@ -24,6 +24,7 @@ pub mod config;
 mod door;
 mod error;
 mod fields;
+mod form;
 mod job;
 pub mod keys;
 mod metrics;

@@ -12,6 +12,7 @@ use tokio::sync::mpsc::{Receiver, channel};
 use crate::clerk::PromptError;
 use crate::door::Guest;
 use crate::error::ApiError;
+use crate::form::Wanted;
 use crate::job::{Account, EVENTS, Event, Job, Prompt, Style, Token, Work};
 use crate::server::{Open, Shared};
 
@@ -60,6 +61,22 @@ pub async fn conversation(
 pub async fn text(open: &Open, field: &str, text: String) -> Result<Prompt, ApiError> {
     let written = open.clerk.ask(move |clerk| clerk.text(&text)).await;
     fitting(open, field, written)
+}
+
+/// Makes the answers of a style have a form, which the field `field` asks for. Such an answer is not
+/// thought about: it begins at once.
+pub async fn form(
+    open: &Open,
+    field: &str,
+    wanted: Option<Wanted>,
+    style: &mut Style,
+) -> Result<(), ApiError> {
+    let Some(wanted) = wanted else { return Ok(()) };
+    let vocab = open.facts.vocab;
+    let made = open.clerk.ask(move |clerk| clerk.form(wanted, vocab)).await.ok_or_else(gone)?;
+    style.form = Some(made.map_err(|error| ApiError::field(field, error))?);
+    style.thinking = Some(0);
+    Ok(())
 }
 
 /// A prompt that leaves room for at least one token.

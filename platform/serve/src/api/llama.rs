@@ -13,6 +13,7 @@ use super::stream::{Writer, respond};
 use super::{Asked, Server, model, sampling};
 use crate::error::ApiError;
 use crate::fields::Fields;
+use crate::form::Wanted;
 use crate::job::{Account, Ending, Event, Prompt, Style, Token};
 use crate::server::{Open, Shared};
 
@@ -40,8 +41,12 @@ pub async fn complete(State(shared): Server, request: Request) -> Response {
 async fn continued(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiError> {
     let Asked { mut fields, open, guest, room } = Asked::read(shared, request).await?;
     let prompt = prompt(&open, &mut fields).await?;
-    let (style, streams) = order(shared, &open, &mut fields)?;
+    let (mut style, streams) = order(shared, &open, &mut fields)?;
+    let schema = fields.value("json_schema").map(Wanted::Schema);
+    let grammar = fields.text("grammar")?.filter(|text| !text.is_empty()).map(Wanted::Grammar);
     fields.end()?;
+    let field = if grammar.is_some() { "grammar" } else { "json_schema" };
+    ask::form(&open, field, grammar.or(schema), &mut style).await?;
     drop(room);
     let name = open.facts.name.clone();
     let answers = ask::answer(shared, guest, vec![prompt], 1, style)?;

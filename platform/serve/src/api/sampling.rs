@@ -19,6 +19,7 @@ pub fn advised(shared: &Shared, open: &Open) -> Style {
         most: shared.limits.tokens,
         tells_thinking: false,
         thinking: None,
+        form: None,
         logprobs: None,
     }
 }

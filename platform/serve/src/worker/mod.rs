@@ -166,7 +166,7 @@ impl<'l, 'a> Worker<'l, 'a> {
             Ok(advance) => {
                 if let Some(number) = advance.refused.filter(|_| advance.rows == 0) {
                     let error = SequenceError::NoBlocks;
-                    at_work[number].end(engine, Err(trouble(&error)));
+                    at_work[number].end(engine, Err(error.into()));
                 }
             }
             // One of them cannot be computed: the others are, one by one.
@@ -175,7 +175,7 @@ impl<'l, 'a> Worker<'l, 'a> {
                     let alone = engine.advance(&mut world, &mut [&mut *place.sequence]);
                     match alone {
                         Ok(_) => place.speak(engine, &mut world, &shared.metrics),
-                        Err(error) => place.end(engine, Err(trouble(&error))),
+                        Err(error) => place.end(engine, Err(error.into())),
                     }
                 }
                 shared.metrics.engine(engine.stats());
@@ -186,13 +186,5 @@ impl<'l, 'a> Worker<'l, 'a> {
             place.speak(engine, &mut world, &shared.metrics);
         }
         shared.metrics.engine(engine.stats());
-    }
-}
-
-/// What the door hears of an error of the engine.
-fn trouble(error: &SequenceError) -> Trouble {
-    match error {
-        SequenceError::Page(_) | SequenceError::NoNumbers => Trouble::Engine(error.to_string()),
-        _ => Trouble::Request(error.to_string()),
     }
 }

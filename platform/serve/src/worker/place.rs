@@ -9,7 +9,8 @@ use rill::seams::World;
 use rill::sequence::{Sequence, SequenceError};
 use rill::thinking::Part;
 
-use super::{known, trouble};
+use super::known;
+use crate::form::Form;
 use crate::job::{Account, EVENTS, Ending, Event, Job, Style, Token, Trouble, Work};
 use crate::metrics::Metrics;
 
@@ -82,7 +83,7 @@ impl<'l, 'a> Place<'l, 'a> {
         let (kind, cached) = match begun {
             Ok(begun) => begun,
             Err(error) => {
-                let _ = job.events.try_send((job.choice, Event::Failed(trouble(&error))));
+                let _ = job.events.try_send((job.choice, Event::Failed(error.into())));
                 known::end(engine, self.sequence);
                 return;
             }
@@ -138,12 +139,12 @@ impl<'l, 'a> Place<'l, 'a> {
         let State::Busy(task) = &mut self.state else { return };
         let outcome = match task.kind {
             Kind::Answer(_) => task.say(engine, world, self.sequence, metrics),
-            Kind::Decide { .. } => task.weigh(engine, world, self.sequence),
+            Kind::Decide { .. } => task.weigh(engine, world, self.sequence).map_err(Trouble::from),
         };
         match outcome {
             Ok(None) => {}
             Ok(Some(ending)) => self.end(engine, Ok(ending)),
-            Err(error) => self.end(engine, Err(trouble(&error))),
+            Err(trouble) => self.end(engine, Err(trouble)),
         }
     }
 
@@ -176,13 +177,15 @@ impl Task {
         world: &mut World<'_, 'a>,
         sequence: &mut Sequence<'a>,
         metrics: &Metrics,
-    ) -> Result<Option<Ending>, SequenceError> {
-        let (Kind::Answer(answer), Work::Answer(style)) = (&mut self.kind, &self.job.work) else {
+    ) -> Result<Option<Ending>, Trouble> {
+        let Self { job, kind, .. } = self;
+        let (Kind::Answer(answer), Work::Answer(style)) = (kind, &mut job.work) else {
             return Ok(None);
         };
+        let (events, choice) = (&job.events, job.choice);
         let send = |event| {
             // There is room for as many as one step has; a client that left is noticed in the next.
-            let _ = self.job.events.try_send((self.job.choice, event));
+            let _ = events.try_send((choice, event));
         };
         let mut sent = 0;
         loop {
@@ -195,7 +198,7 @@ impl Task {
                 send(Event::Said { text, token: None });
                 return match engine.append_to_answer(sequence, &end) {
                     Err(SequenceError::ContextFull { .. }) => Ok(Some(Ending::Length)),
-                    other => other.map(|()| None),
+                    other => Ok(other.map(|()| None)?),
                 };
             }
             if sequence.tokens().len() == sequence.context() {
@@ -204,11 +207,15 @@ impl Task {
             if !engine.has_logits(sequence) || sent + 2 >= BURST {
                 return Ok(None);
             }
-            let ask = Ask { logprobs: style.logprobs, ..Ask::default() };
+            let allowed = style.form.as_mut().map(Form::allowed).transpose()?;
+            let ask = Ask { allowed, logprobs: style.logprobs };
             let sample = engine.sample_as(world, sequence, &ask)?;
+            if let Some(form) = &mut style.form {
+                form.accept(sample.id)?;
+            }
             if self.first.is_none() {
                 self.first = Some(Instant::now());
-                metrics.first_token(self.job.asked.elapsed());
+                metrics.first_token(job.asked.elapsed());
             }
             self.tokens += 1;
             let tokenizer = engine.tokenizer();

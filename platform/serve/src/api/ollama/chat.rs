@@ -13,6 +13,7 @@ use crate::api::stream::{Writer, respond};
 use crate::api::{Asked, Server, messages, sampling};
 use crate::error::ApiError;
 use crate::fields::Fields;
+use crate::form::Wanted;
 use crate::job::{Account, Ending, Event, Style};
 use crate::server::{Open, Shared, seconds};
 
@@ -57,6 +58,7 @@ async fn converse(shared: &Arc<Shared>, request: Request) -> Result<Response, Ap
     let Asked { mut fields, open, guest, room } = Asked::read(shared, request).await?;
     let list = fields.list("messages")?.unwrap_or_default();
     let (mut style, streams) = order(shared, &open, &mut fields)?;
+    let wanted = format(&mut fields)?;
     fields.only("tools", &[json!([])])?;
     fields.end()?;
     if list.is_empty() {
@@ -71,6 +73,7 @@ async fn converse(shared: &Arc<Shared>, request: Request) -> Result<Response, Ap
         ));
     }
     style.tells_thinking = true;
+    ask::form(&open, "format", wanted, &mut style).await?;
     let prompt = ask::conversation(&open, messages::read(list)?, None).await?;
     drop(room);
     let answers = ask::answer(shared, guest, vec![prompt], 1, style)?;
@@ -83,6 +86,7 @@ async fn continued(shared: &Arc<Shared>, request: Request) -> Result<Response, A
     let system = fields.text("system")?;
     let raw = fields.flag("raw")?.unwrap_or(false);
     let (mut style, streams) = order(shared, &open, &mut fields)?;
+    let wanted = format(&mut fields)?;
     fields.only("suffix", &[json!("")])?;
     fields.only("template", &[json!("")])?;
     fields.only("images", &[json!([])])?;
@@ -91,6 +95,7 @@ async fn continued(shared: &Arc<Shared>, request: Request) -> Result<Response, A
     if text.is_empty() {
         return Ok(loaded(&open, Form::Generate));
     }
+    ask::form(&open, "format", wanted, &mut style).await?;
     let prompt = if raw {
         ask::text(&open, "prompt", text).await?
     } else {
@@ -108,7 +113,6 @@ async fn continued(shared: &Arc<Shared>, request: Request) -> Result<Response, A
 /// Reads what both have in common; whether the answer streams.
 fn order(shared: &Shared, open: &Open, fields: &mut Fields) -> Result<(Style, bool), ApiError> {
     fields.ignore(&["model", "keep_alive"]);
-    fields.only("format", &[json!("")])?;
     let mut style = sampling::advised(shared, open);
     style.thinking = match fields.value("think") {
         None | Some(Value::Bool(true)) => None,
@@ -130,6 +134,17 @@ fn order(shared: &Shared, open: &Open, fields: &mut Fields) -> Result<(Style, bo
         options.end()?;
     }
     Ok((style, fields.flag("stream")?.unwrap_or(true)))
+}
+
+/// The form that an answer must have.
+fn format(fields: &mut Fields) -> Result<Option<Wanted>, ApiError> {
+    match fields.value("format") {
+        None => Ok(None),
+        Some(Value::String(text)) if text.is_empty() => Ok(None),
+        Some(Value::String(text)) if text == "json" => Ok(Some(Wanted::object())),
+        Some(schema @ Value::Object(_)) => Ok(Some(Wanted::Schema(schema))),
+        Some(_) => Err(fields.wrong("format", "must be json, or a JSON schema")),
+    }
 }
 
 /// Which of both forms an answer has.

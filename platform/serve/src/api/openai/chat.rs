@@ -14,6 +14,7 @@ use crate::api::stream::{Writer, respond};
 use crate::api::{Asked, Server, messages, sampling};
 use crate::error::ApiError;
 use crate::fields::Fields;
+use crate::form::Wanted;
 use crate::job::{Account, Event, Style, Token};
 use crate::server::{Open, Shared};
 
@@ -39,8 +40,10 @@ async fn answer(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiE
     let list = fields.list("messages")?;
     let list = list.ok_or_else(|| ApiError::field("messages", "is missing"))?;
     let messages = messages::read(list)?;
-    let order = order(shared, &open, &mut fields)?;
+    let mut order = order(shared, &open, &mut fields)?;
+    let (field, wanted) = form(&mut fields)?;
     fields.end()?;
+    ask::form(&open, &field, wanted, &mut order.style).await?;
     let prompt = ask::conversation(&open, messages, None).await?;
     drop(room);
     let answers = ask::answer(shared, guest, vec![prompt], order.count, order.style)?;
@@ -60,7 +63,6 @@ async fn answer(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiE
 fn order(shared: &Shared, open: &Open, fields: &mut Fields) -> Result<Order, ApiError> {
     fields.ignore(&DECORATION);
     fields.only("modalities", &[json!(["text"])])?;
-    fields.only("response_format", &[json!({"type": "text"})])?;
     fields.only("tools", &[json!([])])?;
     fields.only("tool_choice", &[json!("none"), json!("auto")])?;
     let mut style = sampling::advised(shared, open);
@@ -89,6 +91,34 @@ fn order(shared: &Shared, open: &Open, fields: &mut Fields) -> Result<Order, Api
         options.end()?;
     }
     Ok(Order { style, count, streams, counts })
+}
+
+/// The form that an answer must have, and the field that says so.
+fn form(fields: &mut Fields) -> Result<(String, Option<Wanted>), ApiError> {
+    if let Some(grammar) = fields.text("grammar")? {
+        return Ok(("grammar".into(), Some(Wanted::Grammar(grammar))));
+    }
+    let Some(mut format) = fields.object("response_format")? else {
+        return Ok((String::new(), None));
+    };
+    let kind = format.text("type")?;
+    let wanted = match kind.as_deref() {
+        Some("text") => None,
+        Some("json_object") => Some(Wanted::object()),
+        Some("json_schema") => {
+            let missing = |name: &str| format.wrong(name, "is missing");
+            let (object, schema) = (missing("json_schema"), missing("json_schema.schema"));
+            let mut named = format.object("json_schema")?.ok_or(object)?;
+            named.ignore(&["name", "description", "strict"]);
+            let wanted = Wanted::Schema(named.value("schema").ok_or(schema)?);
+            named.end()?;
+            format.end()?;
+            return Ok(("response_format.json_schema.schema".into(), Some(wanted)));
+        }
+        _ => return Err(format.wrong("type", "must be text, json_object or json_schema")),
+    };
+    format.end()?;
+    Ok(("response_format".into(), wanted))
 }
 
 /// A whole answer.

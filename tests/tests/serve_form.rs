@@ -1,0 +1,159 @@
+//! Answers of a given form: whatever the model would rather say, they have it.
+
+use std::net::SocketAddr;
+
+use rill_serve::{Config, Listen};
+use rill_tests::rig::Setting;
+use rill_tests::server::{Running, start};
+use serde_json::{Value, json};
+
+fn served() -> Running {
+    let config = Config::new(Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 0))));
+    start(config, Setting { conversations: 2, context: 2048, ..Setting::default() })
+}
+
+/// A question with a seed and more fields.
+fn question(seed: u64, more: Value) -> Value {
+    let messages = json!([{"role": "user", "content": "Where is the lift?"}]);
+    let mut body = json!({"messages": messages, "seed": seed, "temperature": 1.0,
+                          "max_tokens": 300});
+    for (name, value) in more.as_object().expect("fields are an object") {
+        body[name] = value.clone();
+    }
+    body
+}
+
+fn schema(schema: Value) -> Value {
+    json!({"response_format": {"type": "json_schema",
+                               "json_schema": {"name": "answer", "strict": true, "schema": schema}}})
+}
+
+/// Asks and calls `check` with the answer, unless it was cut and says so.
+#[track_caller]
+fn each(server: &Running, more: &Value, check: impl Fn(&Value) -> bool) {
+    let mut whole = 0;
+    for seed in 0..6 {
+        let body = server.post("/v1/chat/completions", &question(seed, more.clone())).ok();
+        let choice = &body["choices"][0];
+        if choice["finish_reason"] == "length" {
+            continue;
+        }
+        let text = choice["message"]["content"].as_str().expect("it is a text");
+        let value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"));
+        assert!(check(&value), "{more}: {text}");
+        whole += 1;
+    }
+    assert!(whole > 0, "{more}: every answer was cut");
+}
+
+#[test]
+fn schemas_are_followed() {
+    let server = served();
+    let floor = schema(json!({"enum": ["ground", "first", "second"]}));
+    each(&server, &floor, |value| ["ground", "first", "second"].contains(&value.as_str().unwrap()));
+
+    let place = schema(json!({
+        "type": "object",
+        "properties": {
+            "floor": {"type": "integer", "minimum": 0, "maximum": 9},
+            "open": {"type": "boolean"},
+            "way": {"type": "string", "maxLength": 20},
+        },
+        "required": ["floor", "open", "way"],
+        "additionalProperties": false,
+    }));
+    each(&server, &place, |value| {
+        value.as_object().is_some_and(|fields| fields.len() == 3)
+            && value["floor"].as_i64().is_some_and(|floor| (0..=9).contains(&floor))
+            && value["open"].is_boolean()
+            && value["way"].as_str().is_some_and(|way| way.chars().count() <= 20)
+    });
+
+    let list = schema(json!({"type": "array", "items": {"type": "boolean"},
+                             "minItems": 2, "maxItems": 4}));
+    each(&server, &list, |value| {
+        let list = value.as_array().expect("it is a list");
+        (2..=4).contains(&list.len()) && list.iter().all(Value::is_boolean)
+    });
+
+    // So hot that either way is as likely: the model itself would go down for ever.
+    let mut tree = schema(json!({
+        "$defs": {"node": {"type": "object", "properties": {
+            "leaf": {"type": "boolean"},
+            "next": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/node"}]},
+        }, "required": ["leaf", "next"], "additionalProperties": false}},
+        "$ref": "#/$defs/node",
+    }));
+    tree["temperature"] = 50.into();
+    fn is_tree(value: &Value) -> bool {
+        value["leaf"].is_boolean() && (value["next"].is_null() || is_tree(&value["next"]))
+    }
+    each(&server, &tree, is_tree);
+}
+
+#[test]
+fn a_stream_and_other_dialects_have_the_same_form() {
+    let server = served();
+    let boolean = json!({"type": "object", "properties": {"open": {"type": "boolean"}},
+                         "required": ["open"], "additionalProperties": false});
+    let is_it = |text: &str| {
+        let value: Value = serde_json::from_str(text).expect("it is JSON");
+        value.as_object().is_some_and(|fields| fields.len() == 1) && value["open"].is_boolean()
+    };
+    let mut body = question(1, schema(boolean.clone()));
+    let whole = server.post("/v1/chat/completions", &body).ok();
+    let said = whole["choices"][0]["message"]["content"].as_str().expect("it is a text");
+    assert!(is_it(said), "{said}");
+    body["stream"] = true.into();
+    let chunks = server.stream("/v1/chat/completions", &body);
+    let pieces = chunks.iter().filter_map(|c| c["choices"][0]["delta"]["content"].as_str());
+    assert_eq!(pieces.collect::<String>(), said);
+
+    let messages = json!([{"role": "user", "content": "Is it open?"}]);
+    let body = json!({"messages": messages, "format": boolean, "stream": false});
+    let said = server.post("/api/chat", &body).ok()["message"]["content"].clone();
+    assert!(is_it(said.as_str().expect("it is a text")), "{said}");
+    let body = json!({"prompt": "Is it open? ", "json_schema": boolean});
+    let said = server.post("/completion", &body).ok()["content"].clone();
+    assert!(is_it(said.as_str().expect("it is a text")), "{said}");
+    let grammar = "start: \"yes\" | \"no\"";
+    let body = json!({"prompt": "Is it open? ", "grammar": grammar});
+    let said = server.post("/completion", &body).ok()["content"].clone();
+    assert!(said == "yes" || said == "no", "{said}");
+
+    // Several answers each have it, and do not depend on each other.
+    let mut body = question(3, schema(json!({"enum": ["left", "right", "ahead"]})));
+    body["n"] = 4.into();
+    let several = server.post("/v1/chat/completions", &body).ok();
+    for choice in several["choices"].as_array().expect("choices are a list") {
+        let said = choice["message"]["content"].as_str().expect("it is a text");
+        assert!(["\"left\"", "\"right\"", "\"ahead\""].contains(&said), "{said}");
+    }
+}
+
+#[test]
+fn forms_that_cannot_be_are_refused_by_name() {
+    let server = served();
+    let path = "response_format.json_schema.schema";
+    let deep = (0..60).fold(
+        json!({"type": "null"}),
+        |inner, _| json!({"type": "array", "items": inner, "minItems": 1000}),
+    );
+    let cases = [
+        (json!({"response_format": {"type": "xml"}}), "response_format.type"),
+        (json!({"response_format": {"type": "json_schema"}}), "response_format.json_schema"),
+        (schema(json!({"type": "nothing"})), path),
+        (schema(json!({"$ref": "#/$defs/missing"})), path),
+        (schema(json!({"type": "string", "pattern": "("})), path),
+        (schema(json!({"type": "integer", "minimum": 3, "maximum": 2})), path),
+        (json!({"grammar": "start: nothing"}), "grammar"),
+    ];
+    for (more, param) in cases {
+        let reply = server.post("/v1/chat/completions", &question(0, more.clone()));
+        assert_eq!((reply.status, &*reply.param()), (400, param), "{more}: {reply:?}");
+    }
+    // Too much for anybody: refused, or cut by a limit, and the server goes on.
+    let reply = server.post("/v1/chat/completions", &question(0, schema(deep)));
+    assert!([200, 400].contains(&reply.status), "{reply:?}");
+    assert_eq!(server.get("/health").status, 200);
+}
