@@ -823,7 +823,7 @@ fn section<'a>(
     let span = image.header.span(section);
     let len = span.len as usize;
     let bytes = arena.bytes(align_up(len, SECTION_ALIGN), SECTION_ALIGN)?;
-    let read = world.storage.read_at(span.offset, bytes);
+    let read = world.storage.read_patiently(span.offset, bytes);
     read.map_err(|error| ImageError::Storage(section, error))?;
     let bytes = &bytes[..len];
     if checksum(bytes) != span.checksum {

@@ -2,8 +2,8 @@
 //! on when the device does.
 
 use rill::experts::PageFault;
-use rill::image::{Section, checksum};
-use rill::seams::{Event, Events, Fault, StorageErrorKind, World};
+use rill::image::{Image, ImageError, PAGE_ALIGN, Section, checksum};
+use rill::seams::{Event, Events, Fault, RamDisk, StorageErrorKind, World};
 use rill::sequence::SequenceError;
 use rill_tests::kiosk;
 use rill_tests::reference::cases;
@@ -94,6 +94,26 @@ fn a_batch_that_is_stopped_anywhere_is_still_to_be_computed() {
     }
     // In each of ten layers, and while pages of the MoE layers are waited for.
     assert!(stopped > 18, "{stopped}");
+}
+
+#[test]
+fn hiccups_outside_the_pages_are_passed_over() {
+    let sound = open(kiosk::default_image()).unwrap();
+    let opened = (0..32).filter(|&seed| {
+        // One read in three fails: five in a row about once in 240 times.
+        let mut disk = RamDisk::new(kiosk::default_image(), seed);
+        disk.set_fault(Fault::Transient(3));
+        match Image::open(&mut disk, &mut [0; PAGE_ALIGN]) {
+            Ok(image) => image == sound,
+            Err(ImageError::Storage(_, error)) => {
+                assert_eq!(error.kind, StorageErrorKind::Transient);
+                false
+            }
+            Err(error) => panic!("{error}"),
+        }
+    });
+    let opened = opened.count();
+    assert!(opened >= 30, "{opened} of 32 images are opened");
 }
 
 #[test]

@@ -63,6 +63,14 @@ fn a_result_is_not_written_over_what_it_is_made_from() {
             rill(&[args, &of].concat()).fails(2, &["read for this"]);
         }
     }
+    let (new, other) = (kiosk.file("new.npy"), kiosk.0.path().join("./new.npy"));
+    for there in [false, true] {
+        let args = ["logits", "--out", text(&new), "--experts", text(&other)];
+        rill(&[&args, &of[..]].concat()).fails(2, &["two results"]);
+        assert_eq!(new.exists(), there);
+        fs::write(&new, "kept").unwrap();
+    }
+    assert_eq!(fs::read(&new).unwrap(), b"kept");
     let trace = kiosk.file("trace");
     rill(&[&["trace", "-o", text(&trace)][..], &of].concat()).ok();
     rill(&["replay", text(&trace), "--plot", text(&trace)]).fails(2, &["read for this"]);

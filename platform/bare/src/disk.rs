@@ -75,7 +75,7 @@ impl core::error::Error for DiskError {}
 /// Finds the partition that is an image.
 pub fn image_partition(disk: &mut dyn Storage<'static>) -> Result<Partition, DiskError> {
     let mut block = Aligned([0; BLOCK]);
-    disk.read_at(0, &mut block.0).map_err(DiskError::Storage)?;
+    disk.read_patiently(0, &mut block.0).map_err(DiskError::Storage)?;
     if block.0[SIGNATURE_AT..] != SIGNATURE {
         return Err(DiskError::NoTable);
     }
@@ -132,7 +132,7 @@ impl BlockDevice for Sectors<'_> {
         let mut aligned = Aligned([0; BLOCK]);
         let mut offset = u64::from(start.0) * BLOCK as u64;
         for block in blocks {
-            disk.read_at(offset, &mut aligned.0)?;
+            disk.read_patiently(offset, &mut aligned.0)?;
             block.contents.copy_from_slice(&aligned.0);
             offset += BLOCK as u64;
         }

@@ -68,7 +68,7 @@ impl Model {
         let mut arena = Arena::new(padded as usize, 1)
             .map_err(|error| LoadError::Ram { bytes: padded, error })?;
         let wrong = |error| LoadError::Image { model: self.name.clone(), error };
-        let read = self.device.storage().read_at(offset, &mut arena);
+        let read = self.device.storage().read_patiently(offset, &mut arena);
         read.map_err(|error| wrong(ImageError::Storage(section, error)))?;
         let bytes = SectionBytes { arena, len: len as usize };
         if checksum(&bytes) == sum { Ok(bytes) } else { Err(wrong(ImageError::Checksum(section))) }

@@ -12,7 +12,7 @@ use super::shelf::{Found, Placed, Shelf, SlotId};
 use crate::arena::{Arena, ArenaFull};
 use crate::image::{Image, PAGE_ALIGN, PageShape, join_sums};
 use crate::model::weights::Matrix;
-use crate::seams::{Completion, Event, Micros, Read, Slice, StorageError, Urgency, World};
+use crate::seams::{Completion, Event, Micros, RETRIES, Read, Slice, StorageError, Urgency, World};
 
 /// A part of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,8 +137,6 @@ impl CacheStats {
     }
 }
 
-/// How often a read is tried again before the page is given up.
-const MAX_RETRIES: u8 = 4;
 /// Parts under way while slots are warmed: one page waits behind another, so that the device is
 /// busy and what is asked for meanwhile still comes soon.
 const WARM_PARTS: usize = 3;
@@ -565,7 +563,7 @@ impl<'a> Cache<'a> {
         }
         let attempts = &mut slot.parts[part as usize].attempts;
         let may_help = error.is_none_or(|error| error.kind.may_pass());
-        if may_help && *attempts < MAX_RETRIES && !slot.failed {
+        if may_help && *attempts < RETRIES && !slot.failed {
             *attempts += 1;
             self.stats.retries += 1;
             world.events.hear(Event::Retry { page, error: error.map(|error| error.kind) });

@@ -473,11 +473,11 @@ impl Image {
         if found < 2 * PAGE_ALIGN as u64 {
             let head = (found as usize).min(HEADER_BYTES);
             let aligned = head - head % storage.geometry().alignment as usize;
-            storage.read_at(0, &mut scratch[..aligned]).map_err(at(Section::Manifest))?;
+            storage.read_patiently(0, &mut scratch[..aligned]).map_err(at(Section::Manifest))?;
             Header::parse(&scratch[..aligned])?;
             return Err(ImageError::Truncated { expected: 2 * PAGE_ALIGN as u64, found });
         }
-        storage.read_at(0, scratch).map_err(at(Section::Manifest))?;
+        storage.read_patiently(0, scratch).map_err(at(Section::Manifest))?;
         let header = Header::parse(scratch)?;
         if found < header.file_len {
             return Err(ImageError::Truncated { expected: header.file_len, found });
@@ -486,7 +486,7 @@ impl Image {
         if span.len > MANIFEST_MAX as u64 {
             return Err(ImageError::Length(Section::Manifest));
         }
-        storage.read_at(span.offset, scratch).map_err(at(Section::Manifest))?;
+        storage.read_patiently(span.offset, scratch).map_err(at(Section::Manifest))?;
         let bytes = &scratch[..span.len as usize];
         if checksum(bytes) != span.checksum {
             return Err(ImageError::Checksum(Section::Manifest));

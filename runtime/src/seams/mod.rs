@@ -21,7 +21,7 @@ pub use events::{Event, Events, Silent};
 pub use in_memory::InMemory;
 pub use parallel::{Parallel, Serial, Shared, for_each_chunk};
 pub use storage::{
-    Completion, Geometry, Read, Slice, Storage, StorageError, StorageErrorKind, Urgency,
+    Completion, Geometry, RETRIES, Read, Slice, Storage, StorageError, StorageErrorKind, Urgency,
 };
 #[cfg(any(test, feature = "fake"))]
 pub use storage::{Fault, RamDisk};

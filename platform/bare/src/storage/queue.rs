@@ -18,8 +18,6 @@ pub const REQUESTS: usize = 32;
 const PIECE: usize = 512 << 10;
 /// A device that finishes nothing for so long is started anew.
 pub const STALL: Micros = 3_000_000;
-/// How often a read outside the queue is tried again.
-const RETRIES: u32 = 3;
 
 /// A block device, or a part of it, as the engine sees it.
 pub struct Queue<D> {
@@ -238,6 +236,11 @@ impl<D: Driver> Queue<D> {
     }
 }
 
+/// How long a device rests whose read failed `attempts` times.
+fn rest(attempts: u8) -> Micros {
+    1000 << attempts.min(6)
+}
+
 /// Takes `index` out of a line, the others keep their order.
 fn remove(line: &mut Deque<usize, REQUESTS>, index: usize) -> bool {
     let before = line.len();
@@ -261,16 +264,18 @@ impl<D: Driver> Storage<'static> for Queue<D> {
         self.check(offset, into.len())?;
         let mut at = offset;
         for piece in into.chunks_mut(PIECE) {
-            let mut left = RETRIES;
-            while let Err(error) = self.read_piece(at, piece) {
-                if !error.kind.may_pass() || left == 0 {
-                    return Err(error);
-                }
-                left -= 1;
-            }
+            self.read_piece(at, piece)?;
             at += piece.len() as u64;
         }
         Ok(())
+    }
+
+    fn rest(&mut self, attempt: u8) {
+        let due = self.clock.now() + rest(attempt);
+        while self.clock.now() < due {
+            (self.alive)();
+            self.driver.rest();
+        }
     }
 
     fn submit(&mut self, read: Read<'static>) -> Result<(), Read<'static>> {
@@ -484,13 +489,14 @@ mod tests {
     fn reads_outside_the_queue_are_tried_again_a_few_times() {
         let error = |kind| StorageError { kind, code: 5 };
         let mut queue = queue(1);
-        queue.driver.errors.extend([error(StorageErrorKind::Transient); 3]);
-        assert_eq!(queue.read_at(0, &mut [0; BLOCK]), Ok(()));
         queue.driver.errors.extend([error(StorageErrorKind::Transient); 4]);
-        assert!(queue.read_at(0, &mut [0; BLOCK]).is_err());
+        assert_eq!(queue.read_patiently(0, &mut [0; BLOCK]), Ok(()));
+        assert!(queue.driver.rests > 0, "the device has a moment between two of them");
+        queue.driver.errors.extend([error(StorageErrorKind::Transient); 5]);
+        assert!(queue.read_patiently(0, &mut [0; BLOCK]).is_err());
         queue.driver.errors.push_back(error(StorageErrorKind::Permanent));
-        assert!(queue.read_at(0, &mut [0; BLOCK]).is_err());
-        assert_eq!(queue.driver.started.len(), 4 + 4 + 1);
+        assert!(queue.read_patiently(0, &mut [0; BLOCK]).is_err());
+        assert_eq!(queue.driver.started.len(), 5 + 5 + 1);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use rill_linux::engine::{Engine, Memory};
 use rill_linux::replace::NewFile;
 
-use super::{read_ids, spare};
+use super::{apart, read_ids, spare};
 use crate::args::EngineArgs;
 use crate::failure::Failure;
 use crate::interrupt;
@@ -39,6 +39,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     spare(&args.out, inputs())?;
     if let Some(path) = &args.experts {
         spare(path, inputs())?;
+        apart(&args.out, path)?;
     }
     let ids = read_ids(&args.ids)?;
     let tokens = u32::try_from(ids.len()).unwrap_or(u32::MAX);

@@ -153,6 +153,21 @@ fn spare<'p>(result: &Path, inputs: impl IntoIterator<Item = &'p Path>) -> Resul
     }
 }
 
+/// Refuses to write two results to one file, be it there already or not.
+fn apart(one: &Path, other: &Path) -> Result<(), Failure> {
+    let place = |path: &Path| {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new(".")).canonicalize().ok()?;
+        let is_new = !path.exists() || path.is_file();
+        is_new.then(|| path.file_name().map(|name| folder.join(name))).flatten()
+    };
+    if place(one).is_some_and(|there| Some(there) == place(other)) || spare(other, [one]).is_err() {
+        let message = format!("{} is named for two results: name two files", other.display());
+        return Err(Failure::Usage(message));
+    }
+    Ok(())
+}
+
 /// The text of a file.
 fn read_file(path: &Path) -> Result<String, Failure> {
     File::open(path).and_then(|file| read_text(file, TEXT_BYTES)).map_err(Failure::file(path))

@@ -79,7 +79,7 @@ fn section_is_intact(
         let len = (span.len - done).min(STRIDE as u64) as usize;
         // A section ends with zeros up to a multiple of what reads are aligned to.
         let padded = &mut buffer[..len.next_multiple_of(PAGE_ALIGN)];
-        if model.device.storage().read_at(span.offset + done, padded).is_err() {
+        if model.device.storage().read_patiently(span.offset + done, padded).is_err() {
             return Ok(false);
         }
         sum.update(&padded[..len]);

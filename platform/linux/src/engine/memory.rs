@@ -102,6 +102,10 @@ impl<'m> Storage<'m> for Lent<'m> {
         self.device.storage().read_at(offset, into)
     }
 
+    fn rest(&mut self, attempt: u8) {
+        self.device.storage().rest(attempt);
+    }
+
     fn submit(&mut self, read: Read<'m>) -> Result<(), Read<'m>> {
         let Read { tag, offset, into, urgency, attempt } = read;
         let into = self.arena.forever(into);

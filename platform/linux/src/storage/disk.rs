@@ -95,6 +95,10 @@ impl Storage<'static> for Disk {
         self.queue.read_at(offset, into)
     }
 
+    fn rest(&mut self, attempt: u8) {
+        self.queue.rest(attempt);
+    }
+
     fn submit(&mut self, read: Read<'static>) -> Result<(), Read<'static>> {
         self.queue.submit(read)
     }

@@ -338,7 +338,7 @@ fn abandoned() -> StorageError {
 }
 
 /// How long a read rests that failed `attempts` times.
-fn rest(attempts: u8) -> Duration {
+pub(super) fn rest(attempts: u8) -> Duration {
     Duration::from_millis(1 << attempts.min(6))
 }
 

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use rill::seams::{Completion, Geometry, Read, Storage, StorageError};
 
-use super::pieces::{Pieces, REQUESTS, Region, Tuning};
+use super::pieces::{Pieces, REQUESTS, Region, Tuning, rest};
 use super::queue::Queue;
 use super::source::Source;
 
@@ -133,6 +133,10 @@ impl<B: Bell> Storage<'static> for Service<B> {
 
     fn read_at(&mut self, offset: u64, into: &mut [u8]) -> Result<(), StorageError> {
         self.shared.source.read_exact_at(offset, into)
+    }
+
+    fn rest(&mut self, attempt: u8) {
+        std::thread::sleep(rest(attempt));
     }
 
     fn submit(&mut self, read: Read<'static>) -> Result<(), Read<'static>> {
