@@ -238,6 +238,17 @@ fn output_that_is_closed_or_full_ends_every_command_quietly() {
         assert_eq!(code, Some(1), "{args:?}: {err}");
         assert!(err.contains("cannot write the result"), "{args:?}: {err}");
     }
+    // Also where it is called by its name.
+    for args in [
+        &["logits", "--ids", ids, "--out", "/dev/stdout"][..],
+        &["trace", "--ids", ids, "-o", "/dev/stdout"],
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let (code, err) = without_output(args, writer.into());
+        assert_eq!(code, Some(0), "{args:?}: {err}");
+        assert!(!err.contains("error"), "{args:?}: {err}");
+    }
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let (code, err) = without_output(&["verify", "-m", text(&damaged)], writer.into());

@@ -136,8 +136,10 @@ impl Failure {
     pub fn report(self) -> ExitCode {
         match &self {
             Self::Interrupted => return ExitCode::from(INTERRUPTED),
-            // Whoever read the result has seen enough.
-            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            // Whoever read the result has seen enough. A file that is no pipe does not break.
+            Self::Output(error) | Self::File { error, .. }
+                if error.kind() == io::ErrorKind::BrokenPipe =>
+            {
                 return ExitCode::SUCCESS;
             }
             // The terminal is gone.
