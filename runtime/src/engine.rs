@@ -20,7 +20,7 @@ use crate::prefixes::Prefixes;
 use crate::sampler::{Bias, Logprobs, Sampler, Settings, set_words};
 use crate::schedule::{self, Wish};
 use crate::seams::{Parallel, World};
-use crate::sequence::{Results, Sequence, SequenceError};
+use crate::sequence::{Bookmark, Results, Sequence, SequenceError};
 use crate::stats::{Phase, Stats};
 use crate::tokenizer::{EncodeError, SCRATCH_WORDS_PER_BYTE, Tokenizer};
 
@@ -679,6 +679,16 @@ impl<'a> Engine<'a> {
     /// pending again.
     pub fn cut(&mut self, sequence: &mut Sequence<'a>, len: usize) {
         sequence.cut(&mut self.model.kv, len);
+    }
+
+    /// Goes back to where a sequence stood, as if nothing had come after; its random state is that of
+    /// then where `random` says so. It still has the tokens that it had then.
+    pub fn go_back(&mut self, sequence: &mut Sequence<'a>, to: &Bookmark, random: bool) {
+        self.cut(sequence, to.len);
+        sequence.place = to.place;
+        if random {
+            sequence.sampler = to.sampler.clone();
+        }
     }
 
     /// Takes tokens out of a sequence, as if they had never been there; what follows them is pending

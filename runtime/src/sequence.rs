@@ -126,6 +126,14 @@ pub(crate) struct Results {
     pub(crate) guess: Guess,
 }
 
+/// Where a sequence stood: how long it was, and what its next choices depended on.
+#[derive(Debug, Clone)]
+pub struct Bookmark {
+    pub(crate) len: usize,
+    pub(crate) place: Place,
+    pub(crate) sampler: Sampler,
+}
+
 /// One sequence: its tokens, what the model remembers of them, how its next token is chosen.
 ///
 /// An [`Engine`](crate::engine::Engine) makes and continues it.
@@ -211,6 +219,11 @@ impl<'a> Sequence<'a> {
     /// The tokens of the answer under way: those that were accepted since the last that were appended.
     pub fn answer(&self) -> &[u32] {
         &self.tokens[self.answer.unwrap_or(self.len)..self.len]
+    }
+
+    /// Where it stands, to go back there.
+    pub fn bookmark(&self) -> Bookmark {
+        Bookmark { len: self.len, place: self.place, sampler: self.sampler.clone() }
     }
 
     /// Chooses its next tokens from now on: the settings and the seed are new.

@@ -14,7 +14,7 @@ use crate::plan::Plan;
 use crate::sampler::{Bias, Settings};
 use crate::saving::SaveError;
 use crate::seams::{Parallel, Serial, World};
-use crate::sequence::{Sequence, SequenceError};
+use crate::sequence::{Bookmark, Sequence, SequenceError};
 use crate::stats::Stats;
 use crate::tokenizer::Tokenizer;
 
@@ -220,6 +220,16 @@ impl<'a> Session<'a> {
     /// Goes back to the first `len` tokens; see [`Engine::cut`].
     pub fn cut(&mut self, len: usize) {
         self.engine.cut(&mut self.sequences[self.at], len);
+    }
+
+    /// Where the sequence stands, to go back there.
+    pub fn bookmark(&self) -> Bookmark {
+        self.sequences[self.at].bookmark()
+    }
+
+    /// Goes back to where the sequence stood; see [`Engine::go_back`].
+    pub fn go_back(&mut self, to: &Bookmark, random: bool) {
+        self.engine.go_back(&mut self.sequences[self.at], to, random);
     }
 
     /// Takes tokens out of the sequence; see [`Engine::remove`].

@@ -30,18 +30,33 @@ pub fn of_context(positions: u32) -> &'static [u8] {
     configured(|config| config["max_position_embeddings"] = positions.into())
 }
 
+/// The image of the model with another chat template.
+pub fn with_template(template: &str) -> &'static [u8] {
+    changed(|folder| {
+        std::fs::write(folder.join("chat_template.jinja"), template)
+            .expect("there is room for temporary files");
+    })
+}
+
 /// The image of the model with another configuration.
 fn configured(change: impl FnOnce(&mut serde_json::Value)) -> &'static [u8] {
+    changed(|folder| {
+        let file = folder.join("config.json");
+        let text = std::fs::read(&file).expect("a checkpoint has a configuration");
+        let mut config: serde_json::Value = serde_json::from_slice(&text).expect("it is JSON");
+        change(&mut config);
+        std::fs::write(&file, config.to_string()).expect("there is room for temporary files");
+    })
+}
+
+/// The image of a copy of the model's folder that was changed.
+fn changed(change: impl FnOnce(&Path)) -> &'static [u8] {
     let folder = tempfile::tempdir().expect("there is room for temporary files");
     for file in std::fs::read_dir(path("kiosk-16m")).expect("the kiosk folder is there") {
         let file = file.expect("the kiosk folder can be read");
         std::fs::copy(file.path(), folder.path().join(file.file_name())).expect("it can be copied");
     }
-    let file = folder.path().join("config.json");
-    let text = std::fs::read(&file).expect("a checkpoint has a configuration");
-    let mut config: serde_json::Value = serde_json::from_slice(&text).expect("it is JSON");
-    change(&mut config);
-    std::fs::write(&file, config.to_string()).expect("there is room for temporary files");
+    change(folder.path());
     packed(folder.path(), &DEFAULT)
 }
 

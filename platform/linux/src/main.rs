@@ -16,6 +16,7 @@ mod pull;
 mod routes;
 mod saved;
 mod table;
+mod talks;
 mod terminal;
 mod typed;
 mod voice;

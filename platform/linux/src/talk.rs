@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use rill::chat::Role;
 use rill::image::Template as Verdict;
-use rill::sequence::SequenceError;
+use rill::sequence::{Bookmark, SequenceError};
 use rill::session::Session;
 use rill_template::{Conversation, Template, TemplateError, Words};
 use serde_json::{Value, json};
@@ -33,13 +33,26 @@ pub struct Message {
     pub content: String,
 }
 
+/// A question that was asked.
+#[derive(Debug, Clone)]
+struct Turn {
+    question: String,
+    /// Where the sequence stood before it.
+    before: Bookmark,
+    /// How many messages the template had before it.
+    messages: usize,
+}
+
 /// A conversation with a model: the one that was selected when it began, wherever it is asked.
+#[derive(Debug, Clone)]
 pub struct Talk {
     /// Number of its sequence.
     number: usize,
     system: Option<String>,
     /// The template and what was said so far; `None` where the core writes the conversation.
     followed: Option<(Template, Conversation)>,
+    /// The questions that can be taken back.
+    turns: Vec<Turn>,
     /// What the prompt of the last answer began for the model.
     begun: String,
     /// What the user may want to know.
@@ -73,7 +86,8 @@ impl Talk {
             (Verdict::Same | Verdict::SameButThinking, _) => None,
         };
         let (number, system) = (engine.session.selected(), system.map(str::to_owned));
-        let mut talk = Self { number, system, followed, begun: String::new(), note };
+        let mut talk =
+            Self { number, system, followed, turns: Vec::new(), begun: String::new(), note };
         talk.reset(engine)?;
         Ok(talk)
     }
@@ -85,6 +99,7 @@ impl Talk {
 
     /// Forgets what was said.
     pub fn reset(&mut self, engine: &mut Engine<'_>) -> Result<(), SequenceError> {
+        self.turns.clear();
         let session = self.session(engine);
         session.reset();
         match (&mut self.followed, &self.system) {
@@ -113,6 +128,7 @@ impl Talk {
     }
 
     fn say_all(&mut self, engine: &mut Engine<'_>, messages: &[Message]) -> Result<(), TalkError> {
+        self.turns.clear();
         let Some((_, conversation)) = &mut self.followed else {
             let session = self.session(engine);
             session.reset();
@@ -127,17 +143,60 @@ impl Talk {
 
     /// Asks, and begins the answer. When it cannot be asked, nothing was said.
     pub fn ask(&mut self, engine: &mut Engine<'_>, message: &str) -> Result<(), TalkError> {
+        let before = self.session(engine).bookmark();
+        let messages = self.followed.as_ref().map_or(0, |(_, said)| said.messages.len());
+        let turn = Turn { question: message.to_owned(), before, messages };
+        let asked = self.say(engine, message);
+        match asked {
+            Ok(()) => self.turns.push(turn),
+            Err(_) => self.go_back(engine, &turn, true),
+        }
+        asked
+    }
+
+    /// Takes back the last question and all that came after it: what is said next is said as if it had
+    /// never been asked. Returns the question; `None` when there is none, or it came from a file.
+    pub fn undo(&mut self, engine: &mut Engine<'_>) -> Option<String> {
+        let turn = self.turns.pop()?;
+        self.go_back(engine, &turn, true);
+        Some(turn.question)
+    }
+
+    /// Asks the last question again, and begins another answer: the random choices go on from where they
+    /// are. `false` when there is no question, or it came from a file.
+    pub fn ask_again(&mut self, engine: &mut Engine<'_>) -> Result<bool, TalkError> {
+        let Some(turn) = self.turns.pop() else { return Ok(false) };
+        self.go_back(engine, &turn, false);
+        self.say(engine, &turn.question)?;
+        self.turns.push(turn);
+        Ok(true)
+    }
+
+    /// Makes conversation `to` of the engine a copy of this one, and selects it; `None` when it is not
+    /// there, or this one.
+    pub fn fork(&self, engine: &mut Engine<'_>, to: usize) -> Option<Self> {
+        let session = self.session(engine);
+        (session.fork(to) && session.select(to)).then(|| Self { number: to, ..self.clone() })
+    }
+
+    /// Says the user's next message, and begins the answer.
+    fn say(&mut self, engine: &mut Engine<'_>, message: &str) -> Result<(), TalkError> {
         let Some((_, conversation)) = &mut self.followed else {
             let session = self.session(engine);
             session.append_message(Role::User, message)?;
             return Ok(session.begin_answer()?);
         };
         conversation.messages.push(json!({"role": "user", "content": message}));
-        let asked = self.render(engine);
-        if let (Some((_, conversation)), Err(_)) = (&mut self.followed, &asked) {
-            conversation.messages.pop();
+        self.render(engine)
+    }
+
+    /// Goes back to before a question. Where a template renders the conversation, the sequence may have
+    /// been longer then, by thinking that has left it since: what is said next puts that right.
+    fn go_back(&mut self, engine: &mut Engine<'_>, to: &Turn, random: bool) {
+        self.session(engine).go_back(&to.before, random);
+        if let Some((_, conversation)) = &mut self.followed {
+            conversation.messages.truncate(to.messages);
         }
-        asked
     }
 
     /// Makes what was said the sequence, as the template writes it.
@@ -190,6 +249,7 @@ impl Talk {
 
     /// Takes over what [`Self::said`] gave, for a session that was restored.
     pub fn restore(&mut self, said: &Value) {
+        self.turns.clear();
         if let (Some((_, conversation)), Some(messages)) =
             (&mut self.followed, said["messages"].as_array())
         {

@@ -106,8 +106,11 @@ impl GenerateArgs {
         memory: &'m mut Memory,
     ) -> Result<Engine<'m>, Failure> {
         let mut engine = engine.load(tokens, memory)?;
-        engine.session.set_sampling(self.settings(engine.image.manifest.sampling), self.seed);
-        engine.session.set_biases(&self.sampling.logit_bias)?;
+        for number in (0..engine.session.conversations()).rev() {
+            engine.session.select(number);
+            engine.session.set_sampling(self.settings(engine.image.manifest.sampling), self.seed);
+            engine.session.set_biases(&self.sampling.logit_bias)?;
+        }
         Ok(engine)
     }
 

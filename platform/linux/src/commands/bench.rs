@@ -21,7 +21,8 @@ use crate::terminal::stdout;
 /// Measure the speed of prompts and answers
 ///
 /// After one run that is not counted, each run feeds a prompt, then single tokens after it: what
-/// is fed is decided beforehand, so that every run does the same work.
+/// is fed is decided beforehand, so that every run does the same work. With --conversations N the same
+/// is measured of N conversations together: tokens a second of all of them.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -65,6 +66,7 @@ Examples:
   rill bench -m model.rill --ram 900MiB
   rill bench -m model.rill --ram 2GiB -t 4 -p 512 -n 128 -r 5 --json
   rill bench -m model.rill --ids text.ids
+  rill bench -m model.rill --conversations 4
   rill bench -m model.rill --sweep-ram=768MiB,1GiB,2GiB --plot sweep.svg";
 
 /// The budgets of a sweep; none to choose some.
@@ -81,7 +83,10 @@ impl Sweep {
 #[derive(Debug, Serialize)]
 struct Test {
     test: String,
+    /// Of each conversation.
     tokens: usize,
+    /// Those that were measured together.
+    conversations: usize,
     samples_tokens_per_second: Vec<f64>,
     /// Of the run that was not counted: nothing was in RAM when it began.
     cold_tokens_per_second: f64,
@@ -126,35 +131,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     options.no_draft = !args.draft;
     let mut memory = Memory::new();
     let mut engine = options.load(Some(tokens), &mut memory)?;
-    let vocab = engine.image.manifest.shape.vocab;
-    let mut random = fastrand::Rng::with_seed(args.seed);
-    let ids: Vec<u32> = match given {
-        Some(ids) => ids.into_iter().cycle().take(total).collect(),
-        None => (0..total).map(|_| random.u32(..vocab)).collect(),
-    };
-    let (prompt, answer) = ids.split_at(args.prompt);
-    let named = [format!("pp{}", prompt.len()), format!("tg{} @ d{}", answer.len(), prompt.len())];
-    let mut samples: [Vec<Sample>; 2] = Default::default();
-    let mut cold = [0.0; 2];
-    for repetition in 0..=args.repetitions {
-        engine.session.reset();
-        // All of a prompt is to be computed each time.
-        engine.session.forget();
-        let measured = [feed_prompt(&mut engine, prompt)?, feed_answer(&mut engine, answer)?];
-        // The first run fills caches and wakes the CPU.
-        if repetition == 0 {
-            cold = measured.map(|sample| sample.seconds);
-        } else {
-            samples.iter_mut().zip(measured).for_each(|(all, one)| all.push(one));
-        }
+    let conversations = engine.session.conversations();
+    let ids = fed(args, given, engine.image.manifest.shape.vocab, conversations);
+    let mut tests = measure_together(args, &mut engine, &ids[..1])?;
+    if conversations > 1 {
+        tests.extend(measure_together(args, &mut engine, &ids)?);
     }
-    let tests: Vec<Test> = named
-        .into_iter()
-        .zip([prompt, answer])
-        .zip(samples.iter().zip(cold))
-        .filter(|((_, fed), _)| !fed.is_empty())
-        .map(|((test, fed), (samples, cold))| Test::of(test, fed.len(), samples, cold))
-        .collect();
     let mut out = stdout();
     let setting = Setting::of(&engine);
     if args.json {
@@ -173,25 +155,92 @@ struct Sample {
     phase: Phase,
 }
 
-/// Feeds tokens that are known together.
-fn feed_prompt(engine: &mut Engine<'_>, ids: &[u32]) -> Result<Sample, Failure> {
+/// What is fed to each conversation: none of them has what another has in the same place.
+fn fed(args: &Args, given: Option<Vec<u32>>, vocab: u32, conversations: usize) -> Vec<Vec<u32>> {
+    let total = args.prompt + args.answer;
+    let mut random = fastrand::Rng::with_seed(args.seed);
+    let fed = |number: usize| match &given {
+        Some(ids) => {
+            let first = ids.len() * number / conversations;
+            ids.iter().copied().cycle().skip(first).take(total).collect()
+        }
+        None => (0..total).map(|_| random.u32(..vocab)).collect(),
+    };
+    (0..conversations).map(fed).collect()
+}
+
+/// Measures the first conversations together, one for each of `ids`.
+fn measure_together(
+    args: &Args,
+    engine: &mut Engine<'_>,
+    ids: &[Vec<u32>],
+) -> Result<Vec<Test>, Failure> {
+    let parts = [0..args.prompt, args.prompt..args.prompt + args.answer];
+    let [prompts, answers] =
+        parts.map(|part| ids.iter().map(|ids| &ids[part.clone()]).collect::<Vec<_>>());
+    let mut samples: [Vec<Sample>; 2] = Default::default();
+    let mut cold = [0.0; 2];
+    for repetition in 0..=args.repetitions {
+        for number in 0..engine.session.conversations() {
+            engine.session.select(number);
+            engine.session.reset();
+        }
+        // All of a prompt is to be computed each time.
+        engine.session.forget();
+        let measured = [feed_prompts(engine, &prompts)?, feed_answers(engine, &answers)?];
+        // The first run fills caches and wakes the CPU.
+        if repetition == 0 {
+            cold = measured.map(|sample| sample.seconds);
+        } else {
+            samples.iter_mut().zip(measured).for_each(|(all, one)| all.push(one));
+        }
+    }
+    let many = if ids.len() > 1 { format!(" x{}", ids.len()) } else { String::new() };
+    let names =
+        [format!("pp{}{many}", args.prompt), format!("tg{} @ d{}{many}", args.answer, args.prompt)];
+    Ok(names
+        .into_iter()
+        .zip([args.prompt, args.answer])
+        .zip(samples.iter().zip(cold))
+        .filter(|((_, fed), _)| *fed > 0)
+        .map(|((test, fed), (samples, cold))| Test::of(test, (fed, ids.len()), samples, cold))
+        .collect())
+}
+
+/// Feeds each conversation tokens that are known together.
+fn feed_prompts(engine: &mut Engine<'_>, ids: &[&[u32]]) -> Result<Sample, Failure> {
     measure(engine, |engine| {
-        engine.session.append(ids)?;
-        compute(engine)
+        for (number, ids) in ids.iter().enumerate() {
+            engine.session.select(number);
+            engine.session.append(ids)?;
+        }
+        compute(engine, ids.len())
     })
 }
 
-/// Feeds tokens in the place of samples, each when those before it are computed.
-fn feed_answer(engine: &mut Engine<'_>, ids: &[u32]) -> Result<Sample, Failure> {
+/// Feeds each conversation tokens in the place of samples, each when those before it are computed.
+fn feed_answers(engine: &mut Engine<'_>, ids: &[&[u32]]) -> Result<Sample, Failure> {
     measure(engine, |engine| {
-        ids.iter().try_for_each(|&id| {
-            engine.session.accept(id)?;
-            compute(engine)
+        let len = ids.first().map_or(0, |ids| ids.len());
+        (0..len).try_for_each(|at| {
+            for (number, ids) in ids.iter().enumerate() {
+                engine.session.select(number);
+                engine.session.accept(ids[at])?;
+            }
+            compute(engine, ids.len())
         })
     })
 }
 
-fn compute(engine: &mut Engine<'_>) -> Result<(), Failure> {
+/// Computes what is pending in the first `conversations`.
+fn compute(engine: &mut Engine<'_>, conversations: usize) -> Result<(), Failure> {
+    if conversations > 1 {
+        let order: Vec<usize> = (0..conversations).collect();
+        while engine.advance(&mut Silent, &order)?.rows > 0 {
+            interrupt::check()?;
+        }
+        return Ok(());
+    }
     let Engine { session, machine, .. } = engine;
     while session.compute(&mut machine.world(&mut Silent))? {
         interrupt::check()?;
@@ -215,8 +264,15 @@ fn all(stats: Stats) -> Phase {
 }
 
 impl Test {
-    fn of(test: String, tokens: usize, samples: &[Sample], cold_seconds: f64) -> Self {
-        let speeds: Vec<f64> = samples.iter().map(|s| tokens as f64 / s.seconds).collect();
+    /// Of so many tokens in each of so many conversations.
+    fn of(
+        test: String,
+        (tokens, conversations): (usize, usize),
+        samples: &[Sample],
+        cold_seconds: f64,
+    ) -> Self {
+        let all_tokens = tokens * conversations;
+        let speeds: Vec<f64> = samples.iter().map(|s| all_tokens as f64 / s.seconds).collect();
         let count = samples.len() as f64;
         let mean = speeds.iter().sum::<f64>() / count;
         let squares = speeds.iter().map(|speed| (speed - mean).powi(2)).sum::<f64>();
@@ -225,12 +281,13 @@ impl Test {
         Self {
             test,
             tokens,
+            conversations,
             mean_tokens_per_second: mean,
             deviation_tokens_per_second: (squares / (count - 1.0).max(1.0)).sqrt(),
             samples_tokens_per_second: speeds,
-            cold_tokens_per_second: tokens as f64 / cold_seconds,
+            cold_tokens_per_second: all_tokens as f64 / cold_seconds,
             page_hit_rate: all.cache.hit_rate(),
-            read_bytes_per_token: all.cache.bytes as f64 / (count * tokens as f64),
+            read_bytes_per_token: all.cache.bytes as f64 / (count * all_tokens as f64),
             account,
         }
     }

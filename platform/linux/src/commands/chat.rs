@@ -6,11 +6,12 @@ use rill::seams::Silent;
 use rill_linux::engine::{Engine, Memory};
 use rill_linux::talk::Talk;
 
-use crate::args::{EngineArgs, GenerateArgs, begin_talk};
+use crate::args::{EngineArgs, GenerateArgs};
 use crate::failure::Failure;
 use crate::idle::Chores;
 use crate::interrupt::{self, Doing};
 use crate::saved;
+use crate::talks::Talks;
 use crate::terminal::{stdout, tell};
 use crate::typed::{Keyboard, Typed, failed};
 
@@ -29,7 +30,11 @@ pub struct Args {
 
 const HELP: &str = "\
 In a conversation:
+  /undo    take back the last question and its answer
+  /regenerate  answer the last question again, with other random choices
   /reset   forget it and begin anew
+  /new     begin another one beside it; /fork begins it with what was said so far
+  /switch N  go on with conversation N (--conversations says how many there can be)
   /stats   where the time went
   /save F  keep it in the file F
   /load F  go on with what is in F
@@ -49,9 +54,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     ended
 }
 
-/// Holds the conversation until it is left.
+/// Holds conversations until they are left.
 fn converse(args: &Args, engine: &mut Engine<'_>) -> Result<(), Failure> {
-    let mut talk = begin_talk(engine, args.system.as_deref())?;
+    let mut talks = Talks::begin(engine, args.system.as_deref())?;
     let mut keyboard = Keyboard::start()?;
     loop {
         let (line, note) = match keyboard.next(engine)? {
@@ -72,32 +77,56 @@ fn converse(args: &Args, engine: &mut Engine<'_>) -> Result<(), Failure> {
             "/quit" | "/exit" => return Ok(()),
             "/help" => writeln!(stdout(), "{HELP}")?,
             "/stats" => writeln!(stdout(), "{}", engine.report())?,
-            "/reset" => talk.reset(engine)?,
+            "/reset" => talks.now().reset(engine)?,
+            "/undo" => match talks.now().undo(engine) {
+                Some(question) => writeln!(stdout(), "taken back: {question}")?,
+                None => writeln!(stdout(), "{NO_QUESTION}")?,
+            },
+            "/regenerate" => helped(again(args, engine, talks.now()))?,
+            "/new" | "/fork" => match talks.add(engine, word == "/fork")? {
+                Some(number) => writeln!(stdout(), "conversation {number}")?,
+                None => writeln!(
+                    stdout(),
+                    "there is RAM for {} (--conversations N): /switch to one of them",
+                    talks.list()
+                )?,
+            },
+            "/switch" if talks.switch(engine, rest.trim()) => {
+                writeln!(stdout(), "conversation {}", rest.trim())?;
+            }
+            "/switch" => writeln!(stdout(), "{word} needs one of {}", talks.list())?,
             "/save" | "/load" if rest.is_empty() => {
                 writeln!(stdout(), "{word} needs the name of a file")?;
             }
             "/save" => {
                 let identity = engine.identity();
-                let words = talk.said();
+                let words = talks.now().said();
                 said(saved::save(&mut engine.session, &words, identity, path))?;
             }
             "/load" => {
                 let identity = engine.identity();
                 let loaded = saved::load(&mut engine.session, identity, path);
-                said(loaded.map(|words| talk.restore(&words)))?;
+                said(loaded.map(|words| talks.now().restore(&words)))?;
             }
             command if command.starts_with('/') => {
                 writeln!(stdout(), "no command `{command}`; /help lists them")?;
             }
-            _ => match answer(args, engine, &mut talk, line) {
-                Ok(()) => {}
-                // What can be helped within the conversation does not end it.
-                Err(Failure::Session(error)) => tell(format_args!("error: {error} (/reset)")),
-                Err(Failure::Template(error)) => tell(format_args!("error: {error}")),
-                Err(failure) => return Err(failure),
-            },
+            _ => helped(ask(args, engine, talks.now(), line))?,
         }
     }
+}
+
+/// What there is to say where nothing can be taken back.
+const NO_QUESTION: &str = "nothing was asked here since it began or was loaded";
+
+/// What can be helped within the conversation does not end it.
+fn helped(answered: Result<(), Failure>) -> Result<(), Failure> {
+    match answered {
+        Err(Failure::Session(error)) => tell(format_args!("error: {error} (/reset)")),
+        Err(Failure::Template(error)) => tell(format_args!("error: {error}")),
+        other => return other,
+    }
+    Ok(())
 }
 
 /// Tells the user of a file that could not be used; the conversation goes on.
@@ -121,13 +150,22 @@ impl Chores for Engine<'_> {
     }
 }
 
-fn answer(
-    args: &Args,
-    engine: &mut Engine<'_>,
-    talk: &mut Talk,
-    message: &str,
-) -> Result<(), Failure> {
-    talk.ask(engine, message)?;
+/// Asks, and answers.
+fn ask(args: &Args, engine: &mut Engine<'_>, talk: &mut Talk, line: &str) -> Result<(), Failure> {
+    talk.ask(engine, line)?;
+    answer(args, engine, talk)
+}
+
+/// Answers the last question again.
+fn again(args: &Args, engine: &mut Engine<'_>, talk: &mut Talk) -> Result<(), Failure> {
+    if talk.ask_again(engine)? {
+        answer(args, engine, talk)
+    } else {
+        Ok(writeln!(stdout(), "{NO_QUESTION}")?)
+    }
+}
+
+fn answer(args: &Args, engine: &mut Engine<'_>, talk: &mut Talk) -> Result<(), Failure> {
     let mut voice = args.generate.voice();
     let say = |part, text: &str| voice.say(part, text);
     let ending = args.generate.generate(engine, Some(talk), &mut Silent, &mut Free, say);
