@@ -45,6 +45,8 @@ const CPUS: [(&str, &str); 4] =
 /// tests run it.
 const X86_CPUS: [(&str, &str); 2] = [("corei7_icelake_u", "avx512vnni"), ("arrow_lake", "avxvnni")];
 
+/// Where everything is that is built with `--cfg loom`.
+const LOOM: &str = "target/loom";
 /// Package of the fuzz targets, which is no part of the workspace.
 const FUZZ_PACKAGE: &str = "tests/fuzz/Cargo.toml";
 /// The fuzz targets, and how many inputs each gets: less than half a minute's.
@@ -100,6 +102,8 @@ fn checks() -> Result<Vec<Check>> {
         Check::cargo("documentation", &["doc", "--workspace", "--no-deps"])
             .env("RUSTDOCFLAGS", "-D warnings"),
         Check::cargo("tests", &["test", "--workspace"]),
+        Check::cargo("orders of threads", &["test", "-p", "rill-loom", "--target-dir", LOOM])
+            .env("RUSTFLAGS", "--cfg loom"),
         Check::cargo("cargo run is rill", &["run", "--quiet", "--", "inspect"]),
         Check::cargo("log decoder", &workspace::log_decoder("test").each_ref().map(String::as_str)),
         Check::cargo("engine without an OS", &["build", "-p", "rill", "--target", BARE_ARM])

@@ -1,8 +1,17 @@
 use core::ops::Range;
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::Ordering;
+#[cfg(not(loom))]
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize};
+
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicBool, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize};
 
 use super::Parallel;
+
+#[cfg(all(loom, test))]
+#[path = "crew_model.rs"]
+mod model;
 
 /// How cores wait for each other: a platform's way to sleep.
 pub trait Park: Sync {
@@ -57,8 +66,8 @@ pub struct Crew<P> {
     stop: AtomicBool,
 }
 
-/// Cores beyond these only help the others.
-const MOST_SHARES: usize = 32;
+/// Cores beyond these only help the others. The model has few: it tries every order of events.
+const MOST_SHARES: usize = if cfg!(loom) { 2 } else { 32 };
 
 /// Alone in its cache lines: other cores look at it only when they have nothing else to do.
 #[derive(Debug)]
@@ -73,6 +82,7 @@ type Body<'b> = &'b (dyn Fn(usize) + Sync);
 
 impl<P: Park> Crew<P> {
     /// A crew that nobody serves in yet: the caller works alone.
+    #[cfg(not(loom))]
     pub const fn new(park: P) -> Self {
         Self {
             park,
@@ -100,6 +110,7 @@ impl<P: Park> Crew<P> {
                 // Either `wake_members` sees this sleeper, or the sleep sees the new signal and
                 // returns at once.
                 self.sleepers.fetch_add(1, Ordering::SeqCst);
+                fence();
                 self.park.sleep(&self.signal, seen);
                 self.sleepers.fetch_sub(1, Ordering::SeqCst);
             }
@@ -138,6 +149,7 @@ impl<P: Park> Crew<P> {
         if !self.park.watch(&|| self.finished.load(Ordering::Acquire) == parts) {
             // The last member wakes us. Either it sees the flag, or we see its count.
             self.caller_sleeps.store(true, Ordering::SeqCst);
+            fence();
             loop {
                 let finished = self.finished.load(Ordering::SeqCst);
                 if finished == parts {
@@ -183,6 +195,7 @@ impl<P: Park> Crew<P> {
             left -= 1;
             // Release: the caller sees what the part wrote. Sequential: see `run_loop`.
             let finished = self.finished.fetch_add(1, Ordering::SeqCst) + 1;
+            fence();
             if finished as usize == parts && self.caller_sleeps.load(Ordering::SeqCst) {
                 self.park.wake(&self.finished);
             }
@@ -191,6 +204,7 @@ impl<P: Park> Crew<P> {
 
     fn wake_members(&self) {
         self.signal.fetch_add(1, Ordering::SeqCst);
+        fence();
         if self.sleepers.load(Ordering::SeqCst) > 0 {
             self.park.wake(&self.signal);
         }
@@ -209,6 +223,12 @@ impl<P: Park> Parallel for Crew<P> {
         self.run_loop(parts, body);
         self.busy.store(false, Ordering::Release);
     }
+}
+
+/// Sequential operations have one order of all; the model knows that of fences only.
+fn fence() {
+    #[cfg(loom)]
+    loom::sync::atomic::fence(Ordering::SeqCst);
 }
 
 /// The parts of a share: all shares are nearly equal.
