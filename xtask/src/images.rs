@@ -1,4 +1,4 @@
-//! The tasks that pack models and make, run and measure images. They have a program of their own,
+//! The tasks that make, run and measure images. They have a program of their own,
 //! `rill-images`: what only looks at this machine does not wait until it is built.
 
 use std::ffi::OsString;
@@ -11,8 +11,6 @@ use xtask::workspace;
 /// Their names; `rill-images` reads the rest of the line.
 #[derive(Debug, clap::Subcommand)]
 pub enum Task {
-    /// Pack a checkpoint into an image
-    Pack(Rest),
     /// Make an image of a model for a board
     Image(Rest),
     /// Run a model on a board: emulated here, or on a real one over ssh
@@ -40,7 +38,7 @@ pub fn run() -> Result<()> {
     if program.exists() {
         cargo.arg("--quiet");
     } else {
-        eprintln!("building what packs models and makes images, once: this takes some minutes");
+        eprintln!("building what makes images, once: this takes some minutes");
     }
     workspace::run(&mut cargo)?;
     let error = Command::new(&program).args(std::env::args_os().skip(1)).exec();

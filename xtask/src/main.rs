@@ -1,4 +1,4 @@
-//! `cargo xtask`: tests, packing and board images.
+//! `cargo xtask`: tests and board images.
 
 mod doctor;
 mod images;

@@ -1,5 +1,5 @@
-//! `cargo xtask pack`, `image`, `run`, `count`, `emulate-x86` and `test --board`: packs models, makes
-//! images for boards, and runs, tests and measures them.
+//! `cargo xtask image`, `run`, `count`, `emulate-x86` and `test --board`: makes images for boards, and
+//! runs, tests and measures them.
 
 mod board_test;
 mod bochs;
@@ -20,7 +20,6 @@ mod run;
 use std::process::ExitCode;
 
 use clap::Parser;
-use rill_pack::cli as pack;
 use xtask::board_args::BoardArgs;
 
 /// Tasks of this repository.
@@ -29,7 +28,6 @@ use xtask::board_args::BoardArgs;
 enum Task {
     /// Talk with a board and compare its answers with those of this machine.
     Test(BoardArgs),
-    Pack(pack::Args),
     Image(image::Args),
     Run(run::Args),
     Count(count::Args),
@@ -39,10 +37,6 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Task::parse() {
         Task::Test(args) => board_test::run(&args),
-        Task::Pack(args) => match pack::run(&args, &mut std::io::stdout().lock()) {
-            Err(pack::Failure::Stopped) => return ExitCode::from(pack::STOPPED),
-            packed => packed.map_err(anyhow::Error::from),
-        },
         Task::Image(args) => image::run(&args),
         Task::Run(args) => run::run(&args),
         Task::Count(args) => count::run(&args),
