@@ -74,6 +74,12 @@ fn constants(board: &Board, bare: &Bare) -> Result<String, Box<dyn Error>> {
         "usize",
         address(ram.start + ram.len),
     )?;
+    let devices = bare
+        .mmio
+        .iter()
+        .map(|region| format!("{:#x}..{:#x}", region.start, region.start + region.len));
+    let devices = format!("&[{}]", devices.collect::<Vec<_>>().join(", "));
+    constant("Addresses of devices.", "DEVICES", "&[core::ops::Range<usize>]", devices)?;
     constant("Registers of the console.", "CONSOLE", "usize", address(bare.console.base))?;
     constant("Clock of the console.", "CONSOLE_HZ", "u32", bare.console.clock_hz.to_string())?;
     match &bare.secondaries {

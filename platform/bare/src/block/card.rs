@@ -1,5 +1,7 @@
 //! The card in the slot.
 
+use core::sync::atomic::{AtomicBool, Ordering};
+
 use rill_bare::storage::sdhci::{Registers, Sdhci, Table};
 
 use crate::board::{SDHCI, SDHCI_DMA_OFFSET};
@@ -32,18 +34,23 @@ impl Registers for Controller {
 
 /// The controller reads it, so it never moves.
 static mut TABLE: Table = Table::new();
+/// Somebody has the table.
+static TAKEN: AtomicBool = AtomicBool::new(false);
 
 /// When the firmware does not know the controller's clock: the fastest that any board has, so that
 /// the card's is never too fast.
 const FASTEST_HZ: u32 = 250_000_000;
 
-/// Identifies the card.
+/// Identifies the card. Only the first caller has it.
 pub fn open() -> Result<Sdhci<Controller>, Failure> {
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return Err(Failure::NoDisk);
+    }
     #[cfg(firmware = "raspberry_pi")]
     let hz = crate::firmware::clock_rate(crate::board::SDHCI_CLOCK).filter(|&hz| hz > 0);
     #[cfg(not(firmware = "raspberry_pi"))]
     let hz = None;
-    // SAFETY: the program opens its card once: this is the only reference.
+    // SAFETY: only one caller passed the flag above: this is the only reference.
     let table = unsafe { &mut *(&raw mut TABLE) };
     let hz = hz.unwrap_or(FASTEST_HZ);
     Sdhci::new(Controller, hz, &CLOCK, table).map_err(|_| Failure::NoDisk)
