@@ -6,23 +6,53 @@ use std::path::{Path, PathBuf};
 
 use rill::size::Size;
 
-/// Where control groups are mounted.
-const GROUPS: &str = "/sys/fs/cgroup";
+/// Where control groups are mounted, below the root.
+const GROUPS: &str = "sys/fs/cgroup";
 
 /// RAM left to the rest of the system when the budget is chosen by what is free.
 const SPARE: u64 = 64 << 20;
 
 /// The budget when the user names none: what is free now, less a little for others.
-///
-/// What is free is the smaller of `MemAvailable` and the room in every control group around this
-/// process.
 pub fn default_budget() -> io::Result<u64> {
-    let meminfo = fs::read_to_string("/proc/meminfo")?;
-    let available = kilobytes(&meminfo, "MemAvailable:")
-        .ok_or_else(|| io::Error::other("/proc/meminfo has no MemAvailable; give --ram"))?;
-    let room = cgroup_room(&own_groups(), Path::new(GROUPS)).unwrap_or(u64::MAX);
-    let free = available.min(room);
-    Ok(free - SPARE.min(free / 8))
+    Ok(Ram::read(Path::new("/"))?.budget())
+}
+
+/// RAM, as the kernel tells of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ram {
+    /// Bytes that the kernel manages.
+    pub total: u64,
+    /// Bytes that can be had without swapping.
+    pub available: u64,
+    /// Bytes that the control groups around this process still allow.
+    pub room: Option<u64>,
+    /// Their least limit.
+    pub limit: Option<GroupLimit>,
+}
+
+impl Ram {
+    /// Reads it of the machine whose `proc` and `sys` are in the folder `root`.
+    pub fn read(root: &Path) -> io::Result<Self> {
+        let meminfo = fs::read_to_string(root.join("proc/meminfo"))?;
+        let field = |name| kilobytes(&meminfo, name);
+        let available = field("MemAvailable:")
+            .ok_or_else(|| io::Error::other("/proc/meminfo has no MemAvailable; give --ram"))?;
+        let groups = own_groups(root);
+        let mounted = root.join(GROUPS);
+        Ok(Self {
+            total: field("MemTotal:").unwrap_or(available),
+            available,
+            room: cgroup_room(&groups, &mounted),
+            limit: least_limit(&groups, &mounted),
+        })
+    }
+
+    /// The budget when the user names none: the smaller of what is available and the room in every
+    /// control group around this process, less a little for others.
+    pub fn budget(&self) -> u64 {
+        let free = self.available.min(self.room.unwrap_or(u64::MAX));
+        free - SPARE.min(free / 8)
+    }
 }
 
 /// The limit of a memory control group.
@@ -36,12 +66,13 @@ pub struct GroupLimit {
 
 /// The least limit of the control groups around this process, if one has any.
 pub fn group_limit() -> Option<GroupLimit> {
-    least_limit(&own_groups(), Path::new(GROUPS))
+    let root = Path::new("/");
+    least_limit(&own_groups(root), &root.join(GROUPS))
 }
 
 /// The control groups of this process, as the kernel lists them.
-fn own_groups() -> String {
-    fs::read_to_string("/proc/self/cgroup").unwrap_or_default()
+fn own_groups(root: &Path) -> String {
+    fs::read_to_string(root.join("proc/self/cgroup")).unwrap_or_default()
 }
 
 /// Reads a size, as [`Size`] does.

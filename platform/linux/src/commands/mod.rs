@@ -2,6 +2,7 @@
 
 mod bench;
 mod chat;
+mod doctor;
 mod inspect;
 #[cfg(feature = "serve")]
 mod key;
@@ -51,6 +52,7 @@ Examples:
   rill chat -m LFM2-8B-A1B-Q4_0.rill --ram 1.5GiB       talk to it in 1.5 GiB of RAM
   rill plan -m LFM2-8B-A1B-Q4_0.rill --ram 900MiB       what would go where
   rill bench -m LFM2-8B-A1B-Q4_0.rill --ram 2GiB        how fast it is here
+  rill doctor -m LFM2-8B-A1B-Q4_0.rill                  what this machine gives, and what to expect
 
 Exit status: 0 done, 1 failed, 2 wrong command line, 130 after Ctrl-C or another
 request to end (SIGTERM, SIGHUP); a second request ends at once.";
@@ -71,6 +73,7 @@ enum Command {
     Verify(verify::Args),
     Tokenize(tokenize::Args),
     Bench(bench::Args),
+    Doctor(doctor::Args),
     Perplexity(perplexity::Args),
     Logits(logits::Args),
     Trace(trace::Args),
@@ -98,6 +101,7 @@ impl Program {
             Command::Verify(args) => verify::run(&args),
             Command::Tokenize(args) => tokenize::run(&args),
             Command::Bench(args) => bench::run(&args),
+            Command::Doctor(args) => doctor::run(&args),
             Command::Perplexity(args) => perplexity::run(&args),
             Command::Logits(args) => logits::run(&args),
             Command::Trace(args) => trace::run(&args),

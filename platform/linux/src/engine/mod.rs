@@ -42,6 +42,7 @@ pub use budget::{Budget, BudgetOptions};
 pub use error::LoadError;
 pub use memory::Memory;
 pub use overhead::Overhead;
+pub use usage::kept_uses;
 
 use crate::arena::Arena;
 use crate::clock::Monotonic;

@@ -18,11 +18,16 @@ const RESIDENT: Kind = Kind { magic: *b"RILLRAM\x01", ending: ".resident" };
 /// images apart, `path` is where it lies.
 pub fn recall(session: &mut Session<'_>, image: u64, path: &Path) -> bool {
     let Some(pages) = session.history().map(|history| history.pages()) else { return false };
-    let words = size_of::<Rates>() / size_of::<u32>() * pages as usize;
-    let rates = USES.read(path, image, words).and_then(|words| rates(&words));
-    let Some(rates) = rates.filter(|rates| rates.len() == pages as usize) else { return false };
+    let Some(rates) = kept_uses(image, path, pages) else { return false };
     (0..pages).zip(rates).for_each(|(page, rates)| session.recall(page, rates));
     true
+}
+
+/// How often earlier runs used each of an image's `pages` experts, as far as that was kept.
+pub fn kept_uses(image: u64, path: &Path, pages: u32) -> Option<Vec<Rates>> {
+    let words = size_of::<Rates>() / size_of::<u32>() * pages as usize;
+    let rates = USES.read(path, image, words).and_then(|words| rates(&words));
+    rates.filter(|rates| rates.len() == pages as usize)
 }
 
 /// Keeps the uses that are known now.

@@ -17,6 +17,6 @@ mod uring;
 
 pub use disk::{Disk, OpenError, Via};
 pub use pieces::{MAX_DEPTH, REQUESTS, Tuning};
-pub use probe::{Probe, probe_file, tune};
+pub use probe::{Probe, probe, probe_file, tune};
 pub use queue::Queue;
 pub use source::Source;

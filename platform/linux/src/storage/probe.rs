@@ -23,7 +23,7 @@ pub struct Probe {
     pub via: String,
     /// What suits it.
     pub tuning: Tuning,
-    /// Speed of random reads with this tuning.
+    /// Speed of random reads with this tuning; 0 where there was no time or room to measure any.
     pub bytes_per_second: u64,
 }
 
@@ -56,11 +56,7 @@ pub fn probe_file(image: &Path) -> PathBuf {
     name.into()
 }
 
-/// Tunes the reads of `disk`: by what is remembered in `file`, else by a probe of less than
-/// a second that reads random parts of `pages` (offset and length in bytes) into `arena`, and
-/// remembers what it finds where it may. Gives the arena back. `image` tells images apart.
-///
-/// Buffered reads keep the default: what a probe would see is the page cache.
+/// Tunes the reads of `disk` by what [`probe`] finds. Gives the arena back.
 pub fn tune(
     disk: &mut Disk,
     image: u64,
@@ -68,8 +64,27 @@ pub fn tune(
     file: &Path,
     arena: &'static mut [u8],
 ) -> &'static mut [u8] {
+    let (found, arena) = probe(disk, image, pages, file, arena);
+    if let Some(Probe { tuning, .. }) = found {
+        disk.queue().tune(tuning);
+    }
+    arena
+}
+
+/// Which reads suit `disk`: what is remembered in `file`, else what less than a second of reading
+/// random parts of `pages` (offset and length in bytes) into `arena` shows, which is remembered where
+/// that may be. Gives the arena back. `image` tells images apart.
+///
+/// Nothing is found for buffered reads: what a probe would see is the page cache.
+pub fn probe(
+    disk: &mut Disk,
+    image: u64,
+    pages: (u64, u64),
+    file: &Path,
+    arena: &'static mut [u8],
+) -> (Option<Probe>, &'static mut [u8]) {
     if !disk.source().is_direct() {
-        return arena;
+        return (None, arena);
     }
     let (device, via) = (disk.source().device(), disk.via());
     let fits = |p: &Probe| (p.image, p.device, p.via.as_str()) == (image, device, via);
@@ -77,28 +92,19 @@ pub fn tune(
         .ok()
         .and_then(|bytes| serde_json::from_slice(&bytes).ok())
         .filter(fits);
-    let (tuning, arena) = match remembered {
-        Some(probe) => (probe.tuning, arena),
-        None => {
-            let mut search = Search {
-                disk,
-                pages,
-                arena,
-                random: Rng::with_seed(image),
-                end: Instant::now() + TOTAL,
-            };
-            let (tuning, speed) = search.best();
-            let arena = search.arena;
-            if speed > 0.0 {
-                let bytes_per_second = speed as u64;
-                let probe = Probe { image, device, via: via.to_owned(), tuning, bytes_per_second };
-                remember(&probe, file);
-            }
-            (tuning, arena)
-        }
-    };
-    disk.queue().tune(tuning);
-    arena
+    if remembered.is_some() {
+        return (remembered, arena);
+    }
+    let random = Rng::with_seed(image);
+    let mut search = Search { disk, pages, arena, random, end: Instant::now() + TOTAL };
+    let (tuning, speed) = search.best();
+    let bytes_per_second = speed as u64;
+    let found = Probe { image, device, via: via.to_owned(), tuning, bytes_per_second };
+    let arena = search.arena;
+    if speed > 0.0 {
+        remember(&found, file);
+    }
+    (Some(found), arena)
 }
 
 /// Writes the file whole or not at all. A folder that may not be written costs the next start a
