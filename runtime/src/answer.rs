@@ -102,6 +102,11 @@ impl Answer {
         self.thought > self.thought_before || self.thinker.is_within()
     }
 
+    /// Whether the text stands within thinking.
+    pub fn is_thinking(&self) -> bool {
+        self.thinker.is_within()
+    }
+
     /// Whether there is thinking that has as many tokens as it may.
     pub fn has_thought_enough(&self) -> bool {
         let so_far = self.thought - self.thought_before;

@@ -1,7 +1,7 @@
 //! The kiosk model, packed once a process for each way of packing.
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 use rill::image::layout::Format;
 use rill_pack::{Options, Quiet, pack};
@@ -35,6 +35,36 @@ pub fn with_template(template: &str) -> &'static [u8] {
     changed(|folder| {
         std::fs::write(folder.join("chat_template.jinja"), template)
             .expect("there is room for temporary files");
+    })
+}
+
+/// The image of the model with control tokens for tools, and a template that shows them.
+pub fn with_tools() -> &'static [u8] {
+    static IMAGE: OnceLock<&[u8]> = OnceLock::new();
+    IMAGE.get_or_init(|| {
+        changed(|folder| {
+            let template = std::fs::read_to_string(path("tools.jinja")).expect("it is there");
+            let file = folder.join("tokenizer.json");
+            let text = std::fs::read(&file).expect("a checkpoint has a tokenizer");
+            let mut tokenizer: serde_json::Value =
+                serde_json::from_slice(&text).expect("it is JSON");
+            let vocab = tokenizer["model"]["vocab"].as_object().expect("it has a vocabulary");
+            let first = vocab.values().filter_map(serde_json::Value::as_u64).max().unwrap_or(0) + 1;
+            let names = template.match_indices("<|tool_").map(|(at, _)| {
+                let name = &template[at..];
+                &name[..name.find("|>").expect("a name ends") + 2]
+            });
+            let mut known = std::collections::BTreeSet::new();
+            let added = tokenizer["added_tokens"].as_array_mut().expect("it has control tokens");
+            for (id, name) in (first..).zip(names.filter(|name| known.insert(*name))) {
+                let mut token = added[0].clone();
+                token["content"] = name.into();
+                token["id"] = id.into();
+                added.push(token);
+            }
+            std::fs::write(&file, tokenizer.to_string()).expect("there is room");
+            std::fs::write(folder.join("chat_template.jinja"), template).expect("there is room");
+        })
     })
 }
 

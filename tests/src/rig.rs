@@ -2,7 +2,7 @@
 
 use rill::engine::{Engine, LoadError, Options};
 use rill::experts::{POLICIES, Policy};
-use rill::image::{Image, ImageError, PAGE_ALIGN};
+use rill::image::{ChatTemplate, Image, ImageError, PAGE_ALIGN, Section};
 use rill::kernels::{CpuFeatures, Kernels, best};
 use rill::model::kv::KvFormat;
 use rill::plan::{Plan, PlanRequest, Sizes};
@@ -107,6 +107,12 @@ pub fn arena(bytes: u64) -> &'static mut [u8] {
 pub fn open(image: &'static [u8]) -> Result<Image, ImageError> {
     let mut scratch = vec![0; PAGE_ALIGN];
     Image::open(&mut RamDisk::new(image, 0), &mut scratch)
+}
+
+/// The chat template of an image in RAM.
+pub fn template(image: &'static [u8]) -> Option<ChatTemplate<'static>> {
+    let span = open(image).ok()?.header.span(Section::Template);
+    ChatTemplate::parse(image.get(span.offset as usize..)?.get(..span.len as usize)?)
 }
 
 impl Rig {

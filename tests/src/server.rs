@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use rill::image::Sampling;
+use rill::image::{ChatTemplate, Sampling};
 use rill::seams::{Events, ManualClock, Parallel, RamDisk, World};
 use rill_serve::{Config, Loaded, Machine, Server, StartError, Stopper};
 use serde_json::Value;
@@ -37,22 +37,36 @@ impl Machine<'static> for Bench {
 
 /// Serves the kiosk model as `config` says; its first listener is of TCP.
 pub fn start(config: Config, setting: Setting) -> Running {
+    serve(config, setting, kiosk::default_image(), None)
+}
+
+/// As [`start`], of another image in RAM, with its chat template.
+pub fn start_image(config: Config, setting: Setting, image: &'static [u8]) -> Running {
+    serve(config, setting, image, crate::rig::template(image))
+}
+
+fn serve(
+    config: Config,
+    setting: Setting,
+    image: &'static [u8],
+    template: Option<ChatTemplate<'static>>,
+) -> Running {
     let server = Server::bind(config).expect("there is a port");
     let address = server.addresses()[0].strip_prefix("http://").expect("it is of TCP");
     let address = address.parse().expect("it is an address");
     let stopper = server.stopper();
     let serve = move || {
         server.run(|desk| {
-            let rig = Rig::many(kiosk::default_image(), setting).expect("the kiosk model loads");
+            let rig = Rig::many(image, setting).expect("the kiosk model loads");
             let Rig { session, disk, parallel, clock, .. } = rig;
             let (mut engine, sequences): Many = session;
             let sampling = Sampling { temperature: 0.7, ..engine_advice() };
             desk.serve(Loaded {
                 name: "kiosk".into(),
-                bytes: kiosk::default_image().len() as u64,
+                bytes: image.len() as u64,
                 identity: 1,
                 sampling,
-                template: None,
+                template,
                 now: || 0,
                 ready: || {},
                 engine: &mut engine,

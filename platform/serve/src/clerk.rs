@@ -9,7 +9,7 @@ use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
 
-use crate::form::{Form, Forms, Wanted};
+use crate::form::{Form, FormError, Forms, Marks, Wanted};
 use crate::job::Prompt;
 
 /// Why there is no prompt.
@@ -79,13 +79,16 @@ impl<'a> Clerk<'a> {
     }
 
     /// What an answer of a form begins with; an error says why there can be no such answer.
-    pub fn form(&mut self, wanted: Wanted, vocab: u32) -> Result<Form, String> {
+    pub fn form(&mut self, wanted: Wanted, vocab: u32) -> Result<Form, FormError> {
         let forms = match &mut self.forms {
             Some(forms) => forms,
             none => {
                 let end = self.chat.close.or(self.chat.stops.first().copied());
-                let end = end.ok_or("no token of this model ends an answer")?;
-                none.insert(Forms::new(&self.tokenizer, vocab, end)?)
+                let whole = |message| FormError { path: String::new(), message };
+                let end =
+                    end.ok_or_else(|| whole("no token of this model ends an answer".into()))?;
+                let marks = Marks::of(&self.tokenizer);
+                none.insert(Forms::new(&self.tokenizer, vocab, end, marks).map_err(whole)?)
             }
         };
         forms.form(wanted)

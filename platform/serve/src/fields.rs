@@ -27,7 +27,7 @@ impl Fields {
     }
 
     /// The fields of an object that stands at `path`.
-    fn of(mut map: Map<String, Value>, path: String) -> Self {
+    pub fn of(mut map: Map<String, Value>, path: String) -> Self {
         map.retain(|_, value| !value.is_null());
         Self { map, path }
     }

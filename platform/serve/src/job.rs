@@ -4,11 +4,10 @@ use std::time::{Duration, Instant};
 
 use rill::sampler::{Bias, Settings};
 use rill::sequence::SequenceError;
-use rill::thinking::Part;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::Sender;
 
-use crate::form::Form;
+use crate::form::{Form, Marks};
 
 /// Events that an answer may be ahead of who reads it.
 pub const EVENTS: usize = 64;
@@ -41,6 +40,8 @@ pub struct Style {
     pub thinking: Option<u64>,
     /// The form that it must have.
     pub form: Option<Form>,
+    /// What begins and ends calls, where they are told apart.
+    pub calls: Option<Marks>,
     /// Log-probabilities of each token and of so many of the best.
     pub logprobs: Option<usize>,
 }
@@ -85,6 +86,22 @@ pub struct Token {
     pub logprob: f32,
 }
 
+/// What a piece of an answer's text is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Thinking.
+    Thinking,
+    /// The answer itself.
+    Answer,
+    /// Calls of tools, as the model writes them.
+    Calls,
+    /// The end of such calls.
+    CallsEnd,
+}
+
+/// Pieces of an answer's text.
+pub type Said = Vec<(Part, String)>;
+
 /// What happened to an answer.
 #[derive(Debug, Clone)]
 pub enum Event {
@@ -98,7 +115,7 @@ pub enum Event {
     /// A token came.
     Said {
         /// The text that is certain now.
-        text: Vec<(Part, String)>,
+        text: Said,
         /// The token, and the best in its place, where they were asked for.
         token: Option<(Token, Vec<Token>)>,
     },

@@ -19,6 +19,7 @@
 //! - `pages`: what people see in a browser.
 
 mod api;
+mod calls;
 mod clerk;
 pub mod config;
 mod door;

@@ -9,6 +9,7 @@ use rill::seams::{Events, World};
 use rill::sequence::Sequence;
 
 use crate::clerk::Clerk;
+use crate::form::Marks;
 use crate::job::Job;
 use crate::server::Shared;
 use crate::worker::Worker;
@@ -67,9 +68,23 @@ pub(crate) struct Facts {
     pub kernels: &'static str,
     pub thinks: bool,
     pub template: Option<String>,
+    /// What begins and ends calls of tools, where the vocabulary has it.
+    pub marks: Option<Marks>,
     pub now: fn() -> i64,
     /// Seconds since 1970 when it was loaded.
     pub since: u64,
+}
+
+impl Facts {
+    /// Whether the model can be shown tools and can call them.
+    pub fn calls_tools(&self) -> bool {
+        self.marks.is_some() && self.shows_tools()
+    }
+
+    /// Whether the chat template shows tools to the model.
+    pub fn shows_tools(&self) -> bool {
+        self.template.as_ref().is_some_and(|template| template.contains("tools"))
+    }
 }
 
 /// Where the engine's side works.
@@ -102,6 +117,7 @@ impl Desk {
             sequences,
             machine,
         } = loaded;
+        let marks = Marks::of(engine.tokenizer());
         let facts = Facts {
             name,
             bytes,
@@ -113,6 +129,7 @@ impl Desk {
             kernels: engine.kernels().name,
             thinks: engine.chat().thinking.is_some(),
             template: template.map(|template| template.source.to_owned()),
+            marks,
             now,
             since: crate::server::seconds(),
         };

@@ -14,6 +14,9 @@ pub struct Conversation {
     pub documents: Option<Vec<Value>>,
     /// Whether the assistant is to answer next.
     pub add_generation_prompt: bool,
+    /// Whether an assistant's calls are written before its content where the template takes no notice
+    /// of them, which `apply_chat_template` does not do: the templates of the first LFM2 expect it.
+    pub writes_calls: bool,
     /// What else the template is given by name: `enable_thinking`, `keep_past_thinking`, ...
     pub arguments: Map<String, Value>,
     /// What `strftime_now` takes for the time: seconds of the local clock since 1970 began.
@@ -28,6 +31,7 @@ impl Conversation {
             tools: None,
             documents: None,
             add_generation_prompt: false,
+            writes_calls: false,
             arguments: Map::new(),
             now: 0,
         }

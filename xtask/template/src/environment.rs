@@ -9,6 +9,7 @@ use minijinja::value::{Kwargs, Rest, Value};
 use minijinja::{Environment, Error, ErrorKind, Output, State, escape_formatter};
 use serde_json::{Map, Value as Json};
 
+use crate::calls::{CALL_MARKS, write_calls};
 use crate::conversation::Conversation;
 use crate::date;
 use crate::guard::{Guard, texts};
@@ -58,9 +59,16 @@ impl Job {
             });
         }
         let deep = || TemplateError::Deep(DEPTH);
+        let writes_calls = conversation.writes_calls && !source.text.contains("tool_calls");
         let message = |message: &Json| {
             let assistant = message.get("role").is_some_and(|role| role == "assistant");
-            values::from_json(&normalized(message), guard, assistant, 1)
+            let message = normalized(message);
+            let calls = message["tool_calls"].as_array().filter(|_| assistant && writes_calls);
+            let value = values::from_json(&message, guard, assistant, 1)?;
+            Some(match calls {
+                Some(calls) => with_calls(&value, &message, calls, guard),
+                None => value,
+            })
         };
         let messages: Option<Vec<Value>> = conversation.messages.iter().map(message).collect();
         let list = |list: &Option<Vec<Json>>| match list {
@@ -124,6 +132,18 @@ fn normalized(message: &Json) -> Json {
     all.extend(fields);
     all.insert(standard.to_owned(), reasoning);
     all.into()
+}
+
+/// An assistant's message with its calls before its content, as LFM2 says both: for a template that does
+/// not write calls. Their marks are control tokens, and what stands between them is none.
+fn with_calls(value: &Value, message: &Json, calls: &[Json], guard: &Guard) -> Value {
+    let [begin, end] = CALL_MARKS;
+    let content = message["content"].as_str().unwrap_or_default();
+    let (calls, content) = (guard.hide(&write_calls(calls), false), guard.hide(content, true));
+    let mut pairs = vec![(Value::from("content"), format!("{begin}{calls}{end}{content}").into())];
+    let others = value.as_object().and_then(|object| object.try_iter_pairs()).into_iter().flatten();
+    pairs.extend(others.filter(|(name, _)| name.as_str() != Some("content")));
+    Value::from_pairs(pairs)
 }
 
 /// The syntax, and what is needed to compile.

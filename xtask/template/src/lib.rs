@@ -22,12 +22,14 @@
 //! In reading order:
 //! - `template`: [`Template`] and what it can fail of;
 //! - `conversation`: [`Conversation`], what is rendered;
+//! - `calls`: [`write_calls`], for templates that do not write an assistant's calls of tools;
 //! - `source`: the source, made ready for the engine;
 //! - `environment`: what Hugging Face offers to templates, with [`limits`], `values`, `json`,
 //!   `methods` and `date`;
 //! - `guard`: texts of users kept apart from the template's;
 //! - `rendered`: [`Rendered`], from text to tokens.
 
+mod calls;
 mod conversation;
 mod date;
 mod environment;
@@ -40,6 +42,7 @@ mod source;
 mod template;
 mod values;
 
+pub use calls::{CALL_MARKS, write_calls};
 pub use conversation::Conversation;
 pub use rendered::{Piece, Rendered};
 pub use template::{Template, TemplateError, Words};

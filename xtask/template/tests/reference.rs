@@ -32,7 +32,13 @@ fn conversation(json: &Value, now: i64) -> Conversation {
     let tools = list(arguments.shift_remove("tools"));
     let documents = list(arguments.shift_remove("documents"));
     let prompt = arguments.shift_remove("add_generation_prompt").is_some_and(|value| value == true);
-    Conversation { messages, tools, documents, add_generation_prompt: prompt, arguments, now }
+    let mut conversation = Conversation::new(messages);
+    conversation.tools = tools;
+    conversation.documents = documents;
+    conversation.add_generation_prompt = prompt;
+    conversation.arguments = arguments;
+    conversation.now = now;
+    conversation
 }
 
 #[test]

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::http::StatusCode;
-use rill::thinking::Part;
 use rill_template::Conversation;
 use serde_json::Value;
 use tokio::sync::mpsc::{Receiver, channel};
 
+use super::spoken::{Reader, Spoken};
+use crate::calls::Call;
 use crate::clerk::PromptError;
 use crate::door::Guest;
 use crate::error::ApiError;
@@ -35,6 +36,8 @@ pub struct Whole {
     pub thinking: String,
     /// What it said.
     pub text: String,
+    /// What it called.
+    pub calls: Vec<Call>,
     /// Its tokens with log-probabilities, where they were asked for.
     pub tokens: Vec<(Token, Vec<Token>)>,
     /// How it ended.
@@ -52,6 +55,7 @@ pub async fn conversation(
     let mut conversation = Conversation::new(messages);
     conversation.tools = tools;
     conversation.add_generation_prompt = true;
+    conversation.writes_calls = true;
     conversation.now = (open.facts.now)();
     let written = open.clerk.ask(move |clerk| clerk.conversation(&conversation)).await;
     fitting(open, "messages", written)
@@ -63,8 +67,8 @@ pub async fn text(open: &Open, field: &str, text: String) -> Result<Prompt, ApiE
     fitting(open, field, written)
 }
 
-/// Makes the answers of a style have a form, which the field `field` asks for. Such an answer is not
-/// thought about: it begins at once.
+/// Makes the answers of a style have a form, which the field `field` asks for. One that begins with it is
+/// not thought about: it begins at once.
 pub async fn form(
     open: &Open,
     field: &str,
@@ -72,10 +76,18 @@ pub async fn form(
     style: &mut Style,
 ) -> Result<(), ApiError> {
     let Some(wanted) = wanted else { return Ok(()) };
+    let calls = matches!(wanted, Wanted::Calls(_));
     let vocab = open.facts.vocab;
     let made = open.clerk.ask(move |clerk| clerk.form(wanted, vocab)).await.ok_or_else(gone)?;
-    style.form = Some(made.map_err(|error| ApiError::field(field, error))?);
-    style.thinking = Some(0);
+    let form = made.map_err(|error| {
+        // Of calls it is the full name of a field already.
+        let field = if calls { error.path } else { format!("{field}{}", error.path) };
+        ApiError::field(field, error.message)
+    })?;
+    if form.begins_at_once() {
+        style.thinking = Some(0);
+    }
+    style.form = Some(form);
     Ok(())
 }
 
@@ -193,18 +205,17 @@ impl Answers {
     /// All of them, whole.
     pub async fn whole(mut self) -> Result<Vec<Whole>, ApiError> {
         let mut all = vec![Whole::default(); self.count];
+        let mut readers = vec![Reader::default(); self.count];
         while let Some((choice, event)) = self.next().await {
             let whole = &mut all[choice];
             match event {
                 Event::Begun { .. } => {}
                 Event::Said { text, token } => {
-                    for (part, piece) in text {
-                        match part {
-                            Part::Mark => {}
-                            Part::Thinking => whole.thinking.push_str(&piece),
-                            Part::Answer => whole.text.push_str(&piece),
-                        }
-                    }
+                    readers[choice].read(text, |spoken| match spoken {
+                        Spoken::Thinking(piece) => whole.thinking.push_str(&piece),
+                        Spoken::Text(piece) => whole.text.push_str(&piece),
+                        Spoken::Call(piece) => Call::collect(&mut whole.calls, piece),
+                    });
                     whole.tokens.extend(token);
                 }
                 Event::Decided(logprobs) => whole.decided = logprobs,

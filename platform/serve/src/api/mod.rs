@@ -7,6 +7,8 @@
 //! - `ask`: what all of them have in common: from a request to answers under way;
 //! - `sampling`: how tokens are chosen, in every dialect's words;
 //! - `messages`: conversations as clients send them;
+//! - `tools`: tools that an answer may call, as clients describe them;
+//! - `spoken`: what an answer's text is made of;
 //! - `stream`: answers as they come.
 
 mod ask;
@@ -16,7 +18,9 @@ mod messages;
 mod ollama;
 mod openai;
 mod sampling;
+mod spoken;
 mod stream;
+mod tools;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -20,6 +20,7 @@ pub fn advised(shared: &Shared, open: &Open) -> Style {
         tells_thinking: false,
         thinking: None,
         form: None,
+        calls: None,
         logprobs: None,
     }
 }

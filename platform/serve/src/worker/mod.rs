@@ -6,6 +6,7 @@
 
 mod known;
 mod place;
+mod speech;
 
 use std::collections::VecDeque;
 use std::sync::Arc;

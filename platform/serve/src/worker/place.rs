@@ -2,16 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use rill::answer::Answer;
 use rill::engine::{Ask, Engine, Step};
 use rill::sampler::Logprobs;
 use rill::seams::World;
 use rill::sequence::{Sequence, SequenceError};
-use rill::thinking::Part;
 
 use super::known;
-use crate::form::Form;
-use crate::job::{Account, EVENTS, Ending, Event, Job, Style, Token, Trouble, Work};
+use super::speech::Speech;
+use crate::job::{Account, EVENTS, Ending, Event, Job, Token, Trouble, Work};
 use crate::metrics::Metrics;
 
 /// Most events of one step: a token for each of the rows of a guess, and the end.
@@ -48,7 +46,7 @@ pub struct Task {
 
 /// What is made of the logits.
 enum Kind {
-    Answer(Box<Answer>),
+    Answer(Box<Speech>),
     /// Choices so far, and where the one at work stands.
     Decide {
         sums: Vec<f32>,
@@ -110,7 +108,7 @@ impl<'l, 'a> Place<'l, 'a> {
             Work::Answer(style) => {
                 self.sequence.set_sampling(style.settings, style.seed);
                 engine.set_biases(self.sequence, &style.biases)?;
-                Kind::Answer(Box::new(begin_answer(engine, style, job.prompt.thinks)))
+                Kind::Answer(Box::new(Speech::new(engine, style, job.prompt.thinks)))
             }
             Work::Decide(_) => Kind::Decide { sums: Vec::new(), token: 0, first: Vec::new() },
         };
@@ -179,7 +177,7 @@ impl Task {
         metrics: &Metrics,
     ) -> Result<Option<Ending>, Trouble> {
         let Self { job, kind, .. } = self;
-        let (Kind::Answer(answer), Work::Answer(style)) = (kind, &mut job.work) else {
+        let (Kind::Answer(speech), Work::Answer(style)) = (kind, &mut job.work) else {
             return Ok(None);
         };
         let (events, choice) = (&job.events, job.choice);
@@ -192,11 +190,11 @@ impl Task {
             if self.tokens >= style.most {
                 return Ok(Some(Ending::Length));
             }
-            if answer.has_thought_enough() {
+            if speech.has_thought_enough() {
                 let mut text = Vec::new();
-                let end = answer.end_thinking(collect(&mut text));
+                let end = speech.end_thinking(&mut text);
                 send(Event::Said { text, token: None });
-                return match engine.append_to_answer(sequence, &end) {
+                return match engine.append_to_answer(sequence, end.as_ref()) {
                     Err(SequenceError::ContextFull { .. }) => Ok(Some(Ending::Length)),
                     other => Ok(other.map(|()| None)?),
                 };
@@ -207,11 +205,14 @@ impl Task {
             if !engine.has_logits(sequence) || sent + 2 >= BURST {
                 return Ok(None);
             }
-            let allowed = style.form.as_mut().map(Form::allowed).transpose()?;
+            let allowed = match &mut style.form {
+                Some(form) => form.allowed()?,
+                None => None,
+            };
             let ask = Ask { allowed, logprobs: style.logprobs };
             let sample = engine.sample_as(world, sequence, &ask)?;
             if let Some(form) = &mut style.form {
-                form.accept(sample.id)?;
+                form.accept(sample.id, !speech.is_thinking())?;
             }
             if self.first.is_none() {
                 self.first = Some(Instant::now());
@@ -228,7 +229,7 @@ impl Task {
             let ending = match engine.accept(sequence, sample.id)? {
                 Step::Token(id) => {
                     let piece = engine.tokenizer().piece(id);
-                    let stopped = answer.push(piece, collect(&mut text));
+                    let stopped = speech.push(id, piece, &mut text);
                     stopped.then_some(Ending::StopText)
                 }
                 Step::End(_) => Some(Ending::Stop),
@@ -288,9 +289,9 @@ impl Task {
 
     /// Sends the text that was held back.
     fn finish(&mut self) {
-        if let Kind::Answer(answer) = &mut self.kind {
+        if let Kind::Answer(speech) = &mut self.kind {
             let mut text = Vec::new();
-            answer.finish(collect(&mut text));
+            speech.finish(&mut text);
             if !text.is_empty() {
                 let event = Event::Said { text, token: None };
                 let _ = self.job.events.try_send((self.job.choice, event));
@@ -300,7 +301,7 @@ impl Task {
 
     fn account(&self, ending: Ending) -> Account {
         let thought = match &self.kind {
-            Kind::Answer(answer) => answer.thought(),
+            Kind::Answer(speech) => speech.thought(),
             Kind::Decide { .. } => 0,
         };
         let now = Instant::now();
@@ -315,27 +316,5 @@ impl Task {
             prompt_time: first.duration_since(self.began),
             answer_time: now.duration_since(first),
         }
-    }
-}
-
-/// Makes the splitter of text and thinking for a style whose stop texts were checked.
-fn begin_answer(engine: &Engine<'_>, style: &Style, thinks: bool) -> Answer {
-    let mut answer = Answer::default();
-    for stop in &style.stops {
-        // The door refuses what does not fit.
-        let _ = answer.add_stop(stop);
-    }
-    if style.tells_thinking {
-        answer.expect_thinking(engine.chat().thinking.clone(), style.thinking);
-        answer.begin(thinks);
-    }
-    answer
-}
-
-/// Collects pieces of text, of one part together.
-fn collect(text: &mut Vec<(Part, String)>) -> impl FnMut(Part, &str) {
-    |part, piece| match text.last_mut() {
-        Some((last, said)) if *last == part => said.push_str(piece),
-        _ => text.push((part, piece.to_owned())),
     }
 }

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use rill::thinking::Part;
 use serde_json::{Map, Value, json};
 
 use crate::api::ask::{self, Answers};
+use crate::api::spoken::{Reader, Spoken};
 use crate::api::stream::{Writer, respond};
-use crate::api::{Asked, Server, messages, sampling};
+use crate::api::{Asked, Server, messages, sampling, tools};
+use crate::calls::{Call, Piece};
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::form::Wanted;
@@ -59,7 +60,7 @@ async fn converse(shared: &Arc<Shared>, request: Request) -> Result<Response, Ap
     let list = fields.list("messages")?.unwrap_or_default();
     let (mut style, streams) = order(shared, &open, &mut fields)?;
     let wanted = format(&mut fields)?;
-    fields.only("tools", &[json!([])])?;
+    let tools = tools::read(&mut fields)?;
     fields.end()?;
     if list.is_empty() {
         return Ok(loaded(&open, Form::Chat));
@@ -73,8 +74,11 @@ async fn converse(shared: &Arc<Shared>, request: Request) -> Result<Response, Ap
         ));
     }
     style.tells_thinking = true;
+    let messages = messages::read(list)?;
+    let shown = tools.shown();
+    let wanted = tools.prepare(&open, &messages, "format", wanted, &mut style)?;
     ask::form(&open, "format", wanted, &mut style).await?;
-    let prompt = ask::conversation(&open, messages::read(list)?, None).await?;
+    let prompt = ask::conversation(&open, messages, shown).await?;
     drop(room);
     let answers = ask::answer(shared, guest, vec![prompt], 1, style)?;
     answer(&open, answers, streams, Form::Chat).await
@@ -156,7 +160,7 @@ enum Form {
 
 /// The model is there: what is said when nothing is asked.
 fn loaded(open: &Open, form: Form) -> Response {
-    let mut body = Lines { name: open.facts.name.clone(), form }.line("", "");
+    let mut body = Lines::new(open, form).line("", "", &[]);
     body["done"] = true.into();
     body["done_reason"] = "load".into();
     Json(body).into_response()
@@ -168,12 +172,12 @@ async fn answer(
     streams: bool,
     form: Form,
 ) -> Result<Response, ApiError> {
-    let lines = Lines { name: open.facts.name.clone(), form };
+    let lines = Lines::new(open, form);
     if streams {
         return Ok(respond(answers, lines));
     }
     let whole = answers.whole().await?.pop().unwrap_or_default();
-    let mut body = lines.line(whole.thinking.trim_end(), &whole.text);
+    let mut body = lines.line(whole.thinking.trim_end(), &whole.text, &whole.calls);
     if let Some(account) = &whole.account {
         finish(&mut body, account);
     }
@@ -184,10 +188,19 @@ async fn answer(
 struct Lines {
     name: String,
     form: Form,
+    reader: Reader,
+    /// Calls so far; the last may still come.
+    calls: Vec<Call>,
 }
 
 impl Lines {
-    fn line(&self, thinking: &str, text: &str) -> Value {
+    fn new(open: &Open, form: Form) -> Self {
+        let name = open.facts.name.clone();
+        Self { name, form, reader: Reader::default(), calls: Vec::new() }
+    }
+
+    /// A line. Of calls it has those that are whole: their arguments are an object here.
+    fn line(&self, thinking: &str, text: &str, calls: &[Call]) -> Value {
         let mut line = Map::new();
         line.insert("model".into(), self.name.as_str().into());
         line.insert("created_at".into(), date(seconds()).into());
@@ -202,6 +215,14 @@ impl Lines {
         said.insert(content.into(), text.into());
         if !thinking.is_empty() {
             said.insert("thinking".into(), thinking.into());
+        }
+        let call = |call: &Call| {
+            let arguments: Value = serde_json::from_str(&call.arguments).ok()?;
+            Some(json!({"function": {"name": call.name, "arguments": arguments}}))
+        };
+        let calls: Vec<_> = calls.iter().filter(|call| call.whole).filter_map(call).collect();
+        if !calls.is_empty() {
+            said.insert("tool_calls".into(), calls.into());
         }
         match self.form {
             Form::Chat => drop(line.insert("message".into(), said.into())),
@@ -238,21 +259,25 @@ impl Writer for Lines {
         let line = match happened {
             Event::Begun { .. } | Event::Decided(_) => return String::new(),
             Event::Said { text, .. } => {
-                let (mut thinking, mut said) = (String::new(), String::new());
-                for (part, piece) in text {
-                    match part {
-                        Part::Mark => {}
-                        Part::Thinking => thinking.push_str(&piece),
-                        Part::Answer => said.push_str(&piece),
+                let (mut thinking, mut said, mut ended) =
+                    (String::new(), String::new(), Vec::new());
+                let Self { reader, calls, .. } = self;
+                reader.read(text, |spoken| match spoken {
+                    Spoken::Thinking(piece) => thinking.push_str(&piece),
+                    Spoken::Text(piece) => said.push_str(&piece),
+                    Spoken::Call(Piece::End) => {
+                        Call::collect(calls, Piece::End);
+                        ended.append(calls);
                     }
-                }
-                if thinking.is_empty() && said.is_empty() {
+                    Spoken::Call(piece) => Call::collect(calls, piece),
+                });
+                if thinking.is_empty() && said.is_empty() && ended.is_empty() {
                     return String::new();
                 }
-                self.line(&thinking, &said)
+                self.line(&thinking, &said, &ended)
             }
             Event::Ended(account) => {
-                let mut line = self.line("", "");
+                let mut line = self.line("", "", &[]);
                 finish(&mut line, &account);
                 line
             }

@@ -65,6 +65,9 @@ async fn shown(shared: &Shared, request: Request) -> Result<Value, ApiError> {
     ];
     let parameters: Vec<_> = parameters.iter().map(|(name, is)| format!("{name} {is}")).collect();
     let mut capabilities = vec!["completion"];
+    if facts.calls_tools() {
+        capabilities.push("tools");
+    }
     if facts.thinks {
         capabilities.push("thinking");
     }

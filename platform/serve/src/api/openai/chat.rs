@@ -5,17 +5,18 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
-use rill::thinking::Part;
 use serde_json::{Map, Value, json};
 
-use super::shape::{DECORATION, DONE, Head, event, logprob, reason, text, usage};
+use super::shape::{CallIds, DECORATION, DONE, Head, event, logprob, reason, text, usage};
 use crate::api::ask::{self, Whole};
+use crate::api::spoken::{Reader, Spoken};
 use crate::api::stream::{Writer, respond};
-use crate::api::{Asked, Server, messages, sampling};
+use crate::api::{Asked, Server, messages, sampling, tools};
+use crate::calls::{Call, Piece};
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::form::Wanted;
-use crate::job::{Account, Event, Style, Token};
+use crate::job::{Account, Event, Said, Style, Token};
 use crate::server::{Open, Shared};
 
 /// Answers a conversation.
@@ -41,10 +42,13 @@ async fn answer(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiE
     let list = list.ok_or_else(|| ApiError::field("messages", "is missing"))?;
     let messages = messages::read(list)?;
     let mut order = order(shared, &open, &mut fields)?;
+    let tools = tools::read(&mut fields)?;
     let (field, wanted) = form(&mut fields)?;
     fields.end()?;
+    let shown = tools.shown();
+    let wanted = tools.prepare(&open, &messages, &field, wanted, &mut order.style)?;
     ask::form(&open, &field, wanted, &mut order.style).await?;
-    let prompt = ask::conversation(&open, messages, None).await?;
+    let prompt = ask::conversation(&open, messages, shown).await?;
     drop(room);
     let answers = ask::answer(shared, guest, vec![prompt], order.count, order.style)?;
     let object = if order.streams { "chat.completion.chunk" } else { "chat.completion" };
@@ -53,7 +57,9 @@ async fn answer(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiE
         return Ok(respond(answers, Chunks::new(head, order.count, order.counts)));
     }
     let whole = answers.whole().await?;
-    let choices = whole.iter().enumerate().map(|(index, whole)| choice(index, whole)).collect();
+    let mut ids = head.call_ids();
+    let choices =
+        whole.iter().enumerate().map(|(index, whole)| choice(index, whole, &mut ids)).collect();
     let mut body = head.with(choices);
     let accounts = whole.iter().filter_map(|whole| whole.account.as_ref());
     body["usage"] = usage(accounts, order.count);
@@ -63,8 +69,6 @@ async fn answer(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiE
 fn order(shared: &Shared, open: &Open, fields: &mut Fields) -> Result<Order, ApiError> {
     fields.ignore(&DECORATION);
     fields.only("modalities", &[json!(["text"])])?;
-    fields.only("tools", &[json!([])])?;
-    fields.only("tool_choice", &[json!("none"), json!("auto")])?;
     let mut style = sampling::advised(shared, open);
     style.tells_thinking = true;
     sampling::read(fields, &mut style)?;
@@ -122,15 +126,23 @@ fn form(fields: &mut Fields) -> Result<(String, Option<Wanted>), ApiError> {
 }
 
 /// A whole answer.
-fn choice(index: usize, whole: &Whole) -> Value {
+fn choice(index: usize, whole: &Whole, ids: &mut CallIds) -> Value {
     let mut message = Map::new();
     message.insert("role".into(), "assistant".into());
-    message.insert("content".into(), whole.text.as_str().into());
+    let says = !whole.text.is_empty() || whole.calls.is_empty();
+    message.insert("content".into(), says.then_some(&*whole.text).into());
     message.insert("refusal".into(), Value::Null);
     if !whole.thinking.is_empty() {
         message.insert("reasoning_content".into(), whole.thinking.trim_end().into());
     }
-    let ending = whole.account.map(|account| reason(account.ending));
+    if !whole.calls.is_empty() {
+        let call = |call: &Call| {
+            let function = json!({"name": call.name, "arguments": call.arguments});
+            json!({"id": ids.next(), "type": "function", "function": function})
+        };
+        message.insert("tool_calls".into(), whole.calls.iter().map(call).collect());
+    }
+    let ending = whole.account.map(|account| reason(account.ending, !whole.calls.is_empty()));
     json!({
         "index": index,
         "message": message,
@@ -156,14 +168,24 @@ fn logprobs(tokens: &[(Token, Vec<Token>)]) -> Value {
 struct Chunks {
     head: Head,
     counts: bool,
-    count: usize,
-    accounts: Vec<Option<Account>>,
+    ids: CallIds,
+    choices: Vec<Choice>,
     failed: bool,
+}
+
+/// One of the answers in a stream.
+#[derive(Default)]
+struct Choice {
+    reader: Reader,
+    /// Calls so far.
+    calls: usize,
+    account: Option<Account>,
 }
 
 impl Chunks {
     fn new(head: Head, count: usize, counts: bool) -> Self {
-        Self { head, counts, count, accounts: vec![None; count], failed: false }
+        let choices = (0..count).map(|_| Choice::default()).collect();
+        Self { ids: head.call_ids(), head, counts, choices, failed: false }
     }
 
     fn chunk(&self, index: usize, delta: &Value, logprobs: &Value, reason: Option<&str>) -> String {
@@ -179,6 +201,43 @@ impl Chunks {
         }
         event(&chunk)
     }
+
+    /// What a token says, in deltas.
+    fn deltas(&mut self, choice: usize, said: Said) -> Vec<Value> {
+        let (mut thinking, mut text, mut pieces) = (String::new(), String::new(), Vec::new());
+        let Choice { reader, calls, .. } = &mut self.choices[choice];
+        reader.read(said, |spoken| match spoken {
+            Spoken::Thinking(piece) => thinking.push_str(&piece),
+            Spoken::Text(piece) => text.push_str(&piece),
+            Spoken::Call(piece) => pieces.push(piece),
+        });
+        let mut deltas = Vec::new();
+        if !thinking.is_empty() {
+            deltas.push(json!({"reasoning_content": thinking}));
+        }
+        if !text.is_empty() {
+            deltas.push(json!({"content": text}));
+        }
+        for piece in pieces {
+            let call = match piece {
+                Piece::Begin(name) => {
+                    *calls += 1;
+                    json!({
+                        "index": *calls - 1,
+                        "id": self.ids.next(),
+                        "type": "function",
+                        "function": {"name": name, "arguments": ""},
+                    })
+                }
+                Piece::Arguments(more) => {
+                    json!({"index": calls.saturating_sub(1), "function": {"arguments": more}})
+                }
+                Piece::End => continue,
+            };
+            deltas.push(json!({"tool_calls": [call]}));
+        }
+        deltas
+    }
 }
 
 impl Writer for Chunks {
@@ -187,37 +246,31 @@ impl Writer for Chunks {
 
     fn begin(&mut self) -> String {
         let delta = json!({"role": "assistant", "content": ""});
-        (0..self.count).map(|index| self.chunk(index, &delta, &Value::Null, None)).collect()
+        let all = 0..self.choices.len();
+        all.map(|index| self.chunk(index, &delta, &Value::Null, None)).collect()
     }
 
     fn event(&mut self, choice: usize, happened: Event) -> String {
         match happened {
             Event::Begun { .. } | Event::Decided(_) => String::new(),
             Event::Said { text, token } => {
-                let (mut thinking, mut said) = (String::new(), String::new());
-                for (part, piece) in text {
-                    match part {
-                        Part::Mark => {}
-                        Part::Thinking => thinking.push_str(&piece),
-                        Part::Answer => said.push_str(&piece),
-                    }
+                let mut deltas = self.deltas(choice, text);
+                if deltas.is_empty() && token.is_some() {
+                    deltas.push(json!({"content": ""}));
                 }
-                if thinking.is_empty() && said.is_empty() && token.is_none() {
-                    return String::new();
-                }
-                let mut delta = Map::new();
-                if !thinking.is_empty() {
-                    delta.insert("reasoning_content".into(), thinking.into());
-                }
-                if !said.is_empty() || delta.is_empty() {
-                    delta.insert("content".into(), said.into());
-                }
-                let token: Vec<_> = token.into_iter().collect();
-                self.chunk(choice, &delta.into(), &logprobs(&token), None)
+                // The token goes with the first thing that it says.
+                let mut token: Vec<_> = token.into_iter().collect();
+                let chunk = |delta| {
+                    let token = std::mem::take(&mut token);
+                    self.chunk(choice, &delta, &logprobs(&token), None)
+                };
+                deltas.into_iter().map(chunk).collect()
             }
             Event::Ended(account) => {
-                self.accounts[choice] = Some(account);
-                self.chunk(choice, &json!({}), &Value::Null, Some(reason(account.ending)))
+                let Choice { calls, account: place, .. } = &mut self.choices[choice];
+                *place = Some(account);
+                let reason = reason(account.ending, *calls > 0);
+                self.chunk(choice, &json!({}), &Value::Null, Some(reason))
             }
             Event::Failed(trouble) => {
                 self.failed = true;
@@ -231,7 +284,8 @@ impl Writer for Chunks {
             return DONE.into();
         }
         let mut last = self.head.with(Vec::new());
-        last["usage"] = usage(self.accounts.iter().flatten(), self.count);
+        let accounts = self.choices.iter().filter_map(|choice| choice.account.as_ref());
+        last["usage"] = usage(accounts, self.choices.len());
         event(&last) + DONE
     }
 }

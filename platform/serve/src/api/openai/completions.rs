@@ -59,7 +59,7 @@ async fn answer(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiE
             "index": index,
             "text": whole.text,
             "logprobs": logprobs(&whole.tokens, &mut offset),
-            "finish_reason": whole.account.map(|account| reason(account.ending)),
+            "finish_reason": whole.account.map(|account| reason(account.ending, false)),
         })
     };
     let mut body = head.with(whole.iter().enumerate().map(choice).collect());
@@ -196,7 +196,7 @@ impl Writer for Pieces {
             }
             Event::Ended(account) => {
                 self.accounts[choice] = Some(account);
-                self.piece(choice, "", &Value::Null, Some(reason(account.ending)))
+                self.piece(choice, "", &Value::Null, Some(reason(account.ending, false)))
             }
             Event::Failed(trouble) => {
                 self.failed = true;

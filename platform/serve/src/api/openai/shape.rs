@@ -7,7 +7,7 @@ use crate::model::Facts;
 use crate::server::{Shared, seconds};
 
 /// Fields that say something about the request and nothing about the answer.
-pub const DECORATION: [&str; 15] = [
+pub const DECORATION: [&str; 14] = [
     "model",
     "user",
     "metadata",
@@ -20,7 +20,6 @@ pub const DECORATION: [&str; 15] = [
     "cache_prompt",
     "id_slot",
     "prediction",
-    "parallel_tool_calls",
     "timings_per_token",
     "return_progress",
 ];
@@ -47,6 +46,12 @@ impl Head {
         }
     }
 
+    /// Names for the calls in it.
+    pub fn call_ids(&self) -> CallIds {
+        let of = self.id.rsplit('-').next().unwrap_or_default();
+        CallIds { of: of.to_owned(), count: 0 }
+    }
+
     /// With its choices.
     pub fn with(&self, choices: Vec<Value>) -> Value {
         json!({
@@ -60,9 +65,25 @@ impl Head {
     }
 }
 
-/// Why an answer ended, in OpenAI's words.
-pub fn reason(ending: Ending) -> &'static str {
+/// Names of calls that no other call has.
+#[derive(Debug, Clone)]
+pub struct CallIds {
+    of: String,
+    count: usize,
+}
+
+impl CallIds {
+    /// The name of the next call.
+    pub fn next(&mut self) -> String {
+        self.count += 1;
+        format!("call_{}{:x}", self.of, self.count)
+    }
+}
+
+/// Why an answer ended, in OpenAI's words; `calls` says whether it called a tool.
+pub fn reason(ending: Ending, calls: bool) -> &'static str {
     match ending {
+        Ending::Stop if calls => "tool_calls",
         Ending::Stop | Ending::StopText => "stop",
         Ending::Length => "length",
     }

@@ -1,0 +1,210 @@
+//! Answers of a given form: a JSON schema, a grammar or the schemas of tools say which tokens may come next.
+
+mod blame;
+mod calls;
+
+use std::fmt;
+use std::sync::Arc;
+
+use llguidance::api::TopLevelGrammar;
+use llguidance::toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
+use llguidance::{Matcher, ParserFactory};
+use rill::tokenizer::Tokenizer;
+use serde_json::{Value, json};
+
+pub use calls::{Calls, Marks, Tool};
+
+/// A form that an answer must have.
+#[derive(Debug, Clone)]
+pub enum Wanted {
+    /// A JSON value that its schema allows.
+    Schema(Value),
+    /// A text of a grammar, in llguidance's dialect of Lark.
+    Grammar(String),
+    /// Calls of tools; other text too where they are not forced.
+    Calls(Calls),
+}
+
+impl Wanted {
+    /// Any JSON object.
+    pub fn object() -> Self {
+        Self::Schema(json!({"type": "object"}))
+    }
+}
+
+/// Why there can be no answer of a form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FormError {
+    /// What is wrong, of the field that asks for the form: the field itself, a part of it
+    /// (`.properties.place`), or of calls the full name of a part.
+    pub path: String,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+/// Makes forms for one vocabulary.
+pub struct Forms {
+    factory: ParserFactory,
+    marks: Option<Marks>,
+}
+
+impl Forms {
+    /// For a vocabulary whose answers end with `end`, with what begins and ends calls.
+    pub fn new(
+        tokenizer: &Tokenizer<'_>,
+        vocab: u32,
+        end: u32,
+        marks: Option<Marks>,
+    ) -> Result<Self, String> {
+        let known = u32::try_from(tokenizer.len()).unwrap_or(u32::MAX).min(vocab);
+        let is_mark = |id| marks.is_some_and(|marks| id == marks.begin || id == marks.end);
+        let word = |id| {
+            let bytes = if id < known { tokenizer.piece(id) } else { &[] };
+            // No text has control tokens in it.
+            let is_control = tokenizer.is_special(id) || is_mark(id);
+            let marker = is_control.then_some(TokTrie::SPECIAL_TOKEN_MARKER);
+            marker.into_iter().chain(bytes.iter().copied()).collect()
+        };
+        let words: Vec<Vec<u8>> = (0..vocab).map(word).collect();
+        let trie = TokTrie::from(&TokRxInfo::new(vocab, end), &words);
+        let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
+        let mut factory = ParserFactory::new_simple(&environment).map_err(|e| e.to_string())?;
+        factory.quiet();
+        Ok(Self { factory, marks })
+    }
+
+    /// What an answer of a form begins with; an error where there can be no such answer.
+    pub fn form(&self, wanted: Wanted) -> Result<Form, FormError> {
+        let whole = |message| FormError { path: String::new(), message };
+        match wanted {
+            Wanted::Schema(schema) => match self.schema(schema.clone()) {
+                Ok(matcher) => Ok(Form::new(matcher, None)),
+                Err(message) => Err(blame::find(self, &schema, message)),
+            },
+            Wanted::Grammar(text) => {
+                let matcher = self.matcher(TopLevelGrammar::from_lark(text)).map_err(whole)?;
+                Ok(Form::new(matcher, None))
+            }
+            Wanted::Calls(calls) => {
+                let grammar = TopLevelGrammar::from_lark(calls::grammar(&calls));
+                let matcher = self.matcher(grammar);
+                let matcher = matcher.map_err(|message| blame::find_tool(self, &calls, message))?;
+                let is_free = !calls.forced && calls.other.is_none();
+                let begin = self.marks.filter(|_| is_free).map(|marks| marks.begin);
+                let gate = begin.map(|begin| Gate { begin, again: calls.several });
+                Ok(Form::new(matcher, gate))
+            }
+        }
+    }
+
+    fn schema(&self, schema: Value) -> Result<Matcher, String> {
+        self.matcher(TopLevelGrammar::from_json_schema(strict(schema, false)))
+    }
+
+    fn matcher(&self, grammar: TopLevelGrammar) -> Result<Matcher, String> {
+        let matcher = Matcher::new(self.factory.create_parser(grammar));
+        match matcher.get_error() {
+            None => Ok(matcher),
+            Some(error) => Err(said(error)),
+        }
+    }
+}
+
+/// A schema whose values have no white space but one space where `spaced` says so: it says nothing, and a
+/// model may never come to an end of it.
+fn strict(mut schema: Value, spaced: bool) -> Value {
+    if let Value::Object(fields) = &mut schema {
+        let mut how = json!({"whitespace_flexible": false});
+        if spaced {
+            // As Python writes them.
+            how["item_separator"] = ", ".into();
+            how["key_separator"] = ": ".into();
+        }
+        fields.insert("x-guidance".into(), how);
+    }
+    schema
+}
+
+/// Where an answer stands in its form.
+pub struct Form {
+    /// The form from its beginning, where it may begin again.
+    fresh: Option<Matcher>,
+    matcher: Matcher,
+    mask: SimpleVob,
+    gate: Option<Gate>,
+    /// Whether any text may come: the form has not begun, or is over.
+    is_free: bool,
+}
+
+/// What begins a form in the middle of an answer.
+#[derive(Debug, Clone, Copy)]
+struct Gate {
+    /// This token.
+    begin: u32,
+    /// Whether it may begin again after its end; else the answer ends there.
+    again: bool,
+}
+
+impl Form {
+    fn new(matcher: Matcher, gate: Option<Gate>) -> Self {
+        let fresh = gate.filter(|gate| gate.again).map(|_| matcher.deep_clone());
+        Self { fresh, matcher, mask: SimpleVob::new(), gate, is_free: gate.is_some() }
+    }
+
+    /// Whether an answer begins with it.
+    pub fn begins_at_once(&self) -> bool {
+        !self.is_free
+    }
+
+    /// The set of tokens that may come next, as [`Ask`](rill::engine::Ask) has it; `None` for all.
+    pub fn allowed(&mut self) -> Result<Option<&[u32]>, String> {
+        if self.is_free {
+            return Ok(None);
+        }
+        self.mask = self.matcher.compute_mask_or_eos().map_err(said)?;
+        Ok(Some(self.mask.as_slice()))
+    }
+
+    /// This token came; `spoken` says whether outside of thinking.
+    pub fn accept(&mut self, id: u32, spoken: bool) -> Result<(), String> {
+        if self.is_free {
+            if !spoken || self.gate.is_none_or(|gate| gate.begin != id) {
+                return Ok(());
+            }
+            self.is_free = false;
+        }
+        // What ends a whole answer is no part of it.
+        if self.matcher.is_stopped() {
+            return Ok(());
+        }
+        self.matcher.consume_token(id).map_err(said)?;
+        if let Some(fresh) = self.fresh.as_ref().filter(|_| self.matcher.is_stopped()) {
+            self.matcher = fresh.deep_clone();
+            self.is_free = true;
+        }
+        Ok(())
+    }
+}
+
+/// The first line of an error: what follows is about the library.
+fn said(error: impl fmt::Display) -> String {
+    error.to_string().lines().next().unwrap_or_default().to_owned()
+}
+
+impl Clone for Form {
+    fn clone(&self) -> Self {
+        Self {
+            fresh: self.fresh.as_ref().map(Matcher::deep_clone),
+            matcher: self.matcher.deep_clone(),
+            mask: SimpleVob::new(),
+            gate: self.gate,
+            is_free: self.is_free,
+        }
+    }
+}
+
+impl fmt::Debug for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Form").finish_non_exhaustive()
+    }
+}
