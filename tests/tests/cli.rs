@@ -163,6 +163,11 @@ fn a_plan_adds_up_and_its_least_is_the_least() {
     for args in [&["plan", "--ram", &below][..], &["run", "--ram", &below, "hi"]] {
         rill(args).fails(1, &["below the least that works", "MiB", "(-c)"]);
     }
+    let batch = ["plan", "--batch", "64", "--json"];
+    let with_batch = bytes_of(&rill(&batch).json(), "least_bytes");
+    assert!(with_batch > least);
+    rill(&[&batch[..], &["--ram", &with_batch.to_string()]].concat()).ok();
+    rill(&[&batch[..], &["--ram", &(with_batch - 1).to_string()]].concat()).fails(1, &["below"]);
     // Beside 32 elements of 2 bytes, 32 of 1 byte and a scale of 2.
     let key_values = |plan: &Value| bytes_of(&plan["parts"], "keys and values");
     let int8 = rill(&["plan", "--ram", "100MiB", "--kv", "int8", "--json"]).json();
@@ -170,6 +175,19 @@ fn a_plan_adds_up_and_its_least_is_the_least() {
     assert!(bytes_of(&int8, "least_bytes") < least);
     assert_eq!([&plan["kv"], &int8["kv"]], ["f16", "int8"]);
     rill(&["run", "--ram", "0", "hi"]).fails(1, &["budget 0 B"]);
+    // Each conversation has the keys and values of a context, by blocks of 64 tokens.
+    let of = |conversations: &str| {
+        let args =
+            ["plan", "--ram", "100MiB", "-c", "500", "--conversations", conversations, "--json"];
+        rill(&args).json()
+    };
+    let (one, three) = (of("1"), of("3"));
+    assert_eq!(key_values(&three), 3 * key_values(&one));
+    assert!(
+        bytes_of(&three["parts"], "conversations") > 2 * bytes_of(&one["parts"], "conversations")
+    );
+    assert!(bytes_of(&three, "least_bytes") > bytes_of(&one, "least_bytes"));
+    assert_eq!(three["conversations"], 3);
     let table = rill(&["plan", "--ram", &least.to_string()]).ok();
     assert!(table.contains("every token reads flash"), "{table}");
 }
@@ -418,6 +436,24 @@ fn bench_measures_what_it_is_asked() {
     assert_eq!(rows.as_array().unwrap().len(), 2);
     assert_eq!(rows[1]["test"], "tg4 @ d8");
     assert_eq!(rows[1]["samples_tokens_per_second"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn bench_measures_one_conversation_and_several_together() {
+    let size = ["-c", "128", "--batch", "32", "--conversations", "4", "--json"];
+    let least = bytes_of(&rill(&[&["plan"][..], &size].concat()).json(), "least_bytes").to_string();
+    // Reads on a guess depend on how long reads take.
+    let args = ["bench", "-p", "32", "-n", "8", "-r", "1", "--no-lookahead", "--ram", &least];
+    let rows = rill(&[&args[..], &size].concat()).json();
+    let rows = rows.as_array().unwrap();
+    let names: Vec<&str> = rows.iter().map(|row| row["test"].as_str().unwrap()).collect();
+    assert_eq!(names, ["pp32", "tg8 @ d32", "pp32 x4", "tg8 @ d32 x4"]);
+    let conversations: Vec<u64> = rows.iter().map(|row| bytes_of(row, "conversations")).collect();
+    assert_eq!(conversations, [1, 1, 4, 4]);
+    // A page is read once a step, however many wait for it: of 32 experts, 4 rows with 4 each want
+    // 13.2 in the mean where chance decides.
+    let read = |row: &Value| row["read_bytes_per_token"].as_f64().unwrap();
+    assert!(read(&rows[3]) > 0.0 && read(&rows[3]) < 0.95 * read(&rows[1]), "{rows:?}");
 }
 
 #[test]

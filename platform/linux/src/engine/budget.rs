@@ -73,7 +73,9 @@ impl BudgetOptions {
             Ok(plan) => {
                 let prefixes = self.prefixes.unwrap_or_default();
                 let beside = overhead.parts(plan.total());
-                Ok(Budget { total, overhead, beside, plan, threads, prefixes })
+                let batch = self.batch.map_or(1, |_| plan.sizes.batch);
+                let least = Sizes { batch, prefixes, ..plan.sizes };
+                Ok(Budget { total, overhead, beside, plan, threads, least })
             }
             Err(PlanError::BelowLeast { least, .. }) => {
                 Err(LoadError::Budget { budget: total, least: overhead.with(least) })
@@ -96,8 +98,8 @@ pub struct Budget {
     pub plan: Plan,
     /// Threads that compute.
     pub(super) threads: usize,
-    /// Known beginnings that were asked for.
-    prefixes: u32,
+    /// What was asked for, and of the rest as little as works.
+    least: Sizes,
 }
 
 /// A budget that was named is refused where the kernel would end the process for it.
@@ -109,11 +111,10 @@ pub(super) fn within(budget: u64, limit: Option<GroupLimit>) -> Result<(), LoadE
 }
 
 impl Budget {
-    /// The least budget that works for this context, and the most of any use.
+    /// The least budget that works for what was asked for, and the most of any use.
     pub fn bounds(&self, image: &Image) -> [u64; 2] {
-        let (sizes, prefixes) = (self.plan.sizes, self.prefixes);
-        let least = Plan::least(image, Sizes { batch: 1, prefixes, ..sizes });
-        let most = Plan::most(image, sizes);
+        let least = Plan::least(image, self.least);
+        let most = Plan::most(image, self.plan.sizes);
         [least, most].map(|arena| self.overhead.with(arena))
     }
 
