@@ -106,6 +106,22 @@ impl Need {
             ),
         ]),
     };
+    /// Shows pages as their visitors see them.
+    pub const CHROMIUM: Self = Self::program("chromium", "apt-get install chromium");
+    /// Drives the browser, and looks for what keeps people out.
+    pub const NODE_PAGES: Self = Self {
+        what: Cow::Borrowed("Playwright's core and axe for JavaScript"),
+        install: Cow::Borrowed("apt-get install nodejs npm && npm ci --prefix tests/pages"),
+        how: How::Succeeds(&[
+            "node",
+            "-e",
+            concat!(
+                "for (const name of ['axe-core', 'playwright-core']) require.resolve(name, { paths: ['",
+                env!("CARGO_MANIFEST_DIR"),
+                "/../tests/pages'] })",
+            ),
+        ]),
+    };
 
     /// A program that knows `--version`.
     const fn program(name: &'static str, install: &'static str) -> Self {

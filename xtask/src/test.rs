@@ -124,6 +124,7 @@ fn checks() -> Result<Vec<Check>> {
         checks.push(emulated_x86(cpu, table)?);
     }
     checks.extend(client_checks());
+    checks.push(page_check());
     checks.extend(board_checks()?);
     let deny = ["check", "bans", "licenses", "sources"];
     for (name, manifest) in [
@@ -252,6 +253,16 @@ fn client_checks() -> Vec<Check> {
         Check { name, needs: vec![Need::PYTHON3, need], network: None, command }
     };
     scripts.into_iter().map(check).collect()
+}
+
+/// The pages of `rill serve` in a browser, with the kiosk model.
+fn page_check() -> Check {
+    let folder = workspace::root().join("tests/pages");
+    let mut command = Command::new("node");
+    let files = ["kiosk", "idle"].map(|name| folder.join(format!("{name}.test.mjs")));
+    command.args(["--test", "--test-reporter=dot"]).args(files);
+    let needs = vec![Need::CHROMIUM, Need::NODE_PAGES];
+    Check { name: "pages in a browser".into(), needs, network: None, command }
 }
 
 /// Makes an image for every board, and talks with all that can be emulated.

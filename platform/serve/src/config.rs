@@ -26,6 +26,8 @@ pub struct Config {
     pub names: Vec<String>,
     /// Origins of web pages that may ask, for example `https://desk.example`.
     pub origins: Vec<String>,
+    /// The file of the page for visitors; without one it is as it is by default.
+    pub kiosk: Option<PathBuf>,
     /// The limits.
     pub limits: Limits,
 }
@@ -39,6 +41,7 @@ impl Config {
             open: false,
             names: Vec::new(),
             origins: Vec::new(),
+            kiosk: None,
             limits: Limits::default(),
         }
     }

@@ -163,7 +163,22 @@ impl Keys {
             let is_it: Choice = entry.hash.ct_eq(&hash);
             found = u32::conditional_select(&found, &number, is_it);
         }
-        let Some(entry) = self.entries.get(found as usize) else { return Verdict::Unknown };
+        self.count(found as usize, now)
+    }
+
+    /// Judges a request in the name of a key that nobody has to show, and counts it.
+    pub fn judge_named(&mut self, name: &str, now: Instant) -> Verdict {
+        let found = self.entries.iter().position(|entry| entry.name == name);
+        self.count(found.unwrap_or(usize::MAX), now)
+    }
+
+    /// Whether there is a key of this name.
+    pub fn has(&self, name: &str) -> bool {
+        self.entries.iter().any(|entry| entry.name == name)
+    }
+
+    fn count(&mut self, number: usize, now: Instant) -> Verdict {
+        let Some(entry) = self.entries.get(number) else { return Verdict::Unknown };
         let fresh = Use { since: now, requests: 0, tokens: 0 };
         let used = self.used.entry(entry.name.clone()).or_insert(fresh);
         let age = now.duration_since(used.since);
@@ -238,6 +253,9 @@ mod tests {
         keys.renew(Keys::parse(&key.line).unwrap());
         assert_eq!(keys.judge(&key.secret, now + Duration::from_secs(59)), Verdict::Spent(2));
         assert_eq!(keys.judge(&key.secret, now + WINDOW), welcome);
+        // In its name it is counted the same.
+        assert_eq!(keys.judge_named("kiosk", now + WINDOW), welcome);
+        assert_eq!(keys.judge_named("other", now + WINDOW), Verdict::Unknown);
         keys.spend("kiosk", 100);
         assert_eq!(keys.judge(&key.secret, now + WINDOW), Verdict::Spent(61));
     }

@@ -36,4 +36,5 @@ mod worker;
 
 pub use config::{Config, Limits, Listen};
 pub use model::{Desk, Loaded, Machine};
+pub use pages::KioskError;
 pub use server::{Server, StartError, Stopper};

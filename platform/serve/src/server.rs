@@ -19,6 +19,7 @@ use crate::job::Job;
 use crate::keys::{Keys, KeysError};
 use crate::metrics::Metrics;
 use crate::model::{Command, Desk, Facts};
+use crate::pages::{Kiosk, KioskError};
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +33,9 @@ pub enum StartError {
     /// The address cannot be had.
     #[error("cannot listen at {0}: {1}")]
     Listen(String, io::Error),
+    /// The page for visitors cannot be as its file says.
+    #[error("{}: {}", .0.display(), .1)]
+    Kiosk(PathBuf, KioskError),
     /// The file of keys cannot be used.
     #[error("{}: {}", .0.display(), .1)]
     Keys(PathBuf, KeysError),
@@ -65,6 +69,7 @@ pub(crate) struct Shared {
     pub metrics: Metrics,
     pub names: Vec<String>,
     pub origins: Vec<String>,
+    pub kiosk: Kiosk,
     /// Places in the queue and at the engine.
     pub queue: Arc<Semaphore>,
     /// Bytes of bodies that may be read at once.
@@ -105,6 +110,13 @@ impl Server {
                 Err(error) => return Err(StartError::Keys(path, error)),
             },
         };
+        let kiosk = match config.kiosk {
+            None => Kiosk::default(),
+            Some(path) => {
+                let keys = keys.as_ref().map(|(_, keys)| keys);
+                kiosk(&path, keys).map_err(|error| StartError::Kiosk(path, error))?
+            }
+        };
         let is_guarded = keys.is_some() || config.open;
         let mut listeners = Vec::new();
         for listen in &config.listen {
@@ -127,6 +139,7 @@ impl Server {
             metrics: Metrics::default(),
             names,
             origins: config.origins,
+            kiosk,
             queue: Arc::new(Semaphore::new(config.limits.queue)),
             bodies: Arc::new(Semaphore::new(config.limits.bodies.div_ceil(1024))),
             keys,
@@ -187,7 +200,7 @@ impl Shared {
     }
 
     fn stage(&self) -> MutexGuard<'_, Stage> {
-        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.stage)
     }
 
     /// The model, or for how long it has been loading; nothing at the end.
@@ -228,14 +241,14 @@ impl Shared {
     /// The keys, if some are needed.
     pub fn keys(&self) -> Option<MutexGuard<'_, Keys>> {
         let (_, keys) = self.keys.as_ref()?;
-        Some(keys.lock().unwrap_or_else(PoisonError::into_inner))
+        Some(lock(keys))
     }
 
     /// Reads the keys again. Those that cannot be read change nothing.
     pub fn renew_keys(&self) -> Result<(), (&Path, KeysError)> {
         let Some((path, keys)) = &self.keys else { return Ok(()) };
         let fresh = Keys::read(path).map_err(|error| (&**path, error))?;
-        keys.lock().unwrap_or_else(PoisonError::into_inner).renew(fresh);
+        lock(keys).renew(fresh);
         Ok(())
     }
 
@@ -258,6 +271,21 @@ impl Shared {
 /// The time in seconds since 1970.
 pub(crate) fn seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+/// The page for visitors, whose key is one of those that may ask.
+fn kiosk(path: &Path, keys: Option<&Mutex<Keys>>) -> Result<Kiosk, KioskError> {
+    let kiosk = Kiosk::read(path)?;
+    let is_known = |name: &str| keys.is_some_and(|keys| lock(keys).has(name));
+    match kiosk.key.as_deref().filter(|name| !is_known(name)) {
+        Some(name) => Err(KioskError::Key(name.to_owned())),
+        None => Ok(kiosk),
+    }
+}
+
+/// A lock that no panic of another thread keeps.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What others on the network call this machine.

@@ -42,6 +42,9 @@ pub struct Args {
     /// Origin of web pages that may ask, for example https://desk.example; may be repeated
     #[arg(long, value_name = "ORIGIN")]
     origin: Vec<String>,
+    /// File that says how the page for visitors is: its title, logo, questions, instruction, colours
+    #[arg(long, value_name = "FILE")]
+    kiosk: Option<PathBuf>,
     #[command(flatten)]
     limits: LimitArgs,
 }
@@ -75,6 +78,7 @@ struct LimitArgs {
 const EXAMPLES: &str = "\
 Examples:
   rill serve -m model.rill --ram 2GiB
+  rill serve -m model.rill --kiosk kiosk.toml   the page for visitors at http://127.0.0.1:8080
   rill serve -m model.rill --listen unix:/run/rill/rill.sock
   rill key keys.txt kiosk                       make a key, and the file
   rill serve -m model.rill --listen 0.0.0.0:8080 --keys keys.txt
@@ -133,6 +137,7 @@ impl Args {
             open: self.open,
             names: self.name.clone(),
             origins: self.origin.clone(),
+            kiosk: self.kiosk.clone(),
             limits: Limits {
                 body,
                 bodies: defaults.bodies.max(body),

@@ -3,6 +3,7 @@
 //! - `openai`: models, chat completions, completions;
 //! - `ollama`: models, chat and generation in Ollama's words;
 //! - `llama`: what clients of llama.cpp's server ask for;
+//! - `kiosk`: what visitors ask on their page;
 //! - `decide`: how likely each of some answers is;
 //! - `ask`: what all of them have in common: from a request to answers under way;
 //! - `sampling`: how tokens are chosen, in every dialect's words;
@@ -13,6 +14,7 @@
 
 mod ask;
 mod decide;
+mod kiosk;
 mod llama;
 mod messages;
 mod ollama;
@@ -54,6 +56,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/chat/completions", post(openai::chat))
         .route("/v1/completions", post(openai::complete))
         .route("/v1/decide", post(decide::decide))
+        .route(pages::CHAT, post(kiosk::chat))
         .route("/api/version", get(ollama::version))
         .route("/api/tags", get(ollama::tags))
         .route("/api/ps", get(ollama::running))
@@ -126,9 +129,10 @@ async fn metrics(State(shared): Server) -> Response {
 }
 
 /// A page, or nothing.
-async fn other(request: Request) -> Response {
+async fn other(State(shared): Server, request: Request) -> Response {
     let path = request.uri().path();
-    let page = matches!(*request.method(), Method::GET | Method::HEAD).then(|| pages::page(path));
+    let page = matches!(*request.method(), Method::GET | Method::HEAD)
+        .then(|| pages::page(&shared.kiosk, path));
     page.flatten().unwrap_or_else(|| {
         ApiError::new(StatusCode::NOT_FOUND, "there is nothing at this path").response(path)
     })

@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use super::Way;
 use crate::error::ApiError;
 use crate::keys::Verdict;
+use crate::pages;
 use crate::server::Shared;
 
 /// Who asks: the name of the key, where one was needed.
@@ -73,8 +74,13 @@ fn judge(shared: &Shared, way: Way, request: &Request) -> Result<Guest, ApiError
         return Ok(Guest(None));
     }
     let Some(mut keys) = shared.keys() else { return Ok(Guest(None)) };
-    // Without a key it takes as long as with a wrong one.
-    match keys.judge(presented(headers).unwrap_or_default(), Instant::now()) {
+    let now = Instant::now();
+    let verdict = match visitor(shared, way, request) {
+        Some(name) => keys.judge_named(name, now),
+        // Without a key it takes as long as with a wrong one.
+        None => keys.judge(presented(headers).unwrap_or_default(), now),
+    };
+    match verdict {
         Verdict::Welcome(name) => Ok(Guest(Some(name))),
         Verdict::Unknown => {
             let message = "a key is needed: `Authorization: Bearer rill-...`";
@@ -88,9 +94,22 @@ fn judge(shared: &Shared, way: Way, request: &Request) -> Result<Guest, ApiError
     }
 }
 
-/// What says nothing about anybody: whether the server lives, and what a browser asks beforehand.
+/// What says nothing about anybody: whether the server lives, what a browser asks beforehand, and pages,
+/// which a browser could not ask for with a key.
 fn is_public(request: &Request) -> bool {
-    request.method() == Method::OPTIONS || matches!(request.uri().path(), "/health" | "/v1/health")
+    let path = request.uri().path();
+    request.method() == Method::OPTIONS
+        || matches!(path, "/health" | "/v1/health")
+        || pages::is_page(path)
+}
+
+/// The key in whose name a visitor asks, who uses this machine's own browser: neither through a proxy nor
+/// with a key of their own.
+fn visitor<'s>(shared: &'s Shared, way: Way, request: &Request) -> Option<&'s str> {
+    const OTHERS: [&str; 5] = ["authorization", "forwarded", "via", "x-api-key", "x-forwarded-for"];
+    let is_here = way == Way::Loopback && request.uri().path() == pages::CHAT;
+    let is_bare = || OTHERS.iter().all(|name| !request.headers().contains_key(*name));
+    shared.kiosk.key.as_deref().filter(|_| is_here && is_bare())
 }
 
 /// The host that a request names, without the port.

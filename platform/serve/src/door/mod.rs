@@ -37,6 +37,8 @@ pub use guard::Guest;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
     Tcp,
+    /// Over TCP, at an address that only this machine reaches.
+    Loopback,
     Unix,
 }
 
@@ -110,8 +112,12 @@ async fn serve(listeners: Vec<Listener>, shared: &Arc<Shared>) -> io::Result<()>
         let (shared, room) = (Arc::clone(shared), Arc::clone(&room));
         match listener {
             Listener::Tcp(listener) => {
+                let way = match listener.local_addr()?.ip().is_loopback() {
+                    true => Way::Loopback,
+                    false => Way::Tcp,
+                };
                 let listener = TcpListener::from_std(listener)?;
-                let router = router.clone().layer(Extension(Way::Tcp));
+                let router = router.clone().layer(Extension(way));
                 doors.spawn(admit(listener, router, shared, room));
             }
             Listener::Unix(listener) => {

@@ -37,7 +37,12 @@ struct Order {
 }
 
 async fn answer(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiError> {
-    let Asked { mut fields, open, guest, room } = Asked::read(shared, request).await?;
+    complete_chat(shared, Asked::read(shared, request).await?).await
+}
+
+/// The answers to a conversation, streamed or whole.
+pub async fn complete_chat(shared: &Arc<Shared>, asked: Asked) -> Result<Response, ApiError> {
+    let Asked { mut fields, open, guest, room } = asked;
     let list = fields.list("messages")?;
     let list = list.ok_or_else(|| ApiError::field("messages", "is missing"))?;
     let messages = messages::read(list)?;

@@ -5,6 +5,6 @@ mod completions;
 mod models;
 pub mod shape;
 
-pub use chat::chat;
+pub use chat::{chat, complete_chat};
 pub use completions::complete;
 pub use models::{model, models};
