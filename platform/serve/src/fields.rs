@@ -47,6 +47,11 @@ impl Fields {
         self.map.remove(name)
     }
 
+    /// A value that is yet to be read.
+    pub fn peek(&self, name: &str) -> Option<&Value> {
+        self.map.get(name)
+    }
+
     /// A text.
     pub fn text(&mut self, name: &str) -> Field<String> {
         match self.value(name) {

@@ -46,9 +46,11 @@ pub struct Whole {
     pub decided: Vec<f32>,
 }
 
-/// Has a conversation written as tokens, and sees to it that there is room for an answer.
+/// Has a conversation, which stands in `field`, written as tokens, and sees to it that there is room for
+/// an answer.
 pub async fn conversation(
     open: &Open,
+    field: &str,
     messages: Vec<Value>,
     tools: Option<Vec<Value>>,
 ) -> Result<Prompt, ApiError> {
@@ -58,7 +60,7 @@ pub async fn conversation(
     conversation.writes_calls = true;
     conversation.now = (open.facts.now)();
     let written = open.clerk.ask(move |clerk| clerk.conversation(&conversation)).await;
-    fitting(open, "messages", written)
+    fitting(open, field, written)
 }
 
 /// Has a plain text written as tokens.

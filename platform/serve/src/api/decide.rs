@@ -41,7 +41,9 @@ async fn answer(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiE
         return Err(ApiError::field("choices", message));
     }
     let prompt = match (list, text) {
-        (Some(list), None) => ask::conversation(&open, messages::read(list)?, None).await?,
+        (Some(list), None) => {
+            ask::conversation(&open, "messages", messages::read(list)?, None).await?
+        }
         (None, Some(text)) => ask::text(&open, "prompt", text).await?,
         _ => return Err(ApiError::field("messages", "either it or `prompt` must be there")),
     };

@@ -15,11 +15,12 @@ pub fn read(messages: Vec<Value>) -> Result<Vec<Value>, ApiError> {
     if messages.len() > MOST {
         return Err(ApiError::field("messages", format!("has more than {MOST} messages")));
     }
-    messages.into_iter().enumerate().map(|(number, said)| message(number, said)).collect()
+    let one = |(number, said)| message(&format!("messages[{number}]"), said);
+    messages.into_iter().enumerate().map(one).collect()
 }
 
-fn message(number: usize, message: Value) -> Result<Value, ApiError> {
-    let path = format!("messages[{number}]");
+/// The message that stands at `path`.
+pub fn message(path: &str, message: Value) -> Result<Value, ApiError> {
     let Value::Object(mut fields) = message else {
         return Err(ApiError::field(path, "must be an object"));
     };
@@ -64,7 +65,7 @@ fn message(number: usize, message: Value) -> Result<Value, ApiError> {
 }
 
 /// The text of a content: a text, or parts that are texts.
-fn content(path: &str, content: Option<Value>) -> Result<Option<String>, ApiError> {
+pub fn content(path: &str, content: Option<Value>) -> Result<Option<String>, ApiError> {
     let parts = match content {
         None => return Ok(None),
         Some(Value::String(text)) => return Ok(Some(text)),
@@ -94,26 +95,28 @@ fn calls(path: &str, calls: Option<Value>) -> Result<Vec<Value>, ApiError> {
     let Some(Value::Array(calls)) = calls else {
         return Err(ApiError::field(path, "must be a list"));
     };
-    let call = |(number, call): (usize, &Value)| {
-        let function = &call["function"];
-        let path = format!("{path}[{number}].function");
-        let Some(name) = function["name"].as_str() else {
-            return Err(ApiError::field(format!("{path}.name"), "must be a text"));
-        };
-        let arguments = match &function["arguments"] {
-            Value::String(text) if text.trim().is_empty() => json!({}),
-            Value::String(text) => serde_json::from_str(text).unwrap_or(Value::Null),
-            Value::Null => json!({}),
-            arguments => arguments.clone(),
-        };
-        if !arguments.is_object() {
-            let message = "must be an object, or the JSON text of one";
-            return Err(ApiError::field(format!("{path}.arguments"), message));
-        }
-        let function = json!({"name": name, "arguments": arguments});
-        Ok(json!({"id": call["id"], "type": "function", "function": function}))
+    let one = |(number, one): (usize, &Value)| call(&format!("{path}[{number}].function"), one);
+    calls.iter().enumerate().map(one).collect()
+}
+
+/// A call whose function stands at `path`.
+pub fn call(path: &str, call: &Value) -> Result<Value, ApiError> {
+    let function = &call["function"];
+    let Some(name) = function["name"].as_str() else {
+        return Err(ApiError::field(format!("{path}.name"), "must be a text"));
     };
-    calls.iter().enumerate().map(call).collect()
+    let arguments = match &function["arguments"] {
+        Value::String(text) if text.trim().is_empty() => json!({}),
+        Value::String(text) => serde_json::from_str(text).unwrap_or(Value::Null),
+        Value::Null => json!({}),
+        arguments => arguments.clone(),
+    };
+    if !arguments.is_object() {
+        let message = "must be an object, or the JSON text of one";
+        return Err(ApiError::field(format!("{path}.arguments"), message));
+    }
+    let function = json!({"name": name, "arguments": arguments});
+    Ok(json!({"id": call["id"], "type": "function", "function": function}))
 }
 
 #[cfg(test)]

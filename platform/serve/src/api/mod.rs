@@ -1,6 +1,6 @@
 //! Requests and answers in the dialects of clients.
 //!
-//! - `openai`: models, chat completions, completions;
+//! - `openai`: models, chat completions, completions, responses;
 //! - `ollama`: models, chat and generation in Ollama's words;
 //! - `llama`: what clients of llama.cpp's server ask for;
 //! - `kiosk`: what visitors ask on their page;
@@ -55,6 +55,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/models/{*name}", get(openai::model))
         .route("/v1/chat/completions", post(openai::chat))
         .route("/v1/completions", post(openai::complete))
+        .route("/v1/responses", post(openai::respond_to))
         .route("/v1/decide", post(decide::decide))
         .route(pages::CHAT, post(kiosk::chat))
         .route("/api/version", get(ollama::version))

@@ -105,6 +105,12 @@ pub fn effort(name: &str) -> Option<Option<u64>> {
     }
 }
 
+/// As [`effort`], of a field in OpenAI's words.
+pub fn read_effort(fields: &Fields, name: &str, word: &str) -> Result<Option<u64>, ApiError> {
+    let wrong = || fields.wrong(name, "must be none, minimal, low, medium, high or xhigh");
+    effort(word).ok_or_else(wrong)
+}
+
 fn check_stops(stops: Vec<String>) -> Result<Vec<String>, String> {
     let stops: Vec<String> = stops.into_iter().filter(|stop| !stop.is_empty()).collect();
     if stops.len() > MAX_STOP_STRINGS {

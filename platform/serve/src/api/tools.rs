@@ -16,6 +16,15 @@ const MOST: usize = 512;
 /// Longest name of a tool, in bytes.
 const NAME: usize = 128;
 
+/// How a dialect writes a tool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// As a function within an object: `{"type": "function", "function": {"name": ...}}`.
+    Nested,
+    /// Without the inner object: `{"type": "function", "name": ...}`.
+    Flat,
+}
+
 /// The tools of a request, and what is to be done with them.
 #[derive(Debug, Clone, Default)]
 pub struct Tools {
@@ -38,7 +47,7 @@ enum Choice {
 }
 
 /// Reads `tools`, `tool_choice` and `parallel_tool_calls`.
-pub fn read(fields: &mut Fields) -> Result<Tools, ApiError> {
+pub fn read(fields: &mut Fields, shape: Shape) -> Result<Tools, ApiError> {
     let list = fields.list("tools")?.unwrap_or_default();
     let choice = fields.value("tool_choice");
     let several = fields.flag("parallel_tool_calls")?.unwrap_or(true);
@@ -47,7 +56,7 @@ pub fn read(fields: &mut Fields) -> Result<Tools, ApiError> {
     }
     let mut all = Tools { several, ..Tools::default() };
     for (number, tool) in list.into_iter().enumerate() {
-        let tool = read_tool(&fields.name(&format!("tools[{number}]")), tool)?;
+        let tool = read_tool(&fields.name(&format!("tools[{number}]")), tool, shape)?;
         let (description, tool) = tool;
         if all.tools.iter().any(|other| other.name == tool.name) {
             let message = format_args!("has two tools of the name `{}`", tool.name);
@@ -66,7 +75,10 @@ pub fn read(fields: &mut Fields) -> Result<Tools, ApiError> {
         None => None,
         Some(Value::String(word)) if ["none", "auto", "required"].contains(&&**word) => None,
         Some(Value::Object(choice)) if choice.get("type") == Some(&json!("function")) => {
-            let function = choice.get("function").and_then(|function| function.get("name"));
+            let function = match shape {
+                Shape::Nested => choice.get("function").and_then(|function| function.get("name")),
+                Shape::Flat => choice.get("name"),
+            };
             Some(function.and_then(Value::as_str).ok_or_else(|| wrong("has no name"))?)
         }
         Some(_) => return Err(wrong("must be none, auto, required, or a function by its name")),
@@ -91,7 +103,7 @@ pub fn read(fields: &mut Fields) -> Result<Tools, ApiError> {
 }
 
 /// A tool and its description.
-fn read_tool(path: &str, tool: Value) -> Result<(Option<String>, Tool), ApiError> {
+fn read_tool(path: &str, tool: Value, shape: Shape) -> Result<(Option<String>, Tool), ApiError> {
     let Value::Object(map) = tool else {
         return Err(ApiError::field(path, "must be an object"));
     };
@@ -100,8 +112,10 @@ fn read_tool(path: &str, tool: Value) -> Result<(Option<String>, Tool), ApiError
         let error = fields.wrong("type", "this server knows tools of the type `function` only");
         return Err(error.code("unsupported_value"));
     }
-    let missing = fields.wrong("function", "is missing");
-    fields = fields.object("function")?.ok_or(missing)?;
+    if shape == Shape::Nested {
+        let missing = fields.wrong("function", "is missing");
+        fields = fields.object("function")?.ok_or(missing)?;
+    }
     let name = fields.text("name")?.ok_or_else(|| fields.wrong("name", "is missing"))?;
     let is_sign = |char: char| char.is_ascii_alphanumeric() || "_-.:/".contains(char);
     if name.is_empty() || name.len() > NAME || !name.chars().all(is_sign) {

@@ -10,7 +10,8 @@ use serde_json::{Map, Value, json};
 use crate::api::ask::{self, Answers};
 use crate::api::spoken::{Reader, Spoken};
 use crate::api::stream::{Writer, respond};
-use crate::api::{Asked, Server, messages, sampling, tools};
+use crate::api::tools::{self, Shape};
+use crate::api::{Asked, Server, messages, sampling};
 use crate::calls::{Call, Piece};
 use crate::error::ApiError;
 use crate::fields::Fields;
@@ -60,7 +61,7 @@ async fn converse(shared: &Arc<Shared>, request: Request) -> Result<Response, Ap
     let list = fields.list("messages")?.unwrap_or_default();
     let (mut style, streams) = order(shared, &open, &mut fields)?;
     let wanted = format(&mut fields)?;
-    let tools = tools::read(&mut fields)?;
+    let tools = tools::read(&mut fields, Shape::Nested)?;
     fields.end()?;
     if list.is_empty() {
         return Ok(loaded(&open, Form::Chat));
@@ -78,7 +79,7 @@ async fn converse(shared: &Arc<Shared>, request: Request) -> Result<Response, Ap
     let shown = tools.shown();
     let wanted = tools.prepare(&open, &messages, "format", wanted, &mut style)?;
     ask::form(&open, "format", wanted, &mut style).await?;
-    let prompt = ask::conversation(&open, messages, shown).await?;
+    let prompt = ask::conversation(&open, "messages", messages, shown).await?;
     drop(room);
     let answers = ask::answer(shared, guest, vec![prompt], 1, style)?;
     answer(&open, answers, streams, Form::Chat).await
@@ -107,7 +108,7 @@ async fn continued(shared: &Arc<Shared>, request: Request) -> Result<Response, A
         let system = system.filter(|text| !text.is_empty());
         let system = system.map(|text| json!({"role": "system", "content": text}));
         let user = json!({"role": "user", "content": text});
-        ask::conversation(&open, system.into_iter().chain([user]).collect(), None).await?
+        ask::conversation(&open, "prompt", system.into_iter().chain([user]).collect(), None).await?
     };
     drop(room);
     let answers = ask::answer(shared, guest, vec![prompt], 1, style)?;

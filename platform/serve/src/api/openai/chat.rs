@@ -7,11 +7,12 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
-use super::shape::{CallIds, DECORATION, DONE, Head, event, logprob, reason, text, usage};
+use super::shape::{CallIds, DECORATION, DONE, Head, event, reason, token_logprobs, usage};
 use crate::api::ask::{self, Whole};
 use crate::api::spoken::{Reader, Spoken};
 use crate::api::stream::{Writer, respond};
-use crate::api::{Asked, Server, messages, sampling, tools};
+use crate::api::tools::{self, Shape};
+use crate::api::{Asked, Server, messages, sampling};
 use crate::calls::{Call, Piece};
 use crate::error::ApiError;
 use crate::fields::Fields;
@@ -47,13 +48,13 @@ pub async fn complete_chat(shared: &Arc<Shared>, asked: Asked) -> Result<Respons
     let list = list.ok_or_else(|| ApiError::field("messages", "is missing"))?;
     let messages = messages::read(list)?;
     let mut order = order(shared, &open, &mut fields)?;
-    let tools = tools::read(&mut fields)?;
+    let tools = tools::read(&mut fields, Shape::Nested)?;
     let (field, wanted) = form(&mut fields)?;
     fields.end()?;
     let shown = tools.shown();
     let wanted = tools.prepare(&open, &messages, &field, wanted, &mut order.style)?;
     ask::form(&open, &field, wanted, &mut order.style).await?;
-    let prompt = ask::conversation(&open, messages, shown).await?;
+    let prompt = ask::conversation(&open, "messages", messages, shown).await?;
     drop(room);
     let answers = ask::answer(shared, guest, vec![prompt], order.count, order.style)?;
     let object = if order.streams { "chat.completion.chunk" } else { "chat.completion" };
@@ -81,9 +82,7 @@ fn order(shared: &Shared, open: &Open, fields: &mut Fields) -> Result<Order, Api
     let names = ["max_tokens", "max_completion_tokens"];
     sampling::read_most(fields, &names, 1, shared, &mut style)?;
     if let Some(effort) = fields.text("reasoning_effort")? {
-        style.thinking = sampling::effort(&effort).ok_or_else(|| {
-            fields.wrong("reasoning_effort", "must be none, minimal, low, medium, high or xhigh")
-        })?;
+        style.thinking = sampling::read_effort(fields, "reasoning_effort", &effort)?;
     }
     let best = fields.integer("top_logprobs", 0..=20)?;
     if fields.flag("logprobs")?.unwrap_or(false) {
@@ -160,13 +159,7 @@ fn logprobs(tokens: &[(Token, Vec<Token>)]) -> Value {
     if tokens.is_empty() {
         return Value::Null;
     }
-    let one = |token: &Token| json!({"token": text(token), "logprob": logprob(token.logprob), "bytes": token.bytes});
-    let content = tokens.iter().map(|(token, best)| {
-        let mut said = one(token);
-        said["top_logprobs"] = best.iter().map(one).collect();
-        said
-    });
-    json!({"content": content.collect::<Vec<_>>(), "refusal": null})
+    json!({"content": token_logprobs(tokens), "refusal": null})
 }
 
 /// A stream of pieces.

@@ -49,7 +49,7 @@ impl Head {
     /// Names for the calls in it.
     pub fn call_ids(&self) -> CallIds {
         let of = self.id.rsplit('-').next().unwrap_or_default();
-        CallIds { of: of.to_owned(), count: 0 }
+        CallIds::new(of.to_owned())
     }
 
     /// With its choices.
@@ -73,6 +73,11 @@ pub struct CallIds {
 }
 
 impl CallIds {
+    /// For the answer of this name.
+    pub fn new(of: String) -> Self {
+        Self { of, count: 0 }
+    }
+
     /// The name of the next call.
     pub fn next(&mut self) -> String {
         self.count += 1;
@@ -117,6 +122,17 @@ pub fn logprob(value: f32) -> f32 {
 /// The text of a token by itself.
 pub fn text(token: &Token) -> String {
     String::from_utf8_lossy(&token.bytes).into_owned()
+}
+
+/// Tokens with their log-probabilities, and the best in their places.
+pub fn token_logprobs(tokens: &[(Token, Vec<Token>)]) -> Vec<Value> {
+    let one = |token: &Token| json!({"token": text(token), "logprob": logprob(token.logprob), "bytes": token.bytes});
+    let all = tokens.iter().map(|(token, best)| {
+        let mut said = one(token);
+        said["top_logprobs"] = best.iter().map(one).collect();
+        said
+    });
+    all.collect()
 }
 
 /// A server-sent event.
