@@ -2,13 +2,15 @@
 //!
 //! A platform implements these four traits; the engine knows no operating system, file or thread.
 //! Beside each trait lies a fake for tests (feature `fake`); [`Crew`] makes [`Parallel`] of any way to
-//! let cores sleep, and [`InMemory`] is [`Storage`] where the image needs no device.
+//! let cores sleep, [`InMemory`] is [`Storage`] where the image needs no device, and on [`pieces`]
+//! stands what is [`Storage`] on one.
 
 mod clock;
 mod crew;
 mod events;
 mod in_memory;
 mod parallel;
+pub mod pieces;
 mod storage;
 
 #[cfg(any(test, feature = "fake"))]

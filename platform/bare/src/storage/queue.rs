@@ -1,13 +1,10 @@
-//! Reads under way on a block device.
-//!
-//! A page of several MiB is read in pieces, so that a guess never holds up for long what is needed
-//! now. Bookkeeping only: a [`Driver`] moves the bytes.
+//! Reads under way on a block device: [`Pieces`] says what is next, a [`Driver`] moves the bytes.
 
 use core::ptr::NonNull;
 
-use heapless::Deque;
+use rill::seams::pieces::{Outcome, Piece, Pieces, Tuning, rest};
 use rill::seams::{
-    Clock, Completion, Geometry, Micros, Read, Storage, StorageError, StorageErrorKind, Urgency,
+    Clock, Completion, Geometry, Micros, Read, Storage, StorageError, StorageErrorKind,
 };
 
 use super::{BLOCK, Driver, Finished, MAX_DEPTH};
@@ -28,35 +25,20 @@ pub struct Queue<D> {
     /// First byte and bytes of the part.
     start: u64,
     len: u64,
-    requests: [Option<Request>; REQUESTS],
-    demand: Deque<usize, REQUESTS>,
-    ahead: Deque<usize, REQUESTS>,
-    done: Deque<Completion<'static>, REQUESTS>,
-    /// Whose piece each slot of the driver moves.
-    slots: [Option<Owner>; MAX_DEPTH],
+    pieces: Pieces<'static, REQUESTS, MAX_DEPTH>,
+    /// What each slot of the driver moves.
+    slots: [Option<Moved>; MAX_DEPTH],
     /// How a read outside the queue ended.
     direct: Option<Result<(), StorageError>>,
     /// When the device last did something, or was idle.
     progress: Micros,
 }
 
-/// Who gets a piece.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Owner {
-    Request(usize),
+/// What a driver moves.
+enum Moved {
+    Piece(Piece<'static>),
     /// A read outside the queue.
     Direct,
-}
-
-struct Request {
-    tag: u32,
-    offset: u64,
-    into: NonNull<[u8]>,
-    /// Bytes handed to the driver.
-    issued: usize,
-    /// Pieces that have not come back.
-    outstanding: usize,
-    result: Result<(), StorageError>,
 }
 
 impl<D: Driver> Queue<D> {
@@ -65,27 +47,30 @@ impl<D: Driver> Queue<D> {
     pub fn new(driver: D, clock: &'static dyn Clock, alive: fn()) -> Self {
         let len = driver.blocks().saturating_mul(BLOCK as u64);
         Self {
-            driver,
             clock,
             alive,
             start: 0,
             len,
-            requests: [const { None }; REQUESTS],
-            demand: Deque::new(),
-            ahead: Deque::new(),
-            done: Deque::new(),
-            slots: [None; MAX_DEPTH],
+            pieces: pieces(&driver, len),
+            slots: [const { None }; MAX_DEPTH],
             direct: None,
             progress: 0,
+            driver,
         }
     }
 
     /// From now on only `len` bytes from `start` are seen; both are multiples of a block.
     pub fn narrow(&mut self, start: u64, len: u64) {
-        assert!(self.is_idle(), "reads are under way");
+        assert!(self.is_idle() && !self.pieces.is_busy(), "reads are under way");
         let end = self.driver.blocks().saturating_mul(BLOCK as u64);
         self.start = start.min(end);
         self.len = len.min(end - self.start);
+        self.pieces = pieces(&self.driver, self.len);
+    }
+
+    /// Reads of the queue write only inside `arena` from now on; others fail.
+    pub fn confine(&mut self, arena: &[u8]) {
+        self.pieces.confine(arena);
     }
 
     /// The device.
@@ -95,17 +80,6 @@ impl<D: Driver> Queue<D> {
 
     fn is_idle(&self) -> bool {
         self.slots.iter().all(Option::is_none)
-    }
-
-    fn check(&self, offset: u64, len: usize) -> Result<(), StorageError> {
-        assert!(
-            offset.is_multiple_of(BLOCK as u64) && len.is_multiple_of(BLOCK),
-            "reads are whole blocks"
-        );
-        match offset.checked_add(len as u64) {
-            Some(end) if end <= self.len => Ok(()),
-            _ => Err(StorageError { kind: StorageErrorKind::PastEnd, code: 0 }),
-        }
     }
 
     /// Takes what the device has finished, starts what can be started, and gives up on a device
@@ -121,10 +95,12 @@ impl<D: Driver> Queue<D> {
         } else if self.clock.now().saturating_sub(self.progress) > STALL {
             self.give_up();
         }
-        while let Some(slot) = self.free_slot()
-            && let Some((index, offset, into)) = self.cut()
+        while self.pieces.has_room()
+            && let Some(slot) = self.free_slot()
+            && let Some(mut piece) = self.pieces.next(self.clock.now())
         {
-            self.begin(slot, Owner::Request(index), offset, into);
+            let (offset, into) = (piece.offset(), NonNull::from(piece.buffer()));
+            self.begin(slot, Moved::Piece(piece), offset, into);
         }
     }
 
@@ -136,83 +112,36 @@ impl<D: Driver> Queue<D> {
         self.driver.reset();
         let error = StorageError { kind: StorageErrorKind::Stalled, code: 0 };
         (0..MAX_DEPTH).for_each(|slot| self.finish(slot, Err(error)));
-        self.demand.clear();
-        self.ahead.clear();
-        for index in 0..REQUESTS {
-            if let Some(request) = &mut self.requests[index] {
-                request.result = Err(error);
-                self.complete(index);
-            }
-        }
+        self.pieces.fail(error);
         self.progress = self.clock.now();
     }
 
     fn free_slot(&self) -> Option<usize> {
-        self.slots[..self.driver.depth().min(MAX_DEPTH)].iter().position(Option::is_none)
+        self.slots[..depth(&self.driver)].iter().position(Option::is_none)
     }
 
-    /// Hands a piece to the driver.
-    fn begin(&mut self, slot: usize, owner: Owner, offset: u64, into: NonNull<[u8]>) {
-        self.slots[slot] = Some(owner);
+    /// Hands bytes to the driver.
+    fn begin(&mut self, slot: usize, moved: Moved, offset: u64, into: NonNull<[u8]>) {
+        self.slots[slot] = Some(moved);
         let block = (self.start + offset) / BLOCK as u64;
-        // SAFETY: the bytes belong to a read that is under way: they were an exclusive slice, and
-        // nobody touches them before `finish` has been called for this slot, which happens when
-        // the driver says so or after its `reset`.
+        // SAFETY: the bytes belong to what lies in the slot: nobody touches them before `finish` has
+        // been called for it, which happens when the driver says so or after its `reset`.
         if let Err(error) = unsafe { self.driver.start(slot, block, into) } {
             self.finish(slot, Err(error));
         }
     }
 
-    /// Cuts a piece off the first request in line.
-    fn cut(&mut self) -> Option<(usize, u64, NonNull<[u8]>)> {
-        let line = if self.demand.is_empty() { &mut self.ahead } else { &mut self.demand };
-        let index = *line.front()?;
-        let request = self.requests[index].as_mut()?;
-        let from = request.issued;
-        let len = PIECE.min(request.into.len() - from);
-        request.issued += len;
-        request.outstanding += 1;
-        if request.issued == request.into.len() {
-            line.pop_front();
-        }
-        // SAFETY: `from` lies within the request's bytes.
-        let start = unsafe { request.into.cast::<u8>().add(from) };
-        Some((index, request.offset + from as u64, NonNull::slice_from_raw_parts(start, len)))
-    }
-
-    /// A piece has come back.
+    /// What the driver moved has come back.
     fn finish(&mut self, slot: usize, result: Result<(), StorageError>) {
-        let index = match self.slots[slot].take() {
-            Some(Owner::Request(index)) => index,
-            Some(Owner::Direct) => {
-                self.direct = Some(result);
-                return;
+        match self.slots[slot].take() {
+            Some(Moved::Piece(mut piece)) => {
+                let bytes = piece.buffer().len();
+                let outcome = result.map_or_else(Outcome::Failed, |()| Outcome::Arrived(bytes));
+                self.pieces.finish(piece, outcome);
             }
-            None => return,
-        };
-        let Some(request) = &mut self.requests[index] else { return };
-        request.outstanding -= 1;
-        request.result = request.result.and(result);
-        if request.result.is_err() && request.issued < request.into.len() {
-            // The rest is not worth reading.
-            request.issued = request.into.len();
-            for line in [&mut self.demand, &mut self.ahead] {
-                remove(line, index);
-            }
+            Some(Moved::Direct) => self.direct = Some(result),
+            None => {}
         }
-        if request.issued == request.into.len() && request.outstanding == 0 {
-            self.complete(index);
-        }
-    }
-
-    fn complete(&mut self, index: usize) {
-        let Some(Request { tag, mut into, result, .. }) = self.requests[index].take() else {
-            return;
-        };
-        // SAFETY: this was the `&'static mut [u8]` of a read, and every piece of it is back.
-        let into = unsafe { into.as_mut() };
-        let kept = self.done.push_back(Completion { tag, into, result });
-        assert!(kept.is_ok(), "`submit` leaves room for every read");
     }
 
     /// Reads one piece and waits for it.
@@ -225,7 +154,7 @@ impl<D: Driver> Queue<D> {
             }
         };
         self.direct = None;
-        self.begin(slot, Owner::Direct, offset, NonNull::from(into));
+        self.begin(slot, Moved::Direct, offset, NonNull::from(into));
         loop {
             if let Some(result) = self.direct.take() {
                 return result;
@@ -236,23 +165,14 @@ impl<D: Driver> Queue<D> {
     }
 }
 
-/// How long a device rests whose read failed `attempts` times.
-fn rest(attempts: u8) -> Micros {
-    1000 << attempts.min(6)
+/// Pieces at once.
+fn depth(driver: &impl Driver) -> usize {
+    driver.depth().min(MAX_DEPTH)
 }
 
-/// Takes `index` out of a line, the others keep their order.
-fn remove(line: &mut Deque<usize, REQUESTS>, index: usize) -> bool {
-    let before = line.len();
-    for _ in 0..before {
-        if let Some(other) = line.pop_front()
-            && other != index
-        {
-            // It has just left, so there is room.
-            let _ = line.push_back(other);
-        }
-    }
-    line.len() < before
+/// The scheduler for `len` bytes of a device.
+fn pieces(driver: &impl Driver, len: u64) -> Pieces<'static, REQUESTS, MAX_DEPTH> {
+    Pieces::new(Tuning { split: PIECE, depth: depth(driver) }, len, BLOCK)
 }
 
 impl<D: Driver> Storage<'static> for Queue<D> {
@@ -261,7 +181,13 @@ impl<D: Driver> Storage<'static> for Queue<D> {
     }
 
     fn read_at(&mut self, offset: u64, into: &mut [u8]) -> Result<(), StorageError> {
-        self.check(offset, into.len())?;
+        assert!(
+            offset.is_multiple_of(BLOCK as u64) && into.len().is_multiple_of(BLOCK),
+            "reads are whole blocks"
+        );
+        if offset.checked_add(into.len() as u64).is_none_or(|end| end > self.len) {
+            return Err(StorageError { kind: StorageErrorKind::PastEnd, code: 0 });
+        }
         let mut at = offset;
         for piece in into.chunks_mut(PIECE) {
             self.read_piece(at, piece)?;
@@ -279,41 +205,22 @@ impl<D: Driver> Storage<'static> for Queue<D> {
     }
 
     fn submit(&mut self, read: Read<'static>) -> Result<(), Read<'static>> {
-        let count = self.requests.iter().flatten().count() + self.done.len();
-        let free = self.requests.iter().position(Option::is_none);
-        let Some(index) = free.filter(|_| count < REQUESTS) else { return Err(read) };
-        let Read { tag, offset, into, urgency, .. } = read;
-        let result = self.check(offset, into.len());
-        let whole = result.is_err() || into.is_empty();
-        let issued = if whole { into.len() } else { 0 };
-        let into = NonNull::from(into);
-        self.requests[index] = Some(Request { tag, offset, into, issued, outstanding: 0, result });
-        if whole {
-            self.complete(index);
-            return Ok(());
-        }
-        let line = match urgency {
-            Urgency::Demand => &mut self.demand,
-            Urgency::Ahead => &mut self.ahead,
-        };
-        let kept = line.push_back(index);
-        assert!(kept.is_ok(), "a line has room for every request");
+        self.pieces.accept(read, self.clock.now())?;
         self.turn();
         Ok(())
     }
 
     fn hurry(&mut self, tag: u32) {
-        let is_it = |index: &usize| self.requests[*index].as_ref().is_some_and(|r| r.tag == tag);
-        if let Some(index) = self.ahead.iter().copied().find(is_it) {
-            remove(&mut self.ahead, index);
-            let kept = self.demand.push_back(index);
-            assert!(kept.is_ok(), "a line has room for every request");
-        }
+        self.pieces.hurry(tag);
+    }
+
+    fn abandon(&mut self, tag: u32) {
+        self.pieces.abandon(tag);
     }
 
     fn poll(&mut self) -> Option<Completion<'static>> {
         self.turn();
-        self.done.pop_front()
+        self.pieces.take_done()
     }
 
     fn wait(&mut self) -> Option<Completion<'static>> {
@@ -321,7 +228,7 @@ impl<D: Driver> Storage<'static> for Queue<D> {
             if let Some(completion) = self.poll() {
                 return Some(completion);
             }
-            if self.requests.iter().all(Option::is_none) {
+            if !self.pieces.is_busy() {
                 return None;
             }
             self.driver.rest();
@@ -335,6 +242,8 @@ mod tests {
     use std::collections::VecDeque;
     use std::sync::atomic::{AtomicU64, Ordering};
     use std::vec::Vec;
+
+    use rill::seams::Urgency;
 
     use super::*;
 
@@ -418,7 +327,9 @@ mod tests {
     }
 
     fn read(tag: u32, block: u64, blocks: usize, urgency: Urgency) -> Read<'static> {
-        let into = std::vec![0; blocks * BLOCK].leak();
+        let bytes = std::vec![0; (blocks + 1) * BLOCK].leak();
+        let aligned = bytes.as_ptr().align_offset(BLOCK);
+        let into = &mut bytes[aligned..aligned + blocks * BLOCK];
         Read { tag, offset: block * BLOCK as u64, into, urgency, attempt: 0 }
     }
 
@@ -465,6 +376,44 @@ mod tests {
         queue.driver.allowed = usize::MAX;
         let order: Vec<u32> = std::iter::from_fn(|| queue.wait()).map(|done| done.tag).collect();
         assert_eq!(order, [1, 3, 2]);
+    }
+
+    #[test]
+    fn a_guess_that_was_wrong_is_not_read() {
+        let mut queue = queue(1);
+        queue.driver.allowed = 0;
+        for (tag, block) in [(1, 100), (2, 200), (3, 300)] {
+            assert!(queue.submit(read(tag, block, 2000, Urgency::Ahead)).is_ok());
+        }
+        queue.abandon(1);
+        queue.abandon(2);
+        queue.driver.allowed = usize::MAX;
+        let ends: Vec<_> = std::iter::from_fn(|| queue.wait()).collect();
+        let ends: Vec<_> = ends.iter().map(|done| (done.tag, done.result.is_ok())).collect();
+        assert_eq!(ends, [(2, false), (1, false), (3, true)]);
+        // Of the first no more than what the device had; of the second nothing.
+        assert_eq!(queue.driver.started, [100, 300, 1324]);
+    }
+
+    #[test]
+    fn a_read_that_failed_rests_before_it_goes_again() {
+        let mut queue = queue(1);
+        assert!(queue.submit(Read { attempt: 4, ..read(1, 0, 1, Urgency::Demand) }).is_ok());
+        assert!(queue.submit(read(2, 9, 1, Urgency::Ahead)).is_ok());
+        let submitted = queue.clock.now();
+        assert_eq!(queue.wait().unwrap().tag, 2, "others do not wait for it");
+        assert_eq!(queue.wait().unwrap().tag, 1);
+        assert!(queue.clock.now() - submitted >= rest(4) - 10_000);
+        assert_eq!((&queue.driver.started[..], queue.driver.resets), (&[9, 0][..], 0));
+    }
+
+    #[test]
+    fn nothing_is_written_outside_the_arena() {
+        let mut queue = queue(1);
+        queue.confine(&[]);
+        assert!(queue.submit(read(1, 0, 1, Urgency::Demand)).is_ok());
+        assert_eq!(queue.wait().unwrap().result.unwrap_err().kind, StorageErrorKind::Permanent);
+        assert!(queue.driver.started.is_empty());
     }
 
     #[test]

@@ -1,11 +1,10 @@
 //! Where images come from on Linux.
 //!
 //! A [`Disk`] is an image file. Its reads go straight into their buffers ([`Source`]), in pieces
-//! (`pieces`), by workers of their own (`service`): one with io_uring or, where that is missing or
-//! forbidden, a few that block.
+//! ([`rill::seams::pieces`]), by workers of their own (`service`): one with io_uring or, where that is
+//! missing or forbidden, a few that block.
 
 mod disk;
-mod pieces;
 mod probe;
 mod queue;
 mod service;
@@ -16,7 +15,7 @@ mod threads;
 mod uring;
 
 pub use disk::{Disk, OpenError, Via};
-pub use pieces::{MAX_DEPTH, REQUESTS, Tuning};
 pub use probe::{Probe, probe, probe_file, tune};
 pub use queue::Queue;
+pub use service::{MAX_DEPTH, REQUESTS};
 pub use source::Source;

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
+use rill::seams::pieces::Tuning;
 use rill::seams::{Read, Storage, Urgency};
 use serde::{Deserialize, Serialize};
 
 use super::disk::Disk;
-use super::pieces::Tuning;
 use crate::regular;
 use crate::replace::{Access, replace};
 

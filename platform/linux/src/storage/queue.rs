@@ -1,6 +1,5 @@
 use rill::seams::Storage;
-
-use super::pieces::Tuning;
+use rill::seams::pieces::Tuning;
 
 /// What performs the reads of a [`Disk`](super::Disk).
 pub trait Queue: Storage<'static> + std::fmt::Debug {

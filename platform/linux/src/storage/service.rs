@@ -4,13 +4,22 @@
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
-use std::time::Instant;
+use std::time::Duration;
 
-use rill::seams::{Completion, Geometry, Read, Storage, StorageError};
+use rill::seams::pieces::{Pieces, Tuning, rest};
+use rill::seams::{
+    Clock, Completion, Geometry, Micros, Read, Storage, StorageError, StorageErrorKind,
+};
+use rustix::io::Errno;
 
-use super::pieces::{Pieces, REQUESTS, Region, Tuning, rest};
 use super::queue::Queue;
 use super::source::Source;
+use crate::clock::Monotonic;
+
+/// How many reads may be under way.
+pub const REQUESTS: usize = 64;
+/// Most pieces that may be in the hands of the kernel.
+pub const MAX_DEPTH: usize = 32;
 
 /// The engine's side of a back end.
 #[derive(Debug)]
@@ -36,6 +45,7 @@ pub struct Shared<B> {
     pub source: Arc<Source>,
     /// What wakes workers that do not wait for `work`.
     pub bell: B,
+    clock: Monotonic,
     state: Mutex<State>,
     /// There may be a piece to read, or it is time to stop.
     pub work: Condvar,
@@ -47,7 +57,7 @@ pub struct Shared<B> {
 #[derive(Debug)]
 pub struct State {
     /// The reads under way.
-    pub pieces: Pieces,
+    pub pieces: Pieces<'static, REQUESTS, MAX_DEPTH>,
     /// Workers that have begun.
     pub started: usize,
     /// It is time to stop.
@@ -64,10 +74,16 @@ impl<B: Bell> Service<B> {
     where
         W: FnOnce(&Shared<B>) + Send + 'static,
     {
-        let pieces = Pieces::new(Self::limit(Tuning::default()), source.alignment());
-        let state = State { pieces, started: 0, stop: false };
-        let (work, done) = (Condvar::new(), Condvar::new());
-        let shared = Arc::new(Shared { source, bell, state: Mutex::new(state), work, done });
+        let tuning = Self::limit(Tuning::default());
+        let pieces = Pieces::new(tuning, source.len(), source.alignment());
+        let shared = Arc::new(Shared {
+            source,
+            bell,
+            clock: Monotonic::start(),
+            state: Mutex::new(State { pieces, started: 0, stop: false }),
+            work: Condvar::new(),
+            done: Condvar::new(),
+        });
         let mut service = Self { shared, workers: Vec::with_capacity(bodies.len()) };
         for (number, body) in bodies.into_iter().enumerate() {
             let shared = Arc::clone(&service.shared);
@@ -96,7 +112,7 @@ impl<B: Bell> Drop for Service<B> {
     fn drop(&mut self) {
         let mut state = self.shared.lock();
         state.stop = true;
-        state.pieces.cancel();
+        state.pieces.fail(ENDED);
         drop(state);
         self.shared.wake();
         for worker in self.workers.drain(..) {
@@ -120,8 +136,7 @@ impl<B: Bell> Queue for Service<B> {
     }
 
     fn confine(&mut self, arena: &[u8]) {
-        let region = Region { start: arena.as_ptr().addr(), len: arena.len() };
-        self.shared.lock().pieces.confine(region);
+        self.shared.lock().pieces.confine(arena);
     }
 }
 
@@ -136,12 +151,12 @@ impl<B: Bell> Storage<'static> for Service<B> {
     }
 
     fn rest(&mut self, attempt: u8) {
-        std::thread::sleep(rest(attempt));
+        std::thread::sleep(Duration::from_micros(rest(attempt)));
     }
 
     fn submit(&mut self, read: Read<'static>) -> Result<(), Read<'static>> {
         let mut state = self.shared.lock();
-        state.pieces.accept(read, Instant::now())?;
+        state.pieces.accept(read, self.shared.now())?;
         // With as many pieces in flight as may be, the next that comes back wakes a worker.
         let idle = state.pieces.has_room();
         drop(state);
@@ -161,7 +176,7 @@ impl<B: Bell> Storage<'static> for Service<B> {
 
     fn poll(&mut self) -> Option<Completion<'static>> {
         let mut state = self.shared.lock();
-        let rested = state.pieces.next_rested().is_some_and(|due| due <= Instant::now());
+        let rested = state.pieces.next_rested().is_some_and(|due| due <= self.shared.now());
         let done = state.pieces.take_done();
         drop(state);
         if rested {
@@ -174,7 +189,7 @@ impl<B: Bell> Storage<'static> for Service<B> {
         let mut state = self.shared.lock();
         while !state.pieces.has_done() && state.pieces.is_busy() {
             let due = state.pieces.next_rested();
-            if due.is_some_and(|due| due <= Instant::now()) {
+            if due.is_some_and(|due| due <= self.shared.now()) {
                 self.shared.wake();
             }
             state = self.shared.wait_done(state, due);
@@ -184,6 +199,11 @@ impl<B: Bell> Storage<'static> for Service<B> {
 }
 
 impl<B> Shared<B> {
+    /// The time by which reads rest.
+    pub fn now(&self) -> Micros {
+        self.clock.now()
+    }
+
     /// The bookkeeping stays whole even if a thread panicked elsewhere: no lock is held then.
     pub fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -193,14 +213,14 @@ impl<B> Shared<B> {
     fn wait_done<'s>(
         &self,
         state: MutexGuard<'s, State>,
-        due: Option<Instant>,
+        due: Option<Micros>,
     ) -> MutexGuard<'s, State> {
         let Some(due) = due else {
             return self.done.wait(state).unwrap_or_else(PoisonError::into_inner);
         };
         // A worker that was woken for what is due needs a moment to take it.
-        let left = due.saturating_duration_since(Instant::now()).max(LEAST_REST);
-        let waited = self.done.wait_timeout(state, left);
+        let left = due.saturating_sub(self.now()).max(LEAST_REST);
+        let waited = self.done.wait_timeout(state, Duration::from_micros(left));
         waited.unwrap_or_else(PoisonError::into_inner).0
     }
 
@@ -219,7 +239,10 @@ impl<B> Shared<B> {
 }
 
 /// The engine looks after what is due no more often than this.
-const LEAST_REST: std::time::Duration = std::time::Duration::from_micros(500);
+const LEAST_REST: Micros = 500;
+/// What a read ends with that is under way when its file is closed; nobody hears of it.
+const ENDED: StorageError =
+    StorageError { kind: StorageErrorKind::Permanent, code: Errno::CANCELED.raw_os_error() };
 
 impl<B: Bell> Shared<B> {
     fn wake(&self) {

@@ -5,6 +5,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rill::image::PAGE_ALIGN;
+use rill::seams::pieces::{Outcome, Progress};
 use rill::seams::{StorageError, StorageErrorKind};
 use rustix::fs::{Advice, OFlags};
 use rustix::io::Errno;
@@ -21,8 +22,8 @@ pub struct Source {
 
 /// No device has larger logical blocks.
 const DIRECT_ALIGN: usize = 4096;
-/// How often one read is tried again inside after `EINTR` or `EAGAIN`.
-pub(super) const RETRIES: u32 = 64;
+/// A device that is out of resources gets a moment after so many attempts at once.
+const AT_ONCE: u32 = 4;
 
 impl Source {
     /// Opens a file for direct reads, or for buffered ones where the file system refuses.
@@ -82,13 +83,13 @@ impl Source {
 
     /// Fills `into` from `offset` on.
     pub fn read_exact_at(&self, offset: u64, into: &mut [u8]) -> Result<(), StorageError> {
-        let mut progress = Progress::default();
-        while progress.bytes < into.len() {
-            let outcome =
-                self.read_some(offset + progress.bytes as u64, &mut into[progress.bytes..]);
-            progress.advance(outcome, self.alignment())?;
-            if progress.bytes < into.len() {
-                progress.pause();
+        let mut progress = Progress::new(into.len());
+        while !progress.is_whole() {
+            let bytes = progress.bytes();
+            let answer = self.read_some(offset + bytes as u64, &mut into[bytes..]);
+            progress.advance(outcome(answer), self.alignment())?;
+            if progress.interruptions() > AT_ONCE {
+                std::thread::yield_now();
             }
         }
         Ok(())
@@ -140,47 +141,13 @@ fn buffered_note(error: io::Error) -> String {
     )
 }
 
-/// How far one read has come.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Progress {
-    /// Bytes that have arrived.
-    pub bytes: usize,
-    retries: u32,
-}
-
-impl Progress {
-    /// Takes what the kernel answered: a number of bytes or an error.
-    pub fn advance(
-        &mut self,
-        outcome: Result<usize, Errno>,
-        alignment: usize,
-    ) -> Result<(), StorageError> {
-        match outcome {
-            Ok(0) => Err(past_end()),
-            // A direct read stops within a block only where the file does.
-            Ok(bytes) if !bytes.is_multiple_of(alignment) => Err(past_end()),
-            Ok(bytes) => {
-                self.bytes += bytes;
-                Ok(())
-            }
-            Err(Errno::INTR | Errno::AGAIN) if self.retries < RETRIES => {
-                self.retries += 1;
-                Ok(())
-            }
-            Err(error) => Err(classify(error)),
-        }
+/// What the kernel's answer, a number of bytes or an error, means for a read.
+pub(super) fn outcome(answer: Result<usize, Errno>) -> Outcome {
+    match answer {
+        Ok(bytes) => Outcome::Arrived(bytes),
+        Err(error @ (Errno::INTR | Errno::AGAIN)) => Outcome::Interrupted(classify(error)),
+        Err(error) => Outcome::Failed(classify(error)),
     }
-
-    /// Gives a device that is out of resources a moment, after a few attempts at once.
-    fn pause(&self) {
-        if self.retries > 4 {
-            std::thread::yield_now();
-        }
-    }
-}
-
-fn past_end() -> StorageError {
-    StorageError { kind: StorageErrorKind::PastEnd, code: 0 }
 }
 
 /// Whether the same read can succeed later.
@@ -207,33 +174,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn short_reads_go_on_and_the_end_is_an_error() {
-        let mut progress = Progress::default();
-        assert_eq!(progress.advance(Ok(4096), 4096), Ok(()));
-        assert_eq!(progress.advance(Err(Errno::INTR), 4096), Ok(()));
-        assert_eq!(progress.advance(Ok(8192), 4096), Ok(()));
-        assert_eq!(progress.bytes, 12_288);
-        assert_eq!(progress.advance(Ok(0), 4096), Err(past_end()));
-        assert_eq!(progress.advance(Ok(100), 4096), Err(past_end()));
-        assert_eq!(progress.advance(Ok(100), 1), Ok(()));
-    }
-
-    #[test]
-    fn interruptions_are_retried_a_bounded_number_of_times() {
-        let mut progress = Progress::default();
-        for _ in 0..RETRIES {
-            assert_eq!(progress.advance(Err(Errno::AGAIN), 1), Ok(()));
-        }
-        let error = progress.advance(Err(Errno::AGAIN), 1).unwrap_err();
-        assert_eq!(error.kind, StorageErrorKind::Transient);
-    }
-
-    #[test]
     fn errors_say_whether_trying_again_can_help() {
-        let kind = |errno| Progress::default().advance(Err(errno), 1).unwrap_err().kind;
-        assert_eq!(kind(Errno::IO), StorageErrorKind::Transient);
+        let failed = |errno: Errno, kind| {
+            outcome(Err(errno))
+                == Outcome::Failed(StorageError { kind, code: errno.raw_os_error() })
+        };
+        assert!(failed(Errno::IO, StorageErrorKind::Transient));
         for errno in [Errno::BADF, Errno::INVAL, Errno::NODEV, Errno::NXIO, Errno::STALE] {
-            assert_eq!(kind(errno), StorageErrorKind::Permanent);
+            assert!(failed(errno, StorageErrorKind::Permanent), "{errno}");
         }
+    }
+
+    #[test]
+    fn an_interruption_says_nothing_of_the_device() {
+        for errno in [Errno::INTR, Errno::AGAIN] {
+            let error =
+                StorageError { kind: StorageErrorKind::Transient, code: errno.raw_os_error() };
+            assert_eq!(outcome(Err(errno)), Outcome::Interrupted(error));
+        }
+        assert_eq!(outcome(Ok(5)), Outcome::Arrived(5));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use rill::seams::pieces::Tuning;
 use rill::seams::{InMemory, Read, Storage, StorageErrorKind, Urgency};
 
 use super::*;

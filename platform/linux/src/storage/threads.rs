@@ -1,9 +1,8 @@
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::service::{Bell, Service, Shared};
-use super::source::Source;
+use super::source::{Source, outcome};
 
 /// Reads by threads that block in `pread`: works everywhere.
 pub type Threads = Service<Gong>;
@@ -33,14 +32,14 @@ pub fn threads(source: Arc<Source>) -> io::Result<Threads> {
 fn serve(shared: &Shared<Gong>) {
     let mut state = shared.begin();
     while !state.stop {
-        let Some(mut piece) = state.pieces.next(Instant::now()) else {
+        let Some(mut piece) = state.pieces.next(shared.now()) else {
             state = shared.wait_work(state);
             continue;
         };
         drop(state);
-        let outcome = shared.source.read_some(piece.offset(), piece.buffer());
+        let answer = shared.source.read_some(piece.offset(), piece.buffer());
         state = shared.lock();
-        state.pieces.finish(piece, outcome);
+        state.pieces.finish(piece, outcome(answer));
         if state.pieces.has_done() {
             shared.done.notify_one();
         }

@@ -2,15 +2,15 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use io_uring::{IoUring, Probe, opcode, squeue, types};
+use rill::seams::pieces::{Outcome, Piece};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
-use super::pieces::{MAX_DEPTH, Piece};
-use super::service::{Bell, Service, Shared};
-use super::source::Source;
+use super::service::{Bell, MAX_DEPTH, Service, Shared};
+use super::source::{Source, outcome};
 
 /// Reads through io_uring: one thread keeps as many in flight as the device likes.
 pub type Uring = Service<Chime>;
@@ -60,7 +60,7 @@ fn uring_telling(source: Arc<Source>, tell: impl FnOnce(RawFd)) -> io::Result<Ur
 struct Lane {
     ring: IoUring,
     /// The pieces in the hands of the kernel, by the number they were submitted under.
-    table: Box<[Option<Piece>]>,
+    table: Box<[Option<Piece<'static>>]>,
     /// Numbers that the kernel may not have taken out of the queue yet, oldest first.
     queued: VecDeque<u64>,
     /// The kernel watches the chime.
@@ -82,7 +82,7 @@ impl Lane {
     fn serve(mut self, shared: &Shared<Chime>) {
         let mut state = shared.begin();
         loop {
-            while let Some(piece) = state.pieces.next(Instant::now()) {
+            while let Some(piece) = state.pieces.next(shared.now()) {
                 self.push(piece, &shared.source);
             }
             if state.stop && state.pieces.in_flight() == 0 {
@@ -114,11 +114,11 @@ impl Lane {
                 shared.done.notify_one();
             }
             let refused = self.queued.pop_front().and_then(|number| self.take(number));
-            if let Some(mut piece) = refused.or_else(|| state.pieces.next(Instant::now())) {
+            if let Some(mut piece) = refused.or_else(|| state.pieces.next(shared.now())) {
                 drop(state);
-                let outcome = shared.source.read_some(piece.offset(), piece.buffer());
+                let answer = shared.source.read_some(piece.offset(), piece.buffer());
                 state = shared.lock();
-                state.pieces.finish(piece, outcome);
+                state.pieces.finish(piece, outcome(answer));
                 continue;
             }
             if state.stop && state.pieces.in_flight() == 0 {
@@ -135,7 +135,7 @@ impl Lane {
     }
 
     /// Puts a piece in the queue.
-    fn push(&mut self, mut piece: Piece, source: &Source) {
+    fn push(&mut self, mut piece: Piece<'static>, source: &Source) {
         let Some(number) = self.table.iter().position(Option::is_none) else {
             unreachable!("no more pieces are in flight than the table has places");
         };
@@ -175,12 +175,12 @@ impl Lane {
     }
 
     /// Takes a piece out of the table; the chime has no place there.
-    fn take(&mut self, number: u64) -> Option<Piece> {
+    fn take(&mut self, number: u64) -> Option<Piece<'static>> {
         self.table.get_mut(usize::try_from(number).ok()?)?.take()
     }
 
     /// Takes what the kernel has finished.
-    fn collect(&mut self, chime: &Chime, mut finish: impl FnMut(Piece, Result<usize, Errno>)) {
+    fn collect(&mut self, chime: &Chime, mut finish: impl FnMut(Piece<'static>, Outcome)) {
         let Self { ring, table, listening, .. } = self;
         for answer in ring.completion() {
             let number = answer.user_data();
@@ -192,11 +192,11 @@ impl Lane {
             let Some(piece) = table.get_mut(number as usize).and_then(Option::take) else {
                 unreachable!("the kernel answers each piece once");
             };
-            let outcome = match answer.result() {
+            let answer = match answer.result() {
                 error if error < 0 => Err(Errno::from_raw_os_error(-error)),
                 bytes => Ok(bytes as usize),
             };
-            finish(piece, outcome);
+            finish(piece, outcome(answer));
         }
     }
 }
@@ -212,7 +212,7 @@ impl Drop for Lane {
 }
 
 /// The kernel's order for a piece.
-fn entry(piece: &mut Piece, source: &Source) -> squeue::Entry {
+fn entry(piece: &mut Piece<'_>, source: &Source) -> squeue::Entry {
     let fd = types::Fd(source.as_fd().as_raw_fd());
     let offset = piece.offset();
     let buffer = piece.buffer();
