@@ -21,13 +21,14 @@ use rill_bare::disk::{self, CONFIG_NAME, DiskError};
 use rill_bare::line::{Key, Line};
 use rill_bare::storage::{Driver, Queue};
 
+use crate::block::{self, NoDevice};
 use crate::console::Console;
 use crate::cores::{self, Cores};
 use crate::cpu::{self, CLOCK};
 use crate::log::Log;
 use crate::pmu::Meter;
 use crate::power::{self, WATCHDOG};
-use crate::{block, board, boot};
+use crate::{board, boot};
 
 /// How long an error that ends the program is shown.
 const SHOW: Micros = 10_000_000;
@@ -126,7 +127,8 @@ unsafe fn memory() -> &'static mut [u8] {
 
 fn converse(console: &mut Console) -> Result<Infallible, Failure> {
     let begin = CLOCK.now();
-    let mut disk = Queue::new(block::open()?, &CLOCK, || WATCHDOG.kick());
+    let device = block::open().map_err(|NoDevice| Failure::NoDisk)?;
+    let mut disk = Queue::new(device, &CLOCK, || WATCHDOG.kick());
     let partition = disk::image_partition(&mut disk).map_err(Failure::Disk)?;
     let mut text = [0; CONFIG_BYTES];
     let text = disk::read_config(&mut disk, &mut text).map_err(Failure::Disk)?;
@@ -161,6 +163,7 @@ fn converse(console: &mut Console) -> Result<Infallible, Failure> {
         ..Options::new(kernels)
     };
     let arena = &mut memory[..plan.total() as usize];
+    disk.confine(arena);
     let mut world = World { storage: &mut disk, parallel: &cores, clock: &CLOCK, events: &mut Log };
     let mut session =
         Session::load(&image, &plan, options, arena, &mut world).map_err(Failure::Load)?;

@@ -4,9 +4,9 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use rill_bare::storage::sdhci::{Registers, Sdhci, Table};
 
+use super::NoDevice;
 use crate::board::{SDHCI, SDHCI_DMA_OFFSET};
 use crate::cpu::CLOCK;
-use crate::program::Failure;
 use crate::{cpu, mmio};
 
 /// The controller's registers.
@@ -42,9 +42,9 @@ static TAKEN: AtomicBool = AtomicBool::new(false);
 const FASTEST_HZ: u32 = 250_000_000;
 
 /// Identifies the card. Only the first caller has it.
-pub fn open() -> Result<Sdhci<Controller>, Failure> {
+pub fn open() -> Result<Sdhci<Controller>, NoDevice> {
     if TAKEN.swap(true, Ordering::Relaxed) {
-        return Err(Failure::NoDisk);
+        return Err(NoDevice);
     }
     #[cfg(firmware = "raspberry_pi")]
     let hz = crate::firmware::clock_rate(crate::board::SDHCI_CLOCK).filter(|&hz| hz > 0);
@@ -53,5 +53,5 @@ pub fn open() -> Result<Sdhci<Controller>, Failure> {
     // SAFETY: only one caller passed the flag above: this is the only reference.
     let table = unsafe { &mut *(&raw mut TABLE) };
     let hz = hz.unwrap_or(FASTEST_HZ);
-    Sdhci::new(Controller, hz, &CLOCK, table).map_err(|_| Failure::NoDisk)
+    Sdhci::new(Controller, hz, &CLOCK, table).map_err(|_| NoDevice)
 }

@@ -9,3 +9,7 @@ pub mod virtio;
 pub use card::open;
 #[cfg(block = "virtio")]
 pub use virtio::open;
+
+/// No block device answers, or somebody has it already.
+#[derive(Debug)]
+pub struct NoDevice;

@@ -11,8 +11,8 @@ use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
 use virtio_drivers::transport::{DeviceType, Transport};
 use virtio_drivers::{BufferDirection, Error, Hal, PAGE_SIZE, PhysAddr};
 
+use super::NoDevice;
 use crate::board::{VIRTIO, VIRTIO_INTERRUPT, VIRTIO_SLOTS, VIRTIO_STRIDE};
-use crate::program::Failure;
 use crate::{cpu, interrupts};
 
 /// Pieces at once: a queue of 16 has room for five without the indirect descriptors that a device
@@ -57,9 +57,9 @@ struct Flight {
 }
 
 /// Finds the device and starts it.
-pub fn open() -> Result<Disk, Failure> {
-    let (transport, interrupt) = find(DeviceType::Block).ok_or(Failure::NoDisk)?;
-    let device = VirtIOBlk::new(transport).map_err(|_| Failure::NoDisk)?;
+pub fn open() -> Result<Disk, NoDevice> {
+    let (transport, interrupt) = find(DeviceType::Block).ok_or(NoDevice)?;
+    let device = VirtIOBlk::new(transport).map_err(|_| NoDevice)?;
     interrupts::enable(interrupt);
     let mut disk = Disk { blocks: device.capacity(), device: None, flights: Box::default() };
     disk.adopt(device);
