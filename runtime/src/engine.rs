@@ -708,7 +708,7 @@ impl<'a> Engine<'a> {
         sequence: &mut Sequence<'a>,
         each: &mut impl FnMut(&mut [u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        sequence.memory.visit(&mut self.model.kv, each)
+        sequence.memory.visit_from(&mut self.model.kv, 0, each)
     }
 
     /// As if the first `len` tokens of a sequence had been computed: then [`Self::visit_memory`] gives

@@ -40,6 +40,12 @@ impl<'a> Engine<'a> {
         }
     }
 
+    /// How many beginnings were remembered so far that were not known before: another number when there
+    /// is something new to keep, see [`Self::save_beginnings`].
+    pub const fn remembered(&self) -> u64 {
+        self.prefixes.remembered()
+    }
+
     /// Forgets all known beginnings; what sequences have stays.
     pub fn forget(&mut self) {
         self.prefixes.clear(&mut self.model.kv);

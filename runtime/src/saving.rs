@@ -1,6 +1,6 @@
-//! Keeping a sequence elsewhere: what is written of it, and taking it back.
+//! Keeping sequences and known beginnings elsewhere: what is written of them, and taking them back.
 //!
-//! Four numbers (u32: tokens, of them computed, whether the last is a sample, the place in a
+//! Of a sequence four numbers (u32: tokens, of them computed, whether the last is a sample, the place in a
 //! conversation), the tokens (u32 each), then what the model remembers of the computed ones: block by
 //! block of keys and values, then the columns of the convolutions. All in native byte order.
 
@@ -8,7 +8,7 @@ use crate::chat::Place;
 use crate::engine::Engine;
 use crate::sequence::{Sequence, SequenceError};
 
-/// Why a sequence was not written or taken back. `E` is the own error of whoever keeps it.
+/// Why a sequence, or what is known, was not written or taken back. `E` is the own error of whoever keeps it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SaveError<E> {
     /// The sequence says no: its context or the memory for keys and values is too small.
@@ -70,11 +70,7 @@ impl<'a> Engine<'a> {
             return Err(SaveError::Sequence(sequence.full(Some(head.len))));
         }
         for _ in 0..head.len {
-            let mut id = 0_u32;
-            read(bytemuck::bytes_of_mut(&mut id)).map_err(SaveError::Place)?;
-            if id >= self.vocab() {
-                return Err(SaveError::Damaged);
-            }
+            read_tokens(&mut [0], self.vocab(), &mut read)?;
         }
         Ok(())
     }
@@ -102,14 +98,44 @@ impl<'a> Engine<'a> {
         let head = Head::read(read)?;
         let full = sequence.full(Some(head.len));
         let tokens = sequence.room().get_mut(..head.len).ok_or(SaveError::Sequence(full))?;
-        read(bytemuck::cast_slice_mut(tokens)).map_err(SaveError::Place)?;
-        if tokens.iter().any(|&id| id >= self.vocab()) {
-            return Err(SaveError::Damaged);
-        }
+        read_tokens(tokens, self.vocab(), read)?;
         sequence.grow(head.len);
         self.restore_memory(sequence, head.computed).map_err(SaveError::Sequence)?;
         sequence.sampled = head.sampled;
         sequence.place = head.place;
         self.visit_memory(sequence, read).map_err(SaveError::Place)
     }
+
+    /// Writes the most useful known beginnings that take at most `most` bytes together, in pieces, and
+    /// says how many they are. [`Self::restore_beginnings`] reads them; whoever keeps them in between
+    /// says which image and [`Self::kv_format`] they belong to and finds damage.
+    pub fn save_beginnings<E>(
+        &mut self,
+        most: u64,
+        mut write: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<u64, E> {
+        self.prefixes.save(&mut self.model.kv, most, &mut write)
+    }
+
+    /// Knows what [`Self::save_beginnings`] wrote, beside what it knows; `read` fills its piece or
+    /// fails. What there is no room for is passed over. Says how many there was room for.
+    ///
+    /// After an error some may be known, or only seem to be: see [`Self::forget`].
+    pub fn restore_beginnings<E>(
+        &mut self,
+        mut read: impl FnMut(&mut [u8]) -> Result<(), E>,
+    ) -> Result<u64, SaveError<E>> {
+        let vocab = self.vocab();
+        self.prefixes.restore(&mut self.model.kv, vocab, &mut read)
+    }
+}
+
+/// Reads tokens of a model that has `vocab` of them.
+pub(crate) fn read_tokens<E>(
+    tokens: &mut [u32],
+    vocab: u32,
+    read: &mut impl FnMut(&mut [u8]) -> Result<(), E>,
+) -> Result<(), SaveError<E>> {
+    read(bytemuck::cast_slice_mut(tokens)).map_err(SaveError::Place)?;
+    if tokens.iter().all(|&id| id < vocab) { Ok(()) } else { Err(SaveError::Damaged) }
 }

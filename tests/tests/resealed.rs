@@ -103,6 +103,21 @@ fn any_side_file_with_a_right_checksum_changes_no_answer() {
 }
 
 #[test]
+fn any_known_beginnings_with_a_right_checksum_end_in_an_error_or_an_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = image(folder.path()).display().to_string();
+    let args = ["run", "-m", &model, "--ram", "24MiB", "-n", "8", "-c", "128"];
+    let args = [&args[..], &["--keep-beginnings", "4MiB", "Where is the station?"]].concat();
+    rill(&args).ok();
+    let file = folder.path().join("kiosk.rill.beginnings");
+    let sound = fs::read(&file).unwrap();
+    for seed in 1..=FILES {
+        fs::write(&file, reseal(&sound, seed)).unwrap();
+        ended(&rill(&args), seed);
+    }
+}
+
+#[test]
 fn any_conversation_with_a_right_checksum_ends_in_an_error_or_an_answer() {
     let folder = tempfile::tempdir().unwrap();
     let model = image(folder.path()).display().to_string();

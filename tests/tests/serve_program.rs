@@ -4,9 +4,11 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 
+use rill_tests::kiosk;
 use rill_tests::program::{path, rill};
 use rill_tests::server::{Reply, post};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 
 /// A server of the program's own.
 struct Served {
@@ -65,6 +67,26 @@ fn the_program_serves_until_it_is_asked_to_end() {
     let mut rest = String::new();
     served.lines.read_to_string(&mut rest).expect("it speaks UTF-8");
     assert!(served.child.wait().expect("it ends").success(), "{rest}");
+}
+
+#[test]
+fn what_was_known_before_the_end_is_known_after_it() {
+    let folder = tempfile::tempdir().expect("there is room");
+    let image = folder.path().join("kiosk.rill");
+    std::fs::write(&image, kiosk::default_image()).expect("there is room");
+    let args = ["-m", image.to_str().expect("the path is UTF-8"), "--keep-beginnings", "8MiB"];
+    let ask = || {
+        let mut served = serve(&args);
+        let usage = served.ask("").ok()["usage"].clone();
+        served.signal(Signal::TERM);
+        assert!(served.child.wait().expect("it ends").success());
+        let number = |value: &Value| value.as_u64().expect("it is a number");
+        let cached = number(&usage["prompt_tokens_details"]["cached_tokens"]);
+        [number(&usage["prompt_tokens"]), cached]
+    };
+    let [prompt, cached] = ask();
+    assert_eq!(cached, 0);
+    assert_eq!(ask(), [prompt, prompt - 1]);
 }
 
 #[test]

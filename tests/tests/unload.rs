@@ -45,13 +45,13 @@ fn a_model_is_loaded_and_unloaded_again_and_again_in_the_same_memory() {
         let options = Options { model, via, budget, state: Some(state), ..Options::default() };
         let mut memory = Memory::new();
         let mut engine = Engine::load(&options, &mut memory, &mut |_| {}).unwrap();
-        engine.recall();
+        engine.recall().unwrap();
         let mut talk = Talk::begin(&mut engine, None).unwrap();
         talk.ask(&mut engine, "Tell me a story about a fox and a kite.").unwrap();
         let (mut text, answer) = (String::new(), AnswerOptions::default());
         engine.answer(Some(&mut talk), &answer, |_, piece| text.push_str(piece)).unwrap();
         assert_eq!(first.get_or_insert_with(|| text.clone()), &text);
-        engine.keep();
+        engine.keep().unwrap();
         drop(engine);
         drop(memory);
         if round == FIRST {

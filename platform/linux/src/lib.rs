@@ -12,5 +12,6 @@ pub mod model;
 pub mod pool;
 pub mod regular;
 pub mod replace;
+pub mod sealed;
 pub mod storage;
 pub mod talk;

@@ -12,6 +12,17 @@ pub fn open(path: &Path) -> io::Result<File> {
     open_with(path, OFlags::empty())
 }
 
+/// Opens a regular file that nobody but this user and root can have written; no link is followed to it.
+pub fn open_own(path: &Path) -> io::Result<File> {
+    let file = open_with(path, OFlags::NOFOLLOW)?;
+    let found = rustix::fs::fstat(&file)?;
+    let by_others = found.st_mode & 0o022 != 0;
+    if by_others || ![0, rustix::process::geteuid().as_raw()].contains(&found.st_uid) {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "others may have written it"));
+    }
+    Ok(file)
+}
+
 /// Reads a regular file of at most `most` bytes; no link is followed to it.
 pub fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
@@ -40,9 +51,23 @@ fn open_with(path: &Path, flags: OFlags) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
+
+    #[test]
+    fn what_others_may_have_written_is_not_opened_as_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("file"), "").unwrap();
+        for (mode, own) in [(0o600, true), (0o644, true), (0o620, false), (0o602, false)] {
+            fs::set_permissions(path("file"), fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(open_own(&path("file")).is_ok(), own, "{mode:o}");
+        }
+        fs::set_permissions(path("file"), fs::Permissions::from_mode(0o600)).unwrap();
+        symlink("file", path("link")).unwrap();
+        assert!(open_own(&path("link")).is_err());
+    }
 
     #[test]
     fn only_regular_files_of_some_length_are_read() {

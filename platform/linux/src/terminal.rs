@@ -42,6 +42,13 @@ pub fn tell(message: impl Display) {
     let _ = err.write_all(format!("{end}{message}\n").as_bytes());
 }
 
+/// Tells the user of a failure that ends nothing.
+pub fn tell_failure(outcome: Result<(), impl Display>) {
+    if let Err(error) = outcome {
+        tell(format_args!("note: {error}"));
+    }
+}
+
 /// Whether standard output and standard error go to the same terminal, pipe or file.
 fn is_one_place() -> bool {
     let place = |found: rustix::fs::Stat| (found.st_dev, found.st_ino);

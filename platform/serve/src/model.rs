@@ -26,7 +26,7 @@ pub trait Machine<'a> {
     }
 
     /// Keeps what was found out so far, in case the power goes.
-    fn keep(&mut self, _: &Engine<'a>) {}
+    fn keep(&mut self, _: &mut Engine<'a>) {}
 }
 
 /// A loaded model.

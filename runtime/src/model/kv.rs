@@ -158,16 +158,33 @@ impl<'a> KvPool<'a> {
     /// Notes whose keys and values are in the blocks of `table`: those of `tokens`, from the first on.
     pub fn note(&mut self, table: &[u32], tokens: &[u32]) {
         for (&block, tokens) in table.iter().zip(tokens.chunks(KV_BLOCK)) {
-            self.tokens[block as usize * KV_BLOCK..][..tokens.len()].copy_from_slice(tokens);
+            self.noted_mut(block)[..tokens.len()].copy_from_slice(tokens);
         }
     }
 
     /// Whether `tokens` were noted for the blocks of `table`.
     pub fn holds(&self, table: &[u32], tokens: &[u32]) -> bool {
-        let noted = |block: u32| &self.tokens[block as usize * KV_BLOCK..][..KV_BLOCK];
         let mut blocks = table.iter().zip(tokens.chunks(KV_BLOCK));
         table.len() * KV_BLOCK >= tokens.len()
-            && blocks.all(|(&block, tokens)| noted(block).starts_with(tokens))
+            && blocks.all(|(&block, tokens)| self.noted(block).starts_with(tokens))
+    }
+
+    /// The tokens that were noted for a block, (KV_BLOCK,).
+    pub fn noted(&self, block: u32) -> &[u32] {
+        &self.tokens[block as usize * KV_BLOCK..][..KV_BLOCK]
+    }
+
+    /// Room for the tokens of a block, as [`Self::note`] notes them.
+    pub fn noted_mut(&mut self, block: u32) -> &mut [u32] {
+        &mut self.tokens[block as usize * KV_BLOCK..][..KV_BLOCK]
+    }
+
+    /// Bytes that [`Self::visit`] gives of so many positions; `None` for more than there can be.
+    pub fn visited_bytes(&self, positions: u64) -> Option<u64> {
+        // As many for keys as for values; keys lie in sub-blocks.
+        let one = (self.block_bytes() / (2 * KV_BLOCK)) as u64;
+        let keys = positions.checked_next_multiple_of(KEY_BLOCK as u64)?;
+        keys.checked_add(positions)?.checked_mul(one)
     }
 
     /// Bytes of one block.

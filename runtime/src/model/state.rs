@@ -73,6 +73,11 @@ impl<'a> Memory<'a> {
         self.len
     }
 
+    /// Most positions that it has room for.
+    pub const fn most(&self) -> usize {
+        self.table.len() * KV_BLOCK
+    }
+
     /// Whether nothing was computed.
     pub const fn is_empty(&self) -> bool {
         self.len == 0
@@ -154,6 +159,19 @@ impl<'a> Memory<'a> {
         }
     }
 
+    /// Becomes the positions in the first `blocks` blocks of `other`, which keeps them; no column is
+    /// known.
+    pub fn share_blocks(&mut self, pool: &mut KvPool<'_>, other: &Memory<'_>, blocks: usize) {
+        self.rewind(pool, 0);
+        self.blocks = blocks;
+        for (to, &block) in self.table.iter_mut().zip(&other.table()[..blocks]) {
+            pool.share(block);
+            *to = block;
+        }
+        self.len = blocks * KV_BLOCK;
+        self.oldest = self.len;
+    }
+
     /// Becomes a copy of the first `len` positions of `other`, which keeps what it has: blocks are
     /// shared. Columns of positions that `other` does not count yet are `staged`.
     ///
@@ -165,12 +183,7 @@ impl<'a> Memory<'a> {
         len: usize,
         staged: Option<(&Columns<'_>, Staged)>,
     ) {
-        self.rewind(pool, 0);
-        self.blocks = len.div_ceil(KV_BLOCK);
-        for (to, &block) in self.table.iter_mut().zip(&other.table()[..self.blocks]) {
-            pool.share(block);
-            *to = block;
-        }
+        self.share_blocks(pool, other, len.div_ceil(KV_BLOCK));
         let oldest = other.oldest.max(len.saturating_sub(self.columns.places));
         for position in oldest..len {
             let (from, at) = match staged {
@@ -186,18 +199,20 @@ impl<'a> Memory<'a> {
     }
 
     /// Calls `each` with all memory that the computed positions have changed, always in the same
-    /// order.
-    pub fn visit<E>(
+    /// order; without the keys and values of the first `blocks` blocks.
+    pub fn visit_from<E>(
         &mut self,
         pool: &mut KvPool<'_>,
+        blocks: usize,
         each: &mut impl FnMut(&mut [u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        pool.visit(&self.table[..self.blocks], self.len, each)?;
+        let positions = self.len.saturating_sub(blocks * KV_BLOCK);
+        pool.visit(&self.table[blocks.min(self.blocks)..self.blocks], positions, each)?;
         each(bytemuck::cast_slice_mut(self.columns.data))
     }
 
-    /// As if `len` positions had been computed, which are reserved: [`Self::visit`] is then given their
-    /// memory.
+    /// As if `len` positions had been computed, which are reserved: [`Self::visit_from`] is then given
+    /// their memory.
     pub fn restore(&mut self, len: usize) {
         self.len = len;
         self.oldest = len.saturating_sub(self.columns.places);

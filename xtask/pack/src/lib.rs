@@ -5,7 +5,7 @@
 //! always give the same bytes.
 //!
 //! In reading order:
-//! - [`checkpoint`]: both kinds of source in one shape ([`gguf`] is the container's reader,
+//! - `model`: what a model is; [`checkpoint`]: both kinds of source in one shape ([`gguf`] is the container's reader,
 //!   [`stored`] the encodings of weights);
 //! - [`quantise`]: blocks of integers from real weights;
 //! - [`tokenizer`] and [`chat`]: the checkpoint's tokenizer and chat template, checked;
@@ -26,6 +26,7 @@ mod image;
 mod journal;
 mod manifest;
 mod matrix;
+mod model;
 mod options;
 mod output;
 mod pack;

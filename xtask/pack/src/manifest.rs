@@ -1,43 +1,12 @@
 //! The image's manifest: the model, and the format of every matrix.
 
-use rill::image::layout::{BLOCK, Format};
-use rill::image::{Chat, Ffn, Layer, MAX_LAYERS, Manifest, ManifestError, Mixer, Shape};
+use rill::image::layout::Format;
+use rill::image::{Chat, Ffn, Layer, Manifest, ManifestError, Mixer};
 
 use crate::Options;
-use crate::checkpoint::{self, Checkpoint, Model};
+use crate::checkpoint::{self, Checkpoint};
 use crate::matrix::format_for;
-
-/// The shape with feed-forward widths padded to whole blocks.
-pub fn padded(shape: &Shape) -> Result<Shape, ManifestError> {
-    let pad = |width: u32, name| {
-        width.checked_next_multiple_of(BLOCK as u32).ok_or(ManifestError::Field(name))
-    };
-    Ok(Shape {
-        dense_ff: pad(shape.dense_ff, "dense_ff")?,
-        expert_ff: pad(shape.expert_ff, "expert_ff")?,
-        ..*shape
-    })
-}
-
-/// Checks the bounds of every number of a model, before anything is sized by them.
-pub fn check(model: &Model) -> Result<(), ManifestError> {
-    let any = Format::Q8;
-    let mut manifest = frame(model, Chat::default())?;
-    for (index, &attention) in model.attention.iter().enumerate() {
-        let mixer = if attention {
-            Mixer::Attention { qkv: any, out_proj: any }
-        } else {
-            Mixer::Conv { in_proj: any, out_proj: any }
-        };
-        let ffn = if index < model.dense_layers {
-            Ffn::Dense { gate_up: any, down: any }
-        } else {
-            Ffn::Moe
-        };
-        push(&mut manifest, Layer { mixer, ffn })?;
-    }
-    manifest.check()
-}
+use crate::model::push;
 
 /// The manifest of a checkpoint packed with `options`.
 pub fn of(
@@ -45,7 +14,7 @@ pub fn of(
     chat: Chat,
     options: &Options,
 ) -> Result<Manifest, ManifestError> {
-    let mut manifest = frame(&checkpoint.model, chat)?;
+    let mut manifest = checkpoint.model.frame(chat)?;
     manifest.embedding = format_for([checkpoint.embedding.stored], options.embedding);
     manifest.head =
         checkpoint.head.as_ref().map(|head| format_for([head.stored], options.embedding));
@@ -84,30 +53,4 @@ fn formats_of(layer: &checkpoint::Layer, dense: Format) -> Layer {
             checkpoint::Ffn::Moe { .. } => Ffn::Moe,
         },
     }
-}
-
-/// A manifest without layers.
-fn frame(model: &Model, chat: Chat) -> Result<Manifest, ManifestError> {
-    let mut name = heapless::String::new();
-    for letter in model.name.chars() {
-        // A longer name is cut; it is only shown.
-        if name.push(letter).is_err() {
-            break;
-        }
-    }
-    Ok(Manifest {
-        name,
-        shape: padded(&model.shape)?,
-        layers: heapless::Vec::<_, MAX_LAYERS>::new(),
-        embedding: Format::Q8,
-        head: None,
-        page_gate_up: Format::Q4,
-        page_down: Format::Q4,
-        chat,
-        sampling: model.sampling,
-    })
-}
-
-fn push(manifest: &mut Manifest, layer: Layer) -> Result<(), ManifestError> {
-    manifest.layers.push(layer).map_err(|_| ManifestError::Field("layers"))
 }

@@ -39,6 +39,11 @@ pub struct EngineArgs {
     /// In the end keep, beside the image, which experts are in RAM: the next run reads them first
     #[arg(long, hide_short_help = true)]
     save_pages: bool,
+    /// Keep what is known of conversations in a file of at most this size, beside the image: those that
+    /// begin alike after a restart need not compute it again. What was said can be read from it, by you
+    /// alone
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, hide_short_help = true)]
+    keep_beginnings: Option<u64>,
     /// Folder for what runs find out about an image and its device [default: that of the image]
     #[arg(long, value_name = "DIR", env = "RILL_STATE", hide_short_help = true)]
     state: Option<PathBuf>,
@@ -131,6 +136,7 @@ impl EngineArgs {
             lookahead: !self.no_lookahead,
             draft: !self.no_draft,
             save_pages: self.save_pages,
+            keep_beginnings: self.keep_beginnings,
             state: self.state.clone(),
         }
     }

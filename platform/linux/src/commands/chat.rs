@@ -12,7 +12,7 @@ use crate::idle::Chores;
 use crate::interrupt::{self, Doing};
 use crate::saved;
 use crate::talks::Talks;
-use crate::terminal::{stdout, tell};
+use crate::terminal::{stdout, tell, tell_failure};
 use crate::typed::{Keyboard, Typed, failed};
 
 /// Talk with a model
@@ -40,17 +40,17 @@ In a conversation:
   /load F  go on with what is in F
   /help    this list
   /quit    leave (so does Ctrl-D)
-Ctrl-C ends an answer. What you type is kept in RAM only, and in no file but those you /save. How
-often each expert was used is kept beside the image.";
+Ctrl-C ends an answer. What you type is kept in RAM only, and in no file but those you /save, unless
+--keep-beginnings says so. How often each expert was used is kept beside the image.";
 
 pub fn run(args: &Args) -> Result<(), Failure> {
     let mut memory = Memory::new();
     let mut engine = args.generate.load(&args.engine, None, &mut memory)?;
-    engine.recall();
+    tell_failure(engine.recall());
     interrupt::now(Doing::Answer);
     let ended = converse(args, &mut engine);
     // However it ended.
-    engine.keep();
+    tell_failure(engine.keep());
     ended
 }
 
@@ -146,7 +146,8 @@ impl Chores for Engine<'_> {
     }
 
     fn keep(&mut self) {
-        Self::keep(self);
+        // Somebody is about to type: it is said in the end.
+        let _ = self.keep_meanwhile();
     }
 }
 

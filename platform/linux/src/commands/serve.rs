@@ -12,7 +12,7 @@ use rill_serve::{Config, Desk, Limits, Listen, Loaded, Machine, Server};
 
 use crate::args::EngineArgs;
 use crate::failure::Failure;
-use crate::terminal::tell;
+use crate::terminal::{tell, tell_failure};
 
 /// Answer programs over HTTP, as OpenAI's, Ollama's and llama.cpp's servers do
 ///
@@ -103,7 +103,7 @@ impl Args {
     fn serve(&self, desk: Desk, beside: u64) -> Result<(), Failure> {
         let mut memory = Memory::new();
         let mut engine = self.engine.load_beside(CONVERSATIONS, beside, &mut memory)?;
-        engine.recall();
+        tell_failure(engine.recall());
         let name = match &self.alias {
             Some(alias) => alias.clone(),
             None => engine.image.manifest.name.to_string(),
@@ -123,7 +123,7 @@ impl Args {
             sequences,
             machine: &mut Bench { machine, learned },
         });
-        engine.keep();
+        tell_failure(engine.keep());
         Ok(())
     }
 
@@ -167,8 +167,8 @@ impl<'m> Machine<'m> for Bench<'_, 'm> {
         self.learned.warm(core, self.machine)
     }
 
-    fn keep(&mut self, core: &Core<'m>) {
-        self.learned.keep(core);
+    fn keep(&mut self, core: &mut Core<'m>) {
+        tell_failure(self.learned.keep_meanwhile(core));
     }
 }
 

@@ -17,6 +17,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod beginnings;
 mod beside;
 mod budget;
 mod error;
@@ -37,6 +38,8 @@ use rill::seams::{Events, Parallel, Silent, World};
 use rill::sequence::Sequence;
 use rill::session::Session;
 
+use beginnings::Beginnings;
+pub use beginnings::BeginningsError;
 use budget::within;
 pub use budget::{Budget, BudgetOptions};
 pub use error::LoadError;
@@ -73,6 +76,9 @@ pub struct Options {
     pub draft: bool,
     /// Whether [`Engine::keep`] keeps which experts are in RAM.
     pub save_pages: bool,
+    /// Most bytes of a file in which [`Engine::keep`] keeps what is known of conversations, for others
+    /// that begin alike; `None` for no such file. What was said can be read from it.
+    pub keep_beginnings: Option<u64>,
     /// Folder for what runs find out about an image and its device; `None` for that of the image.
     pub state: Option<PathBuf>,
 }
@@ -90,6 +96,7 @@ impl Default for Options {
             lookahead: true,
             draft: true,
             save_pages: false,
+            keep_beginnings: None,
             state: None,
         }
     }
@@ -144,6 +151,8 @@ pub struct Engine<'m> {
     /// Experts to read first while there is nothing else to do.
     warm_first: Vec<u32>,
     save_pages: bool,
+    /// Keeps what is known of conversations.
+    beginnings: Option<Beginnings>,
     /// What the names of kept files begin with; `None` without a file of the image.
     kept: Option<PathBuf>,
 }
@@ -162,11 +171,12 @@ pub struct Parts<'e, 'm> {
     pub learned: Learned<'e>,
 }
 
-/// What runs find out about the experts of an image.
+/// What runs find out about an image.
 pub struct Learned<'e> {
     image: u64,
     kept: Option<&'e Path>,
     warm_first: &'e [u32],
+    beginnings: Option<&'e mut Beginnings>,
 }
 
 /// What the engine sees of this machine.
@@ -219,6 +229,7 @@ impl<'m> Engine<'m> {
         let loaded =
             Session::load(&image, &budget.plan, core, bytes, &mut machine.world(&mut Silent));
         let session = loaded.map_err(|error| LoadError::Engine { model: name, error })?;
+        let beginnings = options.beginnings(kept.as_deref(), &image, &budget, note);
         Ok(Self {
             image,
             budget,
@@ -230,6 +241,7 @@ impl<'m> Engine<'m> {
             load_time: start.elapsed(),
             warm_first: Vec::new(),
             save_pages: options.save_pages,
+            beginnings,
             kept,
         })
     }
@@ -245,13 +257,16 @@ impl<'m> Engine<'m> {
         self.template.as_deref().and_then(ChatTemplate::parse)
     }
 
-    /// Takes over what earlier runs found out about the experts' uses.
-    pub fn recall(&mut self) {
+    /// Takes over what earlier runs found out: about the experts' uses, and what they knew of
+    /// conversations where that was kept. An error is of the latter alone.
+    pub fn recall(&mut self) -> Result<(), BeginningsError> {
         let image = self.identity();
         if let Some(path) = &self.kept {
             usage::recall(&mut self.session, image, path);
             self.warm_first = usage::recall_resident(&self.session, image, path);
         }
+        let Some(beginnings) = &self.beginnings else { return Ok(()) };
+        beginnings.recall(self.session.parts().0)
     }
 
     /// Reads on towards slots that are all full; waits for one read at most. `false` when nothing is
@@ -262,8 +277,21 @@ impl<'m> Engine<'m> {
         warmed.unwrap_or(false)
     }
 
-    /// Keeps what was found out about the experts' uses for later runs.
-    pub fn keep(&self) {
+    /// Keeps what was found out for later runs. An error is of what is known of conversations alone.
+    pub fn keep(&mut self) -> Result<(), BeginningsError> {
+        self.keep_uses();
+        let Some(beginnings) = &mut self.beginnings else { return Ok(()) };
+        beginnings.keep(self.session.parts().0)
+    }
+
+    /// As [`Self::keep`], while nothing else is to be done; what is large is kept now and then only.
+    pub fn keep_meanwhile(&mut self) -> Result<(), BeginningsError> {
+        self.keep_uses();
+        let Some(beginnings) = &mut self.beginnings else { return Ok(()) };
+        beginnings.keep_meanwhile(self.session.parts().0)
+    }
+
+    fn keep_uses(&self) {
         if let Some(path) = &self.kept {
             usage::save(self.session.history(), self.identity(), path);
             if self.save_pages {
@@ -281,7 +309,12 @@ impl<'m> Engine<'m> {
             sequences,
             template: self.template.as_deref().and_then(ChatTemplate::parse),
             machine: &mut self.machine,
-            learned: Learned { image, kept: self.kept.as_deref(), warm_first: &self.warm_first },
+            learned: Learned {
+                image,
+                kept: self.kept.as_deref(),
+                warm_first: &self.warm_first,
+                beginnings: self.beginnings.as_mut(),
+            },
         }
     }
 
@@ -323,11 +356,15 @@ impl Learned<'_> {
         core.warm(&mut machine.world(&mut Silent), self.warm_first).unwrap_or(false)
     }
 
-    /// Keeps how often each expert was used.
-    pub fn keep(&self, core: &rill::engine::Engine<'_>) {
+    /// Keeps what was found out, as [`Engine::keep_meanwhile`] does, but for which experts are in RAM.
+    pub fn keep_meanwhile(
+        &mut self,
+        core: &mut rill::engine::Engine<'_>,
+    ) -> Result<(), BeginningsError> {
         if let Some(path) = self.kept {
             usage::save(core.history(), self.image, path);
         }
+        self.beginnings.as_mut().map_or(Ok(()), |beginnings| beginnings.keep_meanwhile(core))
     }
 }
 
@@ -352,6 +389,26 @@ impl Options {
             return Err(LoadError::State(folder.clone()));
         }
         Ok(image.file_name().map(|name| folder.join(name)))
+    }
+
+    /// Where what is known of conversations is kept, if it is to be and can be.
+    fn beginnings(
+        &self,
+        kept: Option<&Path>,
+        image: &Image,
+        budget: &Budget,
+        note: &mut dyn FnMut(Note<'_>),
+    ) -> Option<Beginnings> {
+        let most = self.keep_beginnings?;
+        let Some(kept) = kept else {
+            note(Note::Remark("nothing is kept of conversations with the model that is built in"));
+            return None;
+        };
+        if budget.plan.sizes.prefixes == 0 {
+            note(Note::Remark("nothing is kept of conversations: there is no RAM to know it"));
+            return None;
+        }
+        Some(Beginnings::new(kept, checksum(&image.header.to_bytes()), most))
     }
 
     fn choose_kernels(&self) -> Result<&'static Kernels, LoadError> {

@@ -11,34 +11,15 @@ mod tensors;
 
 use std::path::{Path, PathBuf};
 
-use rill::image::{Sampling, Shape};
+use rill::image::Shape;
 
 pub use self::source::{Disk, Source, Store};
 use self::tensors::Tensors;
 pub use self::tensors::{Files, Part, Rows};
 use crate::gguf::GgufError;
-use crate::manifest;
+pub use crate::model::Model;
 use crate::quoted::{plain, quoted};
 use crate::tokenizer::GgufTokenizer;
-
-/// What the model is, in the image's words.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Model {
-    /// What it is called.
-    pub name: String,
-    /// Its sizes; the widths of the feed-forward parts are not padded yet.
-    pub shape: Shape,
-    /// For each layer whether it attends (or convolves).
-    pub attention: Vec<bool>,
-    /// How many layers at the front have a dense feed-forward part.
-    pub dense_layers: usize,
-    /// Whether the output head is the embedding.
-    pub tied: bool,
-    /// Sampling its makers advise.
-    pub sampling: Sampling,
-    /// Tokens that end an answer.
-    pub stops: Vec<u32>,
-}
 
 /// A checkpoint that is complete: every tensor is there, in the right shape and a known type.
 #[derive(Debug)]
@@ -305,7 +286,7 @@ fn assemble(
     names: &dyn Names,
 ) -> Result<Checkpoint, CheckpointError> {
     let Parts { model, words, template, mut notes } = parts;
-    manifest::check(&model)?;
+    model.check()?;
     let shape = &model.shape;
     let [vocab, hidden, head_dim, dense_ff, experts] =
         [shape.vocab, shape.hidden, shape.head_dim, shape.dense_ff, shape.experts].map(u64::from);

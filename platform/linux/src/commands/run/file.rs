@@ -24,7 +24,7 @@ use crate::commands::spare;
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::logprobs::Listener;
-use crate::terminal::{stdout, tell};
+use crate::terminal::{stdout, tell, tell_failure};
 
 /// An answer under way.
 struct Running {
@@ -88,13 +88,13 @@ pub fn run(args: &Args, path: &Path) -> Result<(), Failure> {
     let answers = Answers::open(args.out.as_deref()).map_err(|error| of_answers(args, error))?;
     let mut memory = Memory::new();
     let mut engine = args.generate.load(&args.engine, None, &mut memory)?;
-    engine.recall();
+    tell_failure(engine.recall());
     let mut batch = Batch::new(args, path, prompts, answers, &mut engine)?;
     let ended = batch.skip_finished().and_then(|()| batch.answer());
     let ended = ended.and(batch.answers.sync().map_err(|error| of_answers(args, error)));
     batch.bar.finish_and_clear();
     let Batch { written, failed, first_failure, .. } = batch;
-    engine.keep();
+    tell_failure(engine.keep());
     if args.stats {
         tell(engine.report());
     }

@@ -19,7 +19,7 @@ use super::{PROMPT_BYTES, text_or_stdin};
 use crate::args::{EngineArgs, GenerateArgs, begin_talk};
 use crate::failure::Failure;
 use crate::logprobs::{Choice, Listener};
-use crate::terminal::{stdout, tell};
+use crate::terminal::{stdout, tell, tell_failure};
 
 /// Answer a prompt
 #[derive(Debug, clap::Args)]
@@ -96,7 +96,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let generate = &args.generate;
     let mut memory = Memory::new();
     let mut engine = generate.load(&args.engine, None, &mut memory)?;
-    engine.recall();
+    tell_failure(engine.recall());
     let mut talk = None;
     if args.raw {
         engine.session.append_text(&prompt)?;
@@ -118,7 +118,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     };
     let ending = generate.generate(&mut engine, talk.as_mut(), &mut Silent, &mut listener, say);
     voice.finish()?;
-    engine.keep();
+    tell_failure(engine.keep());
     let ending = ending?;
     let stats = engine.report();
     let mut out = stdout();

@@ -7,6 +7,8 @@
 //! useful beginning for a new one: by GreedyDual-Size (Cao and Irani, "Cost-Aware WWW Proxy Caching
 //! Algorithms", 1997), where the cost is the tokens that would have to be computed again.
 
+mod saving;
+
 use crate::arena::{Arena, ArenaFull};
 use crate::image::Manifest;
 use crate::kernels::KV_BLOCK;
@@ -20,6 +22,8 @@ pub struct Prefixes<'a> {
     known: &'a mut [Prefix<'a>],
     /// What the last one that was given up was worth: those that come later are worth so much more.
     floor: u64,
+    /// How many were remembered so far, of which nothing was known before.
+    remembered: u64,
 }
 
 #[derive(Debug)]
@@ -27,6 +31,8 @@ struct Prefix<'a> {
     memory: Memory<'a>,
     /// By it the least useful is found.
     worth: u64,
+    /// Its number among those that were saved, or taken back, last.
+    saved: Option<u64>,
 }
 
 impl<'a> Prefixes<'a> {
@@ -46,14 +52,19 @@ impl<'a> Prefixes<'a> {
         let mut list = arena.section(Arena::cost::<Prefix<'_>>(count), 1)?;
         let known = list.build(count, |_| {
             let memory = Memory::new(manifest, context, window(manifest), arena)?;
-            Ok(Prefix { memory, worth: 0 })
+            Ok(Prefix { memory, worth: 0, saved: None })
         })?;
-        Ok(Self { known, floor: 0 })
+        Ok(Self { known, floor: 0, remembered: 0 })
     }
 
     /// Most beginnings.
     pub const fn room(&self) -> usize {
         self.known.len()
+    }
+
+    /// How many were remembered so far: another number when there is something new to save.
+    pub const fn remembered(&self) -> u64 {
+        self.remembered
     }
 
     /// Makes `memory` the longest known beginning of `tokens` that leaves at least one of them to be
@@ -101,6 +112,7 @@ impl<'a> Prefixes<'a> {
         if self.known[index].is_empty() {
             pool.note(memory.table(), tokens);
             self.known[index].memory.copy_from(pool, memory, len, staged);
+            self.remembered += 1;
         }
         self.known[index].worth = self.worth(pool, index, tokens);
     }
@@ -131,17 +143,12 @@ impl<'a> Prefixes<'a> {
         fitting.max_by_key(|(_, one)| one.memory.len()).map(|(index, _)| index)
     }
 
-    /// What number `index`, which is of the first of `tokens`, is worth now: 2^32 for each token that
-    /// would have to be computed without it and each byte that it alone takes, on top of the floor.
+    /// What number `index`, which is of the first of `tokens`, is worth now, on top of the floor.
     fn worth(&self, pool: &KvPool<'_>, index: usize, tokens: &[u32]) -> u64 {
         let memory = &self.known[index].memory;
         let parent = self.longest(pool, tokens, memory.len() - 1);
         let parent = parent.map_or(0, |parent| self.known[parent].memory.len());
-        let shared = parent / KV_BLOCK;
-        let blocks = memory.table().len() - shared;
-        let bytes = blocks * pool.block_bytes() + memory.column_bytes();
-        let cost = ((memory.len() - parent) as u64) << 32;
-        self.floor.saturating_add(cost / bytes.max(1) as u64)
+        self.floor.saturating_add(memory_worth(pool, memory, parent))
     }
 
     fn least(&self) -> Option<usize> {
@@ -158,7 +165,7 @@ impl<'a> Prefixes<'a> {
     fn give_up(&mut self, pool: &mut KvPool<'_>, index: usize) {
         let prefix = &mut self.known[index];
         self.floor = self.floor.max(prefix.worth);
-        prefix.memory.rewind(pool, 0);
+        prefix.empty(pool);
     }
 }
 
@@ -166,4 +173,17 @@ impl Prefix<'_> {
     const fn is_empty(&self) -> bool {
         self.memory.is_empty()
     }
+
+    fn empty(&mut self, pool: &mut KvPool<'_>) {
+        self.memory.rewind(pool, 0);
+        self.saved = None;
+    }
+}
+
+/// 2^32 for each token that would have to be computed without this memory and each byte that it alone
+/// takes, where its first `parent` tokens are known without it.
+fn memory_worth(pool: &KvPool<'_>, memory: &Memory<'_>, parent: usize) -> u64 {
+    let blocks = memory.table().len() - parent / KV_BLOCK;
+    let bytes = blocks * pool.block_bytes() + memory.column_bytes();
+    (((memory.len() - parent) as u64) << 32) / bytes.max(1) as u64
 }
