@@ -16,6 +16,7 @@ pub const MAX_STOP_BYTES: usize = 64;
 /// Why a stop string cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
 pub enum StopError {
     /// It is empty.
     Empty,

@@ -15,6 +15,7 @@ pub trait Drafter {
 
 /// What a drafter wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[must_use]
 pub struct Guess {
     /// How many tokens.
     pub len: usize,

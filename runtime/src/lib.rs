@@ -17,18 +17,19 @@
 //!   boards, `fake` has fakes of the seams for tests. None is on by itself.
 //! - **Stack**: 48 KiB for the core that calls the engine, 12 KiB for each other one.
 //!
-//! In reading order:
+//! In reading order, each on top of those before it:
 //! - [`seams`]: storage, clock, cores, events;
 //! - [`image`]: the file that holds a model;
 //! - [`kernels`]: the arithmetic;
-//! - [`plan`] and [`arena`]: where every byte goes;
-//! - [`model`]: the path of a token through the layers;
-//! - [`experts`]: the pages, in RAM and on their way;
+//! - [`arena`] and [`experts`]: memory, and the pages in it or on their way;
+//! - `model`: the path of a token through the layers;
 //! - [`tokenizer`], [`chat`] and [`sampler`]: text to tokens, and logits to the next one;
-//! - [`sequence`], [`draft`], [`schedule`] and [`engine`]: conversations, side by side; [`prefixes`]: what
-//!   they share; [`saving`]: keeping one elsewhere;
-//! - [`session`], [`answer`], [`thinking`] and [`mod@generate`]: one conversation;
-//! - [`stats`], [`report`] and [`size`]: where time and memory went, in words.
+//! - [`draft`] and [`sequence`]: a conversation, and guesses how it goes on; `saved` and `prefixes`: what
+//!   several begin with, also where it is kept elsewhere;
+//! - `desk` and [`plan`]: where every byte goes;
+//! - [`stats`], `schedule` and [`engine`]: conversations, side by side; [`saving`]: keeping one elsewhere;
+//! - [`session`], [`thinking`], [`answer`] and [`mod@generate`]: one conversation;
+//! - [`size`] and [`report`]: where time and memory went, in words.
 
 #![cfg_attr(not(test), no_std)]
 
@@ -41,20 +42,21 @@ compile_error!("rill needs a 64-bit little-endian target with 64-bit atomics");
 pub mod answer;
 pub mod arena;
 pub mod chat;
+mod desk;
 pub mod draft;
 pub mod engine;
 pub mod experts;
 pub mod generate;
 pub mod image;
 pub mod kernels;
-pub mod model;
+mod model;
 pub mod plan;
-pub mod prefixes;
+mod prefixes;
 pub mod report;
-mod reuse;
 pub mod sampler;
+mod saved;
 pub mod saving;
-pub mod schedule;
+mod schedule;
 pub mod seams;
 pub mod sequence;
 pub mod session;

@@ -3,12 +3,13 @@
 use core::fmt;
 
 use crate::arena::Arena;
-use crate::engine::Desk;
+use crate::desk::Desk;
 use crate::experts::Cache;
 use crate::image::{Image, PAGE_ALIGN, Section, page_shape};
 use crate::kernels::KV_BLOCK;
 use crate::model::batch::{MAX_MARKS, Most, Rows};
-use crate::model::kv::{KvFormat, KvPool};
+pub use crate::model::kv::KvFormat;
+use crate::model::kv::KvPool;
 use crate::model::scratch::Scratch;
 use crate::model::weights::Weights;
 use crate::prefixes::Prefixes;
@@ -165,6 +166,7 @@ pub struct Plan {
 /// Why there is no plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
 pub enum PlanError {
     /// The arena is too small.
     BelowLeast {

@@ -6,18 +6,9 @@
 
 use crate::chat::Place;
 use crate::engine::Engine;
-use crate::sequence::{Sequence, SequenceError};
-
-/// Why a sequence, or what is known, was not written or taken back. `E` is the own error of whoever keeps it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SaveError<E> {
-    /// The sequence says no: its context or the memory for keys and values is too small.
-    Sequence(SequenceError),
-    /// Whoever keeps it cannot.
-    Place(E),
-    /// It contradicts itself.
-    Damaged,
-}
+pub use crate::saved::SaveError;
+use crate::saved::read_tokens;
+use crate::sequence::Sequence;
 
 /// What stands before the tokens.
 struct Head {
@@ -30,7 +21,7 @@ struct Head {
 impl Head {
     fn read<E>(read: &mut impl FnMut(&mut [u8]) -> Result<(), E>) -> Result<Self, SaveError<E>> {
         let mut words = [0_u32; 4];
-        read(bytemuck::bytes_of_mut(&mut words)).map_err(SaveError::Place)?;
+        read(bytemuck::bytes_of_mut(&mut words)).map_err(SaveError::Keeper)?;
         let [len, computed, sampled, place] = words;
         let place = Place::of(place).filter(|_| computed <= len && sampled <= 1);
         Ok(Self {
@@ -103,7 +94,7 @@ impl<'a> Engine<'a> {
         self.restore_memory(sequence, head.computed).map_err(SaveError::Sequence)?;
         sequence.sampled = head.sampled;
         sequence.place = head.place;
-        self.visit_memory(sequence, read).map_err(SaveError::Place)
+        self.visit_memory(sequence, read).map_err(SaveError::Keeper)
     }
 
     /// Writes the most useful known beginnings that take at most `most` bytes together, in pieces, and
@@ -128,14 +119,4 @@ impl<'a> Engine<'a> {
         let vocab = self.vocab();
         self.prefixes.restore(&mut self.model.kv, vocab, &mut read)
     }
-}
-
-/// Reads tokens of a model that has `vocab` of them.
-pub(crate) fn read_tokens<E>(
-    tokens: &mut [u32],
-    vocab: u32,
-    read: &mut impl FnMut(&mut [u8]) -> Result<(), E>,
-) -> Result<(), SaveError<E>> {
-    read(bytemuck::cast_slice_mut(tokens)).map_err(SaveError::Place)?;
-    if tokens.iter().all(|&id| id < vocab) { Ok(()) } else { Err(SaveError::Damaged) }
 }

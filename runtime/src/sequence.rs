@@ -19,6 +19,7 @@ use crate::tokenizer::EncodeError;
 /// Why a sequence cannot go on. It is as it was before the call that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
 pub enum SequenceError {
     /// The text cannot be encoded.
     Text(EncodeError),
@@ -128,6 +129,7 @@ pub(crate) struct Results {
 
 /// Where a sequence stood: how long it was, and what its next choices depended on.
 #[derive(Debug, Clone)]
+#[must_use]
 pub struct Bookmark {
     pub(crate) len: usize,
     pub(crate) place: Place,

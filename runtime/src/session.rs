@@ -63,6 +63,7 @@ impl<'a> Session<'a> {
 
     /// Makes sequence `to` a copy of the selected one, which stays selected; says whether it is there
     /// and another one. Keys and values are shared until one of them writes on.
+    #[must_use]
     pub fn fork(&mut self, to: usize) -> bool {
         let both = self.sequences.get_disjoint_mut([self.at, to]);
         both.is_ok_and(|[from, to]| {

@@ -6,6 +6,7 @@ use crate::seams::Micros;
 /// Where an engine's time went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
 pub struct Stats {
     /// Tokens of prompts that were computed.
     pub prompt: Phase,
@@ -22,6 +23,7 @@ pub struct Stats {
 /// One kind of work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
 pub struct Phase {
     /// Tokens.
     pub tokens: u64,

@@ -26,14 +26,14 @@ const HELD: usize = 24 + 4;
 pub struct Thinker {
     /// `None` for a model that does not think.
     thinking: Option<Thinking>,
-    place: Place,
+    stage: Stage,
     /// What may yet be a mark.
     held: String<HELD>,
 }
 
 /// Where a text stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum Place {
+enum Stage {
     /// Thinking may begin.
     Before,
     /// Right after what begins it.
@@ -56,16 +56,16 @@ impl Thinker {
     /// An answer begins; `within` says whether its prompt began the thinking.
     pub fn begin(&mut self, within: bool) {
         self.held.clear();
-        self.place = match (&self.thinking, within) {
-            (None, _) => Place::Answer,
-            (Some(_), true) => Place::Opened,
-            (Some(_), false) => Place::Before,
+        self.stage = match (&self.thinking, within) {
+            (None, _) => Stage::Answer,
+            (Some(_), true) => Stage::Opened,
+            (Some(_), false) => Stage::Before,
         };
     }
 
     /// Whether the answer itself has begun.
     pub fn has_answered(&self) -> bool {
-        self.place == Place::Answer
+        self.stage == Stage::Answer
     }
 
     /// What a prompt begins thinking with.
@@ -75,33 +75,33 @@ impl Thinker {
 
     /// Whether the text stands within thinking.
     pub fn is_within(&self) -> bool {
-        matches!(self.place, Place::Opened | Place::Within)
+        matches!(self.stage, Stage::Opened | Stage::Within)
     }
 
     /// Takes text and emits what is certain.
     pub fn push(&mut self, mut text: &str, emit: &mut impl FnMut(Part, &str)) {
         while let Some(char) = text.chars().next() {
             let space = text.len() - text.trim_start().len();
-            match self.place {
-                Place::Answer => {
+            match self.stage {
+                Stage::Answer => {
                     emit(Part::Answer, text);
                     return;
                 }
-                Place::Opened | Place::Closed if space > 0 => {
+                Stage::Opened | Stage::Closed if space > 0 => {
                     emit(Part::Mark, &text[..space]);
                     text = &text[space..];
                 }
-                Place::Opened => self.place = Place::Within,
-                Place::Closed => self.place = Place::Answer,
-                Place::Before if self.held.is_empty() && space > 0 => {
+                Stage::Opened => self.stage = Stage::Within,
+                Stage::Closed => self.stage = Stage::Answer,
+                Stage::Before if self.held.is_empty() && space > 0 => {
                     emit(Part::Answer, &text[..space]);
                     text = &text[space..];
                 }
-                Place::Before => {
+                Stage::Before => {
                     text = &text[char.len_utf8()..];
                     self.open(char, emit);
                 }
-                Place::Within => {
+                Stage::Within => {
                     let first = self.close().chars().next().unwrap_or(char);
                     let certain = if self.held.is_empty() {
                         text.find(first).unwrap_or(text.len())
@@ -130,7 +130,7 @@ impl Thinker {
 
     /// What follows is all answer.
     pub fn answer(&mut self) {
-        self.place = Place::Answer;
+        self.stage = Stage::Answer;
     }
 
     /// Ends thinking as if the model had, and returns what stands for it in the sequence.
@@ -142,7 +142,7 @@ impl Thinker {
             let _ = text.push_str(part);
         }
         emit(Part::Mark, &text);
-        self.place = Place::Closed;
+        self.stage = Stage::Closed;
         text
     }
 
@@ -153,31 +153,31 @@ impl Thinker {
 
     /// Takes a character where thinking may begin.
     fn open(&mut self, char: char, emit: &mut impl FnMut(Part, &str)) {
-        let Self { thinking, place, held } = self;
+        let Self { thinking, stage, held } = self;
         let open = thinking.as_ref().map_or("", |thinking| thinking.open.as_str());
         // What is held is shorter than the mark, so there is room.
         let _ = held.push(char);
         if held == open {
             emit(Part::Mark, held);
-            *place = Place::Opened;
+            *stage = Stage::Opened;
         } else if open.starts_with(held.as_str()) {
             return;
         } else {
             emit(Part::Answer, held);
-            *place = Place::Answer;
+            *stage = Stage::Answer;
         }
         held.clear();
     }
 
     /// Takes a character within thinking.
     fn within(&mut self, char: char, emit: &mut impl FnMut(Part, &str)) {
-        let Self { thinking, place, held } = self;
+        let Self { thinking, stage, held } = self;
         let close = thinking.as_ref().map_or("", |thinking| thinking.close.as_str());
         let _ = held.push(char);
         if held == close {
             emit(Part::Mark, held);
             held.clear();
-            *place = Place::Closed;
+            *stage = Stage::Closed;
             return;
         }
         let starts = |at: &usize| held.is_char_boundary(*at) && close.starts_with(&held[*at..]);

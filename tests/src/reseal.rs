@@ -12,7 +12,7 @@ use rill::image::{
     checksum, layout::Format, page_checksum, page_shape,
 };
 use rill::kernels::{CpuFeatures, best};
-use rill::model::kv::KvFormat;
+use rill::plan::KvFormat;
 use rill::plan::{Plan, PlanRequest, Sizes};
 use rill::saving::SaveError;
 use rill::seams::{ManualClock, RamDisk, Serial, Silent, World};

@@ -4,7 +4,7 @@ use rill::engine::{Engine, LoadError, Options};
 use rill::experts::{POLICIES, Policy};
 use rill::image::{ChatTemplate, Image, ImageError, PAGE_ALIGN, Section};
 use rill::kernels::{CpuFeatures, Kernels, best};
-use rill::model::kv::KvFormat;
+use rill::plan::KvFormat;
 use rill::plan::{Plan, PlanRequest, Sizes};
 use rill::sampler::Settings;
 use rill::seams::{ManualClock, Parallel, RamDisk, Recorder, Serial, World};
@@ -203,8 +203,12 @@ impl<S> Rig<S> {
         let mut events = Box::new(Recorder::default());
         let mut world =
             World { storage: &mut disk, parallel: &*parallel, clock: &clock, events: &mut *events };
-        let Setting { kernels, policy, lookahead, draft, sampling, seed, .. } = setting;
-        let options = Options { policy, lookahead, draft, sampling, seed, ..Options::new(kernels) };
+        let mut options = Options::new(setting.kernels);
+        options.policy = setting.policy;
+        options.lookahead = setting.lookahead;
+        options.draft = setting.draft;
+        options.sampling = setting.sampling;
+        options.seed = setting.seed;
         let session = load(&opened, &plan, options, arena(plan.total()), &mut world)?;
         Ok(Self { session, disk, events, parallel, clock })
     }

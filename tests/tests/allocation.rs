@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use rill::engine::{Ask, Options, Step};
 use rill::image::{Image, PAGE_ALIGN};
 use rill::kernels::{CpuFeatures, best};
-use rill::model::kv::KvFormat;
+use rill::plan::KvFormat;
 use rill::plan::{Plan, PlanRequest, Sizes};
 use rill::sampler::{Bias, Settings};
 use rill::seams::{InMemory, Silent, Storage, World};
@@ -77,7 +77,8 @@ fn allocations_of_a_generation(storage: &mut dyn Storage<'static>, kv: KvFormat)
         min_tokens: 9,
         ..image.manifest.sampling.into()
     };
-    let options = Options { sampling: Some(settings), ..Options::new(best(CpuFeatures::detect())) };
+    let mut options = Options::new(best(CpuFeatures::detect()));
+    options.sampling = Some(settings);
     let mut session = Session::load(&image, &plan, options, arena, &mut world).unwrap();
     let mut tokens = 0;
     let allowed = vec![0xffff_fffe; image.manifest.shape.vocab as usize / 32];

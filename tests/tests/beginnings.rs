@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use rill::engine::{Engine, Step};
 use rill::image::Sampling;
 use rill::kernels::KV_BLOCK;
-use rill::model::kv::KvFormat;
+use rill::plan::KvFormat;
 use rill::saving::SaveError;
 use rill::seams::World;
 use rill::sequence::Sequence;
@@ -16,7 +16,7 @@ use rill_tests::reseal::Draw;
 use rill_tests::rig::{Many, Rig, Setting, open};
 
 /// Contents that are drawn.
-const CONTENTS: u64 = 3_000;
+const CONTENTS: u64 = 1_000;
 
 /// Tokens in no order that comes twice.
 fn text() -> Vec<u32> {
@@ -189,7 +189,7 @@ fn what_is_cut_is_refused_wherever_it_is_cut() {
     let blocks = back.session.0.free_blocks();
     for len in (0..bytes.len()).step_by(997).chain(bytes.len() - 40..bytes.len()) {
         let cut = restore(&mut back.session.0, &bytes[..len]);
-        assert_eq!(cut, Err(SaveError::Place(Ended)), "{len} bytes");
+        assert_eq!(cut, Err(SaveError::Keeper(Ended)), "{len} bytes");
         back.session.0.forget();
         assert_eq!(back.session.0.free_blocks(), blocks, "{len} bytes");
     }
@@ -243,4 +243,3 @@ fn any_content_ends_in_an_error_or_an_engine_that_goes_on() {
     println!("{errors} errors, {taken} taken");
     assert!(errors > 100 && taken > 100, "{errors} errors, {taken} taken");
 }
-

@@ -3,12 +3,12 @@
 
 use proptest::prelude::*;
 use proptest::sample::Index;
+use rill::engine::Wanted;
 use rill::engine::{Engine, Share, Step};
 use rill::experts::POLICIES;
 use rill::image::Sampling;
 use rill::kernels::{CpuFeatures, KV_BLOCK, all};
-use rill::model::batch::Wanted;
-use rill::model::kv::KvFormat;
+use rill::plan::KvFormat;
 use rill::seams::Fault;
 use rill::sequence::{Sequence, SequenceError};
 use rill_tests::kiosk;

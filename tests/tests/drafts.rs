@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use rill::engine::{Ask, Sample, Step};
 use rill::image::Sampling;
-use rill::model::kv::KvFormat;
+use rill::plan::KvFormat;
 use rill::sampler::Settings;
 use rill::sequence::SequenceError;
 use rill_tests::kiosk;

@@ -40,8 +40,9 @@ impl Folder {
     fn args(&self, question: &str, extra: &[&str]) -> Vec<String> {
         let model = self.file("model.rill").display().to_string();
         let args = ["run", "--json", "--greedy", "-n", "6", "--ram", "96MiB", "-c", "256"];
-        let all = args.iter().chain(&["-m", &model, "--system", SYSTEM]).chain(extra);
-        all.chain(&[question]).map(|&arg| arg.to_owned()).collect()
+        let more = ["-m", &model, "--system", SYSTEM];
+        let all = [&args[..], &more, extra, &[question]].concat();
+        all.into_iter().map(str::to_owned).collect()
     }
 
     fn ask(&self, question: &str, extra: &[&str]) -> Run {

@@ -4,7 +4,7 @@
 use rill::engine::Options;
 use rill::image::{HEADER_BYTES, Header, Image, PAGE_ALIGN, Section, checksum};
 use rill::kernels::{CpuFeatures, best};
-use rill::model::kv::KvFormat;
+use rill::plan::KvFormat;
 use rill::plan::{Plan, PlanRequest, Sizes};
 use rill::seams::{
     Completion, Geometry, ManualClock, Read, Serial, Silent, Storage, StorageError,

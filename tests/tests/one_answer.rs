@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use rill::experts::POLICIES;
 use rill::kernels::{CpuFeatures, all};
-use rill::model::kv::KvFormat;
+use rill::plan::KvFormat;
 use rill::seams::Fault;
 use rill_tests::kiosk;
 use rill_tests::reference::cases;

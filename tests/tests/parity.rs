@@ -2,7 +2,7 @@
 //! activations, and no further from it than llama.cpp (llama-cpp-python 0.3.36, x86-64) on the
 //! same weights; figures in `data/kiosk/reference/README.md`.
 
-use rill::model::kv::KvFormat;
+use rill::plan::KvFormat;
 use rill::seams::Event;
 use rill_tests::kiosk::{self, Q8};
 use rill_tests::reference::{Tensors, cases, compare};

@@ -1,9 +1,9 @@
 //! What a caller may ask of each choice: masks, log-probabilities, biases, tokens of its own, and
 //! answers that do not end.
 
+use rill::engine::Wanted;
 use rill::engine::{Ask, Engine, Share, Step};
 use rill::image::Sampling;
-use rill::model::batch::Wanted;
 use rill::sampler::{Bias, Logprobs, MOST_BIASES, Settings, contains, insert, set_words};
 use rill::seams::World;
 use rill::sequence::{Sequence, SequenceError};

@@ -8,7 +8,7 @@ use rill::answer::Answer;
 use rill::chat::Role;
 use rill::generate::{Free, forget_thinking, generate};
 use rill::image::{Earlier, Template};
-use rill::model::kv::KvFormat;
+use rill::plan::KvFormat;
 use rill::session::Session;
 use rill_pack::{Options, Quiet, pack};
 use rill_tests::kiosk;

@@ -9,7 +9,7 @@ use core::str::FromStr;
 use rill::answer::{Answer, StopError};
 use rill::experts::{Policy, policy};
 use rill::image::Sampling;
-use rill::model::kv::KvFormat;
+use rill::plan::KvFormat;
 use rill::sampler::Settings;
 use rill::size::Size;
 

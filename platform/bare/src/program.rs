@@ -154,14 +154,12 @@ fn converse(console: &mut Console) -> Result<Infallible, Failure> {
         error => Failure::Plan(error),
     })?;
     let cores = cores::start(config.threads.unwrap_or(board::CORES), &WATCHDOG);
-    let options = Options {
-        policy: config.policy.unwrap_or(Options::new(kernels).policy),
-        lookahead: !config.no_lookahead,
-        draft: !config.no_draft,
-        sampling: Some(config.settings(image.manifest.sampling)),
-        seed: config.seed,
-        ..Options::new(kernels)
-    };
+    let mut options = Options::new(kernels);
+    options.policy = config.policy.unwrap_or(options.policy);
+    options.lookahead = !config.no_lookahead;
+    options.draft = !config.no_draft;
+    options.sampling = Some(config.settings(image.manifest.sampling));
+    options.seed = config.seed;
     let arena = &mut memory[..plan.total() as usize];
     disk.confine(arena);
     let mut world = World { storage: &mut disk, parallel: &cores, clock: &CLOCK, events: &mut Log };

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::path::Path;
 
-use rill::model::kv::KvFormat;
+use rill::plan::KvFormat;
 use rill::saving::SaveError;
 use rill::session::Session;
 use rill_linux::regular;
@@ -59,7 +59,7 @@ pub fn load(session: &mut Session<'_>, image: u64, path: &Path) -> Result<Value,
     match checked {
         Ok(()) => Ok(said),
         Err(SaveError::Sequence(error)) => Err(error.into()),
-        Err(SaveError::Place(error)) => Err(Failure::file(path)(error)),
+        Err(SaveError::Keeper(error)) => Err(Failure::file(path)(error)),
         Err(SaveError::Damaged) => Err(failed(SealError::Damaged)),
     }
 }

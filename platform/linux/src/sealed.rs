@@ -4,7 +4,7 @@
 use std::io::{self, Read, Seek, Write};
 use std::path::Path;
 
-use rill::model::kv::KvFormat;
+use rill::plan::KvFormat;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::replace::{Access, replace};

@@ -11,7 +11,7 @@ use super::policy::Policy;
 use super::shelf::{Found, Placed, Shelf, SlotId};
 use crate::arena::{Arena, ArenaFull};
 use crate::image::{Image, PAGE_ALIGN, PageShape, join_sums};
-use crate::model::weights::Matrix;
+use crate::kernels::Matrix;
 use crate::seams::{Completion, Event, Micros, RETRIES, Read, Slice, StorageError, Urgency, World};
 
 /// A part of a page.
@@ -26,6 +26,7 @@ pub enum Part {
 /// What is wrong with a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
 pub enum PageFault {
     /// The device cannot read it.
     Storage(StorageError),
@@ -67,6 +68,7 @@ impl core::error::Error for PageError {}
 /// What the cache has done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
 pub struct CacheStats {
     /// Pages that were wanted and in RAM since an earlier token.
     pub hits: u64,

@@ -15,7 +15,7 @@ pub struct History<'a> {
     uses: u64,
     /// The bank whose uses were counted last.
     bank: u32,
-    reuse: Reuse,
+    forecast: Forecast,
 }
 
 /// One page's past.
@@ -52,10 +52,11 @@ impl<'a> History<'a> {
         arena: &mut Arena<'a>,
     ) -> Result<Self, ArenaFull> {
         let even = top_k as f32 / experts as f32;
-        let reuse = Reuse::new(even);
-        let unused = Usage { rates: [even; 3], wait: reuse.wait(&[even; 3]), order: 0, fresh: 0 };
+        let forecast = Forecast::new(even);
+        let unused =
+            Usage { rates: [even; 3], wait: forecast.wait(&[even; 3]), order: 0, fresh: 0 };
         let pages = arena.build(pages, |_| Ok(unused))?;
-        Ok(Self { pages, experts, uses: 0, bank: 0, reuse })
+        Ok(Self { pages, experts, uses: 0, bank: 0, forecast })
     }
 
     /// `page` is used by `tokens` tokens of the batch.
@@ -76,12 +77,12 @@ impl<'a> History<'a> {
             usage.fresh = 0;
             // The next token of an answer is what the wait is about; prompts only count.
             if is_answer {
-                self.reuse.learn(&usage.rates, share);
+                self.forecast.learn(&usage.rates, share);
             }
             for (rate, keep) in usage.rates.iter_mut().zip(keep) {
                 *rate = share + (*rate - share) * keep;
             }
-            usage.wait = self.reuse.wait(&usage.rates);
+            usage.wait = self.forecast.wait(&usage.rates);
         }
         self.bank = bank;
     }
@@ -103,7 +104,7 @@ impl<'a> History<'a> {
     pub fn recall(&mut self, page: u32, rates: Rates) {
         let usage = &mut self.pages[page as usize];
         usage.rates = rates;
-        usage.wait = self.reuse.wait(&rates);
+        usage.wait = self.forecast.wait(&rates);
     }
 
     /// How many pages there are.
@@ -144,14 +145,14 @@ impl<'a> History<'a> {
 /// weights a text that stays with its topic and one that does not each lose several points of hit
 /// rate to the other's optimum; learned ones follow both.
 #[derive(Debug, Clone, Copy)]
-struct Reuse {
+struct Forecast {
     /// Of 1 and of each rate's logarithm.
     weights: [f32; 4],
     /// Sums of squared gradients (AdaGrad, <https://jmlr.org/papers/v12/duchi11a.html>).
     squares: [f32; 4],
 }
 
-impl Reuse {
+impl Forecast {
     const STEP: f32 = 0.1;
     /// Keeps logarithms of rates finite.
     const LEAST: f32 = 1e-3;

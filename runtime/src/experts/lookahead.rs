@@ -24,15 +24,15 @@ const KEEP: u32 = 512;
 /// Decides about reading ahead, token by token.
 #[derive(Debug, Clone, Copy)]
 pub struct Lookahead {
-    phase: Phase,
-    /// Tokens of the phase so far.
+    mode: Mode,
+    /// Tokens of the mode so far.
     tokens: u32,
     /// Times of the trial's tokens without and with guesses.
     times: [[Micros; SIDE]; 2],
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum Mode {
     /// The user said never.
     Never,
     /// For so many tokens.
@@ -43,43 +43,43 @@ enum Phase {
 impl Lookahead {
     /// On when it pays, or never.
     pub const fn new(allowed: bool) -> Self {
-        let phase = if allowed { Phase::Keep(true, FIRST) } else { Phase::Never };
-        Self { phase, tokens: 0, times: [[0; SIDE]; 2] }
+        let mode = if allowed { Mode::Keep(true, FIRST) } else { Mode::Never };
+        Self { mode, tokens: 0, times: [[0; SIDE]; 2] }
     }
 
     /// Whether to guess now.
     pub const fn is_on(&self) -> bool {
-        match self.phase {
-            Phase::Never => false,
-            Phase::Keep(on, _) => on,
-            Phase::Trial => matches!(self.tokens / WINDOW, 0 | 3),
+        match self.mode {
+            Mode::Never => false,
+            Mode::Keep(on, _) => on,
+            Mode::Trial => matches!(self.tokens / WINDOW, 0 | 3),
         }
     }
 
     /// Whether it is allowed at all.
     pub const fn is_allowed(&self) -> bool {
-        !matches!(self.phase, Phase::Never)
+        !matches!(self.mode, Mode::Never)
     }
 
     /// One token took so long.
     pub fn token(&mut self, time: Micros) {
-        if self.phase == Phase::Trial {
+        if self.mode == Mode::Trial {
             // The first window of each side, then the second.
             let (window, within) = (self.tokens / WINDOW, self.tokens % WINDOW);
             let at = window / 2 * WINDOW + within;
             self.times[usize::from(self.is_on())][at as usize] = time;
         }
         self.tokens += 1;
-        let next = match self.phase {
-            Phase::Keep(_, tokens) if self.tokens == tokens => Phase::Trial,
-            Phase::Trial if self.tokens == TRIAL => {
+        let next = match self.mode {
+            Mode::Keep(_, tokens) if self.tokens == tokens => Mode::Trial,
+            Mode::Trial if self.tokens == TRIAL => {
                 let [without, with] = self.times.map(middle);
-                Phase::Keep(with <= without, KEEP)
+                Mode::Keep(with <= without, KEEP)
             }
-            Phase::Never => return self.tokens = 0,
+            Mode::Never => return self.tokens = 0,
             _ => return,
         };
-        *self = Self { phase: next, tokens: 0, ..*self };
+        *self = Self { mode: next, tokens: 0, ..*self };
     }
 }
 

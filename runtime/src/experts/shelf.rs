@@ -12,7 +12,7 @@ const NO_PAGE: u32 = u32::MAX;
 
 /// What is in a slot.
 #[derive(Debug, Clone, Copy)]
-struct Place {
+struct Entry {
     page: u32,
     /// The layer that is being computed needs it.
     pinned: bool,
@@ -22,7 +22,7 @@ struct Place {
     away: bool,
 }
 
-impl Place {
+impl Entry {
     const EMPTY: Self = Self { page: NO_PAGE, pinned: false, ahead: false, away: false };
 }
 
@@ -46,7 +46,7 @@ pub struct Placed {
 
 /// The slots' contents.
 pub struct Shelf<'a> {
-    places: &'a mut [Place],
+    entries: &'a mut [Entry],
     /// For each page its slot + 1, or 0.
     slot_of: &'a mut [u16],
     /// Uses of every page.
@@ -59,7 +59,7 @@ pub struct Shelf<'a> {
 impl<'a> Shelf<'a> {
     /// Bytes it takes.
     pub const fn bytes(pages: usize, slots: usize) -> usize {
-        Arena::cost::<Place>(slots) + Arena::cost::<u16>(pages) + History::bytes(pages)
+        Arena::cost::<Entry>(slots) + Arena::cost::<u16>(pages) + History::bytes(pages)
     }
 
     /// An empty shelf of `slots` slots. There are `banks` banks of `experts` pages, of which a
@@ -72,7 +72,7 @@ impl<'a> Shelf<'a> {
     ) -> Result<Self, ArenaFull> {
         let pages = (banks * experts) as usize;
         Ok(Self {
-            places: arena.build(slots, |_| Ok(Place::EMPTY))?,
+            entries: arena.build(slots, |_| Ok(Entry::EMPTY))?,
             slot_of: arena.zeros(pages)?,
             history: History::new(pages, experts, top_k, arena)?,
             policy,
@@ -82,12 +82,12 @@ impl<'a> Shelf<'a> {
 
     /// How many pages fit.
     pub const fn slots(&self) -> usize {
-        self.places.len()
+        self.entries.len()
     }
 
     /// The page in slot `id`.
     pub fn page(&self, id: SlotId) -> Option<u32> {
-        Some(self.places[id as usize].page).filter(|&page| page != NO_PAGE)
+        Some(self.entries[id as usize].page).filter(|&page| page != NO_PAGE)
     }
 
     /// The slot of `page`.
@@ -99,18 +99,18 @@ impl<'a> Shelf<'a> {
     pub fn want(&mut self, page: u32, tokens: u32) -> Option<Found> {
         self.history.used(page, tokens);
         let slot = self.slot(page)?;
-        let place = &mut self.places[slot as usize];
-        place.pinned = true;
-        Some(Found { slot, guessed: core::mem::take(&mut place.ahead) })
+        let entry = &mut self.entries[slot as usize];
+        entry.pinned = true;
+        Some(Found { slot, guessed: core::mem::take(&mut entry.ahead) })
     }
 
     /// All that a batch of `tokens` tokens wants of `bank` has been told. Guesses about it that did
     /// not come true are pages like any other from now on.
     pub fn settle(&mut self, bank: u32, tokens: u32, is_answer: bool) {
         self.history.settle(bank, tokens, is_answer);
-        for place in self.places.iter_mut().filter(|place| place.ahead) {
-            place.ahead = self.history.bank_of(place.page) != bank;
-            self.wasted += u64::from(!place.ahead);
+        for entry in self.entries.iter_mut().filter(|entry| entry.ahead) {
+            entry.ahead = self.history.bank_of(entry.page) != bank;
+            self.wasted += u64::from(!entry.ahead);
         }
     }
 
@@ -118,14 +118,14 @@ impl<'a> Shelf<'a> {
     pub fn place(&mut self, page: u32) -> Option<Placed> {
         // A guess that may still come true gives way last.
         let placed = self.assign(page, false).or_else(|| self.assign(page, true))?;
-        self.places[placed.slot as usize].pinned = true;
+        self.entries[placed.slot as usize].pinned = true;
         Some(placed)
     }
 
     /// Gives `page` a slot on a guess. `None` when none is to spare.
     pub fn place_ahead(&mut self, page: u32) -> Option<Placed> {
         let placed = self.assign(page, false)?;
-        self.places[placed.slot as usize].ahead = true;
+        self.entries[placed.slot as usize].ahead = true;
         Some(placed)
     }
 
@@ -137,38 +137,38 @@ impl<'a> Shelf<'a> {
 
     /// The layer is done with the page in slot `id`.
     pub fn release(&mut self, id: SlotId) {
-        self.places[id as usize].pinned = false;
+        self.entries[id as usize].pinned = false;
     }
 
     /// Whether the layer that is being computed needs the page in slot `id`.
     pub fn is_pinned(&self, id: SlotId) -> bool {
-        self.places[id as usize].pinned
+        self.entries[id as usize].pinned
     }
 
     /// Whether the page in slot `id` was placed on a guess that may still come true.
     pub fn is_guess(&self, id: SlotId) -> bool {
-        self.places[id as usize].ahead
+        self.entries[id as usize].ahead
     }
 
     /// Whether the memory of slot `id` is in the hands of the storage.
     pub fn is_away(&self, id: SlotId) -> bool {
-        self.places[id as usize].away
+        self.entries[id as usize].away
     }
 
     /// The memory of slot `id` is in the hands of the storage, or not: while it is, the slot keeps
     /// its page.
     pub fn set_away(&mut self, id: SlotId, away: bool) {
-        self.places[id as usize].away = away;
+        self.entries[id as usize].away = away;
     }
 
     /// Empties slot `id`.
     pub fn forget(&mut self, id: SlotId) {
-        let place = &mut self.places[id as usize];
-        if place.page != NO_PAGE {
-            self.slot_of[place.page as usize] = 0;
-            self.wasted += u64::from(place.ahead);
+        let entry = &mut self.entries[id as usize];
+        if entry.page != NO_PAGE {
+            self.slot_of[entry.page as usize] = 0;
+            self.wasted += u64::from(entry.ahead);
         }
-        *place = Place { away: place.away, ..Place::EMPTY };
+        *entry = Entry { away: entry.away, ..Entry::EMPTY };
     }
 
     /// Guesses that came to nothing so far: their turn passed, or they gave way before it.
@@ -181,16 +181,16 @@ impl<'a> Shelf<'a> {
         let (slot, evicted) = match self.empty() {
             Some(slot) => (slot, None),
             None => {
-                let slots = self.places.len();
+                let slots = self.entries.len();
                 let mut candidates = self
-                    .places
+                    .entries
                     .iter()
                     .filter(|p| p.page != NO_PAGE && !p.pinned && !p.away && (guesses || !p.ahead))
                     .map(|p| p.page);
                 let victim = self.policy.victim(&self.history, page, slots, &mut candidates)?;
                 let slot = self.slot(victim)?;
                 self.slot_of[victim as usize] = 0;
-                self.wasted += u64::from(self.places[slot as usize].ahead);
+                self.wasted += u64::from(self.entries[slot as usize].ahead);
                 (slot, Some(victim))
             }
         };
@@ -198,12 +198,12 @@ impl<'a> Shelf<'a> {
     }
 
     fn empty(&self) -> Option<SlotId> {
-        let empty = |place: &Place| place.page == NO_PAGE && !place.away;
-        self.places.iter().position(empty).map(|slot| slot as SlotId)
+        let empty = |entry: &Entry| entry.page == NO_PAGE && !entry.away;
+        self.entries.iter().position(empty).map(|slot| slot as SlotId)
     }
 
     fn put(&mut self, page: u32, slot: SlotId, evicted: Option<u32>) -> Placed {
-        self.places[slot as usize] = Place { page, ..Place::EMPTY };
+        self.entries[slot as usize] = Entry { page, ..Entry::EMPTY };
         self.slot_of[page as usize] = slot + 1;
         Placed { slot, evicted }
     }

@@ -204,6 +204,7 @@ impl Default for Sampling {
 /// What is wrong with a manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
 pub enum ManifestError {
     /// It is not postcard of this version's structure.
     Encoding,

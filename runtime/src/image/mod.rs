@@ -45,7 +45,7 @@ pub use manifest::{
 };
 pub use template::{ChatTemplate, TEMPLATE_MAX};
 pub use view::{
-    FORMAT_VERSION, FfnTensors, HEADER_BYTES, HeadTensors, Header, Image, ImageError,
-    LAYOUT_TILES_16X32, LayerTensors, MAGIC, Matrix, MixerTensors, PAGE_ALIGN, PageShape, Place,
+    Extent, FORMAT_VERSION, FfnTensors, HEADER_BYTES, HeadTensors, Header, Image, ImageError,
+    LAYOUT_TILES_16X32, LayerTensors, MAGIC, MatrixExtent, MixerTensors, PAGE_ALIGN, PageShape,
     Resident, SECTIONS, SPLIT_ALIGN, Section, Span, page_shape,
 };

@@ -100,6 +100,7 @@ pub struct Header {
 /// Why an image cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
 pub enum ImageError {
     /// It does not begin with the magic bytes.
     NotAnImage,
@@ -278,16 +279,16 @@ impl PageShape {
     }
 }
 
-/// A place in the resident section.
-pub type Place = core::ops::Range<usize>;
+/// Bytes of the resident section.
+pub type Extent = core::ops::Range<usize>;
 
-/// A quantised matrix and its place in the resident section.
+/// A quantised matrix's shape, and where it is in the resident section.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Matrix {
+pub struct MatrixExtent {
     /// Its shape.
     pub shape: MatrixShape,
     /// Its bytes.
-    pub place: Place,
+    pub extent: Extent,
 }
 
 /// Where every tensor of the resident section lies. It follows from the manifest alone: there are
@@ -304,22 +305,22 @@ pub struct Resident {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HeadTensors {
     /// (vocab, hidden).
-    pub embedding: Matrix,
+    pub embedding: MatrixExtent,
     /// (vocab, hidden) when not tied.
-    pub head: Option<Matrix>,
+    pub head: Option<MatrixExtent>,
     /// (hidden,) f32.
-    pub norm: Place,
+    pub norm: Extent,
 }
 
 /// Tensors of one layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayerTensors {
     /// (hidden,) f32.
-    pub operator_norm: Place,
+    pub operator_norm: Extent,
     /// What mixes tokens.
     pub mixer: MixerTensors,
     /// (hidden,) f32.
-    pub ffn_norm: Place,
+    pub ffn_norm: Extent,
     /// What transforms each token.
     pub ffn: FfnTensors,
 }
@@ -330,22 +331,22 @@ pub enum MixerTensors {
     /// Gated short convolution.
     Conv {
         /// (3 hidden, hidden): B, C, x.
-        in_proj: Matrix,
+        in_proj: MatrixExtent,
         /// (conv_width, hidden) f32, oldest tap first.
-        taps: Place,
+        taps: Extent,
         /// (hidden, hidden).
-        out_proj: Matrix,
+        out_proj: MatrixExtent,
     },
     /// Grouped-query attention.
     Attention {
         /// ((heads + 2 kv_heads) head_dim, hidden).
-        qkv: Matrix,
+        qkv: MatrixExtent,
         /// (head_dim,) f32.
-        q_norm: Place,
+        q_norm: Extent,
         /// (head_dim,) f32.
-        k_norm: Place,
+        k_norm: Extent,
         /// (hidden, heads head_dim).
-        out_proj: Matrix,
+        out_proj: MatrixExtent,
     },
 }
 
@@ -355,16 +356,16 @@ pub enum FfnTensors {
     /// One SwiGLU for all.
     Dense {
         /// Interleaved, (2 dense_ff, hidden).
-        gate_up: Matrix,
+        gate_up: MatrixExtent,
         /// (hidden, dense_ff).
-        down: Matrix,
+        down: MatrixExtent,
     },
     /// A router before a bank of pages.
     Moe {
         /// (experts, hidden) f32 in tile rows: `[tile row][column][16]`.
-        router: Place,
+        router: Extent,
         /// (experts,) f32; zeros when the model has none.
-        bias: Place,
+        bias: Extent,
     },
 }
 
@@ -436,16 +437,16 @@ impl Resident {
         }
     }
 
-    fn matrix(&mut self, format: Format, rows: usize, cols: usize) -> Matrix {
+    fn matrix(&mut self, format: Format, rows: usize, cols: usize) -> MatrixExtent {
         let shape = MatrixShape { format, rows, cols };
-        Matrix { shape, place: self.take(shape.bytes()) }
+        MatrixExtent { shape, extent: self.take(shape.bytes()) }
     }
 
-    fn floats(&mut self, count: usize) -> Place {
+    fn floats(&mut self, count: usize) -> Extent {
         self.take(count * 4)
     }
 
-    fn take(&mut self, bytes: usize) -> Place {
+    fn take(&mut self, bytes: usize) -> Extent {
         let start = self.next;
         self.next = align_up(start + bytes, TENSOR_ALIGN);
         start..start + bytes

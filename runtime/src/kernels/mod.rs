@@ -17,6 +17,7 @@
 #[cfg(target_arch = "aarch64")]
 mod aarch64;
 pub mod math;
+mod matrix;
 pub mod panel;
 pub mod scalar;
 mod select;
@@ -28,6 +29,7 @@ mod detect;
 #[cfg(test)]
 mod suite;
 
+pub use matrix::Matrix;
 pub use panel::{
     BLOCK_WORDS, FINE_WORDS, FinePanel, MAX_WIDTH, Panel, Quantised, group_at, pair_at,
 };

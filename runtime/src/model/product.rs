@@ -5,9 +5,8 @@
 
 use core::ops::Range;
 
-use super::weights::Matrix;
 use crate::image::layout::{BLOCK, Format, TILE_ROWS};
-use crate::kernels::{BLOCK_WORDS, FinePanel, Kernels, MAX_WIDTH, Panel, Quantised, panel};
+use crate::kernels::{BLOCK_WORDS, FinePanel, Kernels, MAX_WIDTH, Matrix, Panel, Quantised, panel};
 use crate::seams::{Parallel, Shared};
 
 /// Outputs of a SwiGLU that are computed together: they make one block of the next activations.
@@ -162,11 +161,6 @@ impl<'x> Activations<'x> {
     fn words(&self, tokens: &Range<usize>) -> &'x [i32] {
         let cols = self.blocks * BLOCK;
         &self.words[self.grain.words(tokens.start, cols)..self.grain.words(tokens.end, cols)]
-    }
-
-    /// How the batch is divided.
-    pub const fn tiling(&self) -> Tiling {
-        self.tiling
     }
 }
 

@@ -3,33 +3,10 @@
 use bytemuck::cast_slice;
 
 use crate::arena::{Arena, ArenaFull};
-use crate::image::layout::{BLOCK, MatrixShape, TILE_ROWS, get_block};
-use crate::image::{self, FfnTensors, LayerTensors, Manifest, MixerTensors, Place, Resident};
-use crate::kernels::math::from_f16;
-
-/// A quantised matrix in RAM.
-#[derive(Debug, Clone, Copy)]
-pub struct Matrix<'a> {
-    /// Its shape.
-    pub shape: MatrixShape,
-    /// Tile rows, see [`crate::image::layout`].
-    pub bytes: &'a [u8],
-}
-
-impl Matrix<'_> {
-    /// Writes row `row`, dequantised, into `out` (cols,).
-    pub fn row(&self, row: usize, out: &mut [f32]) {
-        let bytes = self.shape.format.tile_row_bytes(self.shape.blocks());
-        let tile_row = &self.bytes[row / TILE_ROWS * bytes..][..bytes];
-        for (block, out) in out.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
-            let (quants, scale) = get_block(self.shape.format, tile_row, row % TILE_ROWS, block);
-            let scale = from_f16(scale);
-            for (out, quant) in out.iter_mut().zip(quants) {
-                *out = f32::from(quant) * scale;
-            }
-        }
-    }
-}
+use crate::image::{
+    Extent, FfnTensors, LayerTensors, Manifest, MatrixExtent, MixerTensors, Resident,
+};
+use crate::kernels::Matrix;
 
 /// The weights of one layer.
 #[derive(Debug, Clone, Copy)]
@@ -184,12 +161,12 @@ impl<'a> View<'a> {
         }
     }
 
-    fn matrix(&self, matrix: &image::Matrix) -> Matrix<'a> {
-        Matrix { shape: matrix.shape, bytes: &self.resident[matrix.place.clone()] }
+    fn matrix(&self, matrix: &MatrixExtent) -> Matrix<'a> {
+        Matrix { shape: matrix.shape, bytes: &self.resident[matrix.extent.clone()] }
     }
 
-    fn floats(&self, place: &Place) -> &'a [f32] {
-        cast_slice(&self.resident[place.clone()])
+    fn floats(&self, extent: &Extent) -> &'a [f32] {
+        cast_slice(&self.resident[extent.clone()])
     }
 }
 

@@ -11,7 +11,7 @@ use super::{Prefix, Prefixes, memory_worth};
 use crate::kernels::KV_BLOCK;
 use crate::model::kv::KvPool;
 use crate::model::state::Memory;
-use crate::saving::{SaveError, read_tokens};
+use crate::saved::{SaveError, read_tokens};
 
 /// What stands before each.
 #[derive(Debug, Clone, Copy, Default)]
@@ -32,7 +32,7 @@ impl Head {
 
     fn read<E>(read: &mut impl FnMut(&mut [u8]) -> Result<(), E>) -> Result<Self, SaveError<E>> {
         let mut words = [0; 4];
-        read(bytemuck::bytes_of_mut(&mut words)).map_err(SaveError::Place)?;
+        read(bytemuck::bytes_of_mut(&mut words)).map_err(SaveError::Keeper)?;
         let [len, parent, shared, worth] = words;
         let head = Self { len, parent: parent.checked_sub(1), shared, worth };
         let is_right = if parent == 0 { shared == 0 } else { shared <= len / KV_BLOCK as u64 };
@@ -87,6 +87,9 @@ impl Prefixes<'_> {
         vocab: u32,
         read: &mut impl FnMut(&mut [u8]) -> Result<(), E>,
     ) -> Result<u64, SaveError<E>> {
+        if self.known.is_empty() {
+            return Ok(0);
+        }
         self.known.iter_mut().for_each(|prefix| prefix.saved = None);
         let (mut taken, mut number) = (0, 0);
         loop {
@@ -174,7 +177,7 @@ impl Prefixes<'_> {
             read_tokens(&mut pool.noted_mut(block)[..tokens], vocab, read)?;
         }
         let visited = memory.visit_from(pool, head.shared as usize, read);
-        visited.map_err(SaveError::Place)?;
+        visited.map_err(SaveError::Keeper)?;
         // Nothing is worth more than if it had to be computed whole.
         let most = memory_worth(pool, memory, 0);
         *worth = self.floor.saturating_add(head.worth.min(most));
@@ -193,7 +196,7 @@ impl Prefixes<'_> {
         let mut buffer = [0; 256];
         while left > 0 {
             let part = left.min(buffer.len() as u64);
-            read(&mut buffer[..part as usize]).map_err(SaveError::Place)?;
+            read(&mut buffer[..part as usize]).map_err(SaveError::Keeper)?;
             left -= part;
         }
         Ok(())

@@ -29,6 +29,7 @@ pub struct Tokenizer<'t> {
 /// Why a text could not be encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
+#[non_exhaustive]
 pub enum EncodeError {
     /// A piece (a run without a place to cut) is longer than the scratch allows.
     Piece {

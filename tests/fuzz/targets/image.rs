@@ -13,7 +13,7 @@ use rill::image::{
     page_shape,
 };
 use rill::kernels::{CpuFeatures, best};
-use rill::model::kv::KvFormat;
+use rill::plan::KvFormat;
 use rill::engine::Options;
 use rill::plan::{Plan, PlanRequest};
 use rill::seams::{ManualClock, RamDisk, Serial, Silent, World};

@@ -6,8 +6,8 @@ use std::ops::ControlFlow;
 
 use rill::image::layout::{TILE_ROWS, align_up};
 use rill::image::{
-    FfnTensors, HEADER_BYTES, Header, LayerTensors, Manifest, Matrix, MixerTensors, PageShape,
-    Place, Resident, Section, checksum, page_checksum, page_shape,
+    Extent, FfnTensors, HEADER_BYTES, Header, LayerTensors, Manifest, MatrixExtent, MixerTensors,
+    PageShape, Resident, Section, checksum, page_checksum, page_shape,
 };
 use xxhash_rust::xxh3::Xxh3Default;
 
@@ -168,19 +168,24 @@ impl<W: Write + Seek> Packer<'_, W> {
         }
     }
 
-    fn dense(&mut self, matrix: &Matrix, parts: &[&Part], weave: Weave) -> Result<(), WriteError> {
+    fn dense(
+        &mut self,
+        matrix: &MatrixExtent,
+        parts: &[&Part],
+        weave: Weave,
+    ) -> Result<(), WriteError> {
         self.matrix(matrix, parts, weave, Class::Dense)
     }
 
     /// Writes a matrix of the resident section, a chunk of tile rows at a time.
     fn matrix(
         &mut self,
-        matrix: &Matrix,
+        matrix: &MatrixExtent,
         parts: &[&Part],
         weave: Weave,
         class: Class,
     ) -> Result<(), WriteError> {
-        self.out.place(matrix.place.start)?;
+        self.out.place(matrix.extent.start)?;
         let joint = Joint { parts, weave, shape: matrix.shape };
         let width = matrix.shape.format.tile_row_bytes(matrix.shape.blocks());
         let rows = matrix.shape.tile_rows();
@@ -260,13 +265,13 @@ impl<W: Write + Seek> Packer<'_, W> {
         Ok(numbers)
     }
 
-    fn floats(&mut self, place: &Place, part: &Part) -> Result<(), WriteError> {
-        self.arranged(place, part, |numbers| numbers)
+    fn floats(&mut self, extent: &Extent, part: &Part) -> Result<(), WriteError> {
+        self.arranged(extent, part, |numbers| numbers)
     }
 
     /// (hidden, conv_width) in the source, (conv_width, hidden) in the image.
-    fn taps(&mut self, place: &Place, part: &Part) -> Result<(), WriteError> {
-        self.arranged(place, part, |numbers| {
+    fn taps(&mut self, extent: &Extent, part: &Part) -> Result<(), WriteError> {
+        self.arranged(extent, part, |numbers| {
             let mut turned = Vec::with_capacity(numbers.len());
             for tap in 0..part.cols {
                 turned.extend(numbers.iter().skip(tap).step_by(part.cols));
@@ -276,8 +281,8 @@ impl<W: Write + Seek> Packer<'_, W> {
     }
 
     /// (experts, hidden) in the source, `[tile row][column][16]` in the image.
-    fn router(&mut self, place: &Place, part: &Part) -> Result<(), WriteError> {
-        self.arranged(place, part, |numbers| {
+    fn router(&mut self, extent: &Extent, part: &Part) -> Result<(), WriteError> {
+        self.arranged(extent, part, |numbers| {
             let mut tiles = vec![0.0; align_up(part.rows, TILE_ROWS) * part.cols];
             for (row, weights) in numbers.chunks_exact(part.cols).enumerate() {
                 let tile = row / TILE_ROWS * TILE_ROWS * part.cols;
@@ -292,12 +297,12 @@ impl<W: Write + Seek> Packer<'_, W> {
     /// Writes the numbers of a part in another order.
     fn arranged(
         &mut self,
-        place: &Place,
+        extent: &Extent,
         part: &Part,
         arrange: impl FnOnce(Vec<f32>) -> Vec<f32>,
     ) -> Result<(), WriteError> {
-        self.out.place(place.start)?;
-        let mut bytes = vec![0; place.len()];
+        self.out.place(extent.start)?;
+        let mut bytes = vec![0; extent.len()];
         self.piece(&mut bytes, &mut [], |checkpoint, bytes, _| {
             let numbers = arrange(Self::numbers(checkpoint, part)?);
             debug_assert_eq!(bytes.len(), numbers.len() * 4);

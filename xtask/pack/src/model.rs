@@ -1,9 +1,7 @@
 //! What a model is, in the image's words, whatever it was read from.
 
 use rill::image::layout::{BLOCK, Format};
-use rill::image::{
-    Chat, Ffn, Layer, MAX_LAYERS, Manifest, ManifestError, Mixer, Sampling, Shape,
-};
+use rill::image::{Chat, Ffn, Layer, MAX_LAYERS, Manifest, ManifestError, Mixer, Sampling, Shape};
 
 /// What the model is, in the image's words.
 #[derive(Debug, Clone, PartialEq)]

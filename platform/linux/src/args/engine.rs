@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use rill::experts::{POLICIES, Policy, policy};
-use rill::model::kv::KvFormat;
+use rill::plan::KvFormat;
 use rill_linux::engine::{BudgetOptions, Engine, Memory, Note, Options};
 use rill_linux::memory::{group_limit, parse_size};
 

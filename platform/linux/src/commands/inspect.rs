@@ -2,7 +2,7 @@ use std::io::Write;
 
 use rill::image::{Image, Manifest, Resident, Section};
 use rill::kernels::{self, CpuFeatures};
-use rill::model::kv::KvFormat;
+use rill::plan::KvFormat;
 use rill::size::Size;
 use serde_json::{Map, Value, json};
 

@@ -81,7 +81,7 @@ impl Beginnings {
         // What it says counts only if all of it is right: see `recall`.
         match core.restore_beginnings(|bytes| content.read_exact(bytes)) {
             Ok(_) => content.finish().map(drop),
-            Err(SaveError::Place(error)) => Err(error.into()),
+            Err(SaveError::Keeper(error)) => Err(error.into()),
             Err(SaveError::Damaged | SaveError::Sequence(_)) => Err(SealError::Damaged),
         }
     }

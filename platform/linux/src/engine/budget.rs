@@ -3,7 +3,7 @@ use std::num::NonZeroUsize;
 use std::thread::available_parallelism;
 
 use rill::image::{Image, Section};
-use rill::model::kv::KvFormat;
+use rill::plan::KvFormat;
 use rill::plan::{Plan, PlanError, PlanRequest, Sizes};
 use rill::size::Size;
 

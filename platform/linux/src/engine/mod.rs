@@ -220,12 +220,10 @@ impl<'m> Engine<'m> {
             note(Note::Threads { allowed: pool.width(), asked: threads });
         }
         let mut machine = Machine { storage, pool, clock: Monotonic::start() };
-        let core = rill::engine::Options {
-            policy: options.policy,
-            lookahead: options.lookahead,
-            draft: options.draft,
-            ..rill::engine::Options::new(kernels)
-        };
+        let mut core = rill::engine::Options::new(kernels);
+        core.policy = options.policy;
+        core.lookahead = options.lookahead;
+        core.draft = options.draft;
         let loaded =
             Session::load(&image, &budget.plan, core, bytes, &mut machine.world(&mut Silent));
         let session = loaded.map_err(|error| LoadError::Engine { model: name, error })?;

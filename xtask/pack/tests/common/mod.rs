@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use half::f16;
 use rill::image::layout::{BLOCK, MatrixShape, TILE_ROWS, get_block};
 use rill::image::{
-    HeadTensors, Image, LayerTensors, Matrix, PAGE_ALIGN, Place, Resident, Section, checksum,
-    page_checksum,
+    Extent, HeadTensors, Image, LayerTensors, MatrixExtent, PAGE_ALIGN, Resident, Section,
+    checksum, page_checksum,
 };
 use rill::seams::RamDisk;
 
@@ -70,12 +70,12 @@ impl Packed {
     }
 
     /// A matrix of the resident section, row by row.
-    pub fn matrix(&self, matrix: &Matrix) -> Vec<Vec<f32>> {
-        rows(matrix.shape, &self.section(Section::Resident)[matrix.place.clone()])
+    pub fn matrix(&self, matrix: &MatrixExtent) -> Vec<Vec<f32>> {
+        rows(matrix.shape, &self.section(Section::Resident)[matrix.extent.clone()])
     }
 
-    pub fn floats(&self, place: &Place) -> Vec<f32> {
-        let bytes = &self.section(Section::Resident)[place.clone()];
+    pub fn floats(&self, extent: &Extent) -> Vec<f32> {
+        let bytes = &self.section(Section::Resident)[extent.clone()];
         bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
     }
 

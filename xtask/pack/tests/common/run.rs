@@ -3,7 +3,7 @@
 use rill::engine::Options;
 use rill::image::{Image, PAGE_ALIGN};
 use rill::kernels::{CpuFeatures, best};
-use rill::model::kv::KvFormat;
+use rill::plan::KvFormat;
 use rill::plan::{Plan, PlanRequest, Sizes};
 use rill::seams::{ManualClock, RamDisk, Serial, Silent, World};
 use rill::session::Session;

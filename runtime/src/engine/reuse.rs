@@ -3,7 +3,7 @@
 
 use core::ops::RangeInclusive;
 
-use crate::engine::{Engine, Share};
+use super::{Engine, Share};
 use crate::model::batch::{MAX_MARKS, Mark};
 use crate::sequence::Sequence;
 
@@ -53,7 +53,7 @@ impl<'a> Engine<'a> {
 
     /// Where in a batch what was computed is to be remembered, for sequences that begin alike: where others
     /// that wait begin to differ, and where a message begins.
-    pub(crate) fn marks(&self, shares: &[Share<'_, 'a>]) -> heapless::Vec<Mark, MAX_MARKS> {
+    pub(super) fn marks(&self, shares: &[Share<'_, 'a>]) -> heapless::Vec<Mark, MAX_MARKS> {
         let mut marks = heapless::Vec::new();
         let room = self.prefixes.room().min(MAX_MARKS);
         let prompts = || shares.iter().enumerate().filter(|(_, share)| !share.is_answer());
@@ -87,7 +87,7 @@ impl<'a> Engine<'a> {
 
     /// Whether a sequence is better off when one of `shares`, which come first, has computed what both
     /// begin with: then that one is to remember it.
-    pub(crate) fn waits(&self, sequence: &Sequence<'a>, shares: &mut [Share<'_, 'a>]) -> bool {
+    pub(super) fn waits(&self, sequence: &Sequence<'a>, shares: &mut [Share<'_, 'a>]) -> bool {
         let tokens = sequence.tokens();
         let worth = sequence.computed() + FIRST_MARK_TOKENS;
         if self.prefixes.room() == 0 || tokens.len() <= worth {
@@ -114,7 +114,7 @@ impl Share<'_, '_> {
 
     /// How much of the sequence is to be remembered when the share is computed: all but the last token
     /// of a prompt, so that the same prompt finds it, and as much of one that goes on as was computed.
-    pub(crate) fn last_mark(&self) -> Option<usize> {
+    pub(super) fn last_mark(&self) -> Option<usize> {
         let end = self.sequence.computed() + self.tokens;
         let is_end = end == self.sequence.tokens().len();
         let len = if is_end { end - 1 } else { end };

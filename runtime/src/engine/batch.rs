@@ -1,0 +1,209 @@
+//! Batches: pending tokens of several sequences through the model.
+
+use super::Engine;
+use crate::draft::{Drafter, Guess, Repeats};
+use crate::model::batch::{Kind, MAX_MARKS, MAX_RUNS, Run, Wanted};
+use crate::schedule::{self, Wish};
+use crate::seams::World;
+use crate::sequence::{Results, Sequence, SequenceError};
+use crate::stats::Phase;
+
+/// What [`Engine::advance`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Advance {
+    /// Rows that were computed; 0 when nothing was pending, or there is no memory for what is.
+    pub rows: usize,
+    /// Number of the first sequence whose keys and values there is no memory for.
+    pub refused: Option<usize>,
+}
+
+/// What one sequence puts into a batch.
+pub struct Share<'s, 'a> {
+    /// The sequence.
+    pub sequence: &'s mut Sequence<'a>,
+    /// How many of its pending tokens, from the first on; at least 1.
+    pub tokens: usize,
+    /// Whose results are wanted.
+    pub wanted: Wanted,
+    /// What [`Engine::guess`] gave for it; then every result is wanted.
+    pub guess: Guess,
+    /// Positions at which others that wait begin to differ from it.
+    pub(crate) shared: heapless::Vec<usize, MAX_MARKS>,
+}
+
+impl<'s, 'a> Share<'s, 'a> {
+    /// Of a sequence without guesses.
+    pub fn new(sequence: &'s mut Sequence<'a>, tokens: usize, wanted: Wanted) -> Self {
+        let (guess, shared) = (Guess::default(), heapless::Vec::new());
+        Self { sequence, tokens, wanted, guess, shared }
+    }
+
+    /// Whether its token was sampled.
+    pub(crate) fn is_answer(&self) -> bool {
+        self.sequence.sampled && self.sequence.pending().len() == 1
+    }
+}
+
+impl<'a> Engine<'a> {
+    /// Sees to it that there is memory for the keys and values of the first `tokens` pending tokens of
+    /// a sequence. [`Self::forward`] does it for all; to know whose fault it is, call this first.
+    pub fn reserve(
+        &mut self,
+        sequence: &mut Sequence<'a>,
+        tokens: usize,
+    ) -> Result<(), SequenceError> {
+        let end = sequence.computed() + tokens;
+        // Known beginnings give way to sequences.
+        while !sequence.memory.reserve(&mut self.model.kv, end) {
+            if !self.prefixes.shrink(&mut self.model.kv) {
+                return Err(SequenceError::NoBlocks);
+            }
+        }
+        Ok(())
+    }
+
+    /// Guesses how the answer of a sequence goes on whose last token is a sample and is all that is
+    /// pending: by at most `most` tokens, and as far as it pays. See [`Repeats`].
+    pub fn guess(&mut self, sequence: &mut Sequence<'a>, most: usize) -> Guess {
+        self.guess_with(&mut Repeats, sequence, most)
+    }
+
+    /// As [`Self::guess`], by another drafter.
+    pub fn guess_with(
+        &mut self,
+        drafter: &mut dyn Drafter,
+        sequence: &mut Sequence<'a>,
+        most: usize,
+    ) -> Guess {
+        let is_answer = sequence.sampled && sequence.pending().len() == 1;
+        let most = most.min(self.batch - 1).min(self.results() - 1);
+        if !self.draft || !is_answer || most == 0 {
+            return Guess::default();
+        }
+        let guess = sequence.guess(drafter, most);
+        if guess.len == 0 {
+            return guess;
+        }
+        let len = sequence.trust.length(guess.level, guess.len, &self.costs);
+        // No conversation does without blocks for a guess.
+        let enough = len > 0 && self.reserve(sequence, 1 + len).is_ok();
+        Guess { len: if enough { len } else { 0 }, ..guess }
+    }
+
+    /// Takes pending tokens of one or several sequences through the model: together at most
+    /// [`Self::batch`] tokens, guesses included, of at most [`MAX_RUNS`] sequences. What comes out for each of them is bit
+    /// for bit what it would be alone.
+    ///
+    /// After an error every sequence is as it was, and the call can be made again.
+    pub fn forward(
+        &mut self,
+        world: &mut World<'_, 'a>,
+        shares: &mut [Share<'_, 'a>],
+    ) -> Result<(), SequenceError> {
+        for share in &mut *shares {
+            self.reserve(share.sequence, share.tokens + share.guess.len)?;
+        }
+        let marks = self.marks(shares);
+        let (start, before) = (world.clock.now(), self.cache_stats());
+        let mut runs = heapless::Vec::<Run<'_, 'a>, MAX_RUNS>::new();
+        for share in &mut *shares {
+            let kind = if share.is_answer() { Kind::Answer } else { Kind::Prompt };
+            let Share { sequence, tokens, wanted, guess, .. } = share;
+            let (memory, tokens) = sequence.pending_mut(*tokens + guess.len);
+            let wanted = if guess.len > 0 { Wanted::Every } else { *wanted };
+            let run = Run { memory, tokens, wanted, keep: 1 + guess.len, kind };
+            assert!(runs.push(run).is_ok(), "a batch has at most MAX_RUNS sequences");
+        }
+        // Whatever the rows were before, they are going to be overwritten.
+        self.batches += 1;
+        self.written = 0..0;
+        self.model.forward(world, &runs, &marks)?;
+        let is_prompt = runs.iter().any(|run| run.kind == Kind::Prompt);
+        // A token that was sampled was counted when it was accepted.
+        let prompts = runs.iter().filter(|run| run.kind == Kind::Prompt);
+        let tokens = prompts.map(|run| run.tokens.len() as u64).sum();
+        drop(runs);
+        let mut first = 0;
+        for (number, share) in shares.iter_mut().enumerate() {
+            let last = share.last_mark().filter(|_| self.prefixes.room() > 0);
+            let Share { sequence, tokens, wanted, guess, .. } = share;
+            let staged = self.model.rows.staged_at(number);
+            let end = sequence.computed() + *tokens;
+            let mut remember = |len, at| {
+                let (memory, tokens) = sequence.memory_mut();
+                let staged = Some((&self.model.rows.staged, at));
+                self.prefixes.remember(&mut self.model.kv, memory, &tokens[..len], staged);
+                sequence.remembered = len;
+            };
+            let marks = self.model.rows.marks().iter().filter(|(mark, _)| mark.run == number);
+            marks.for_each(|(mark, at)| remember(mark.len, *at));
+            if let Some(len) = last {
+                remember(len, staged);
+            }
+            sequence.memory.commit(end, &self.model.rows.staged, staged);
+            let count = wanted.of(*tokens);
+            let (batch, guess) = (self.batches, *guess);
+            sequence.results = Some(Results { batch, first, count, staged, guess });
+            first += count + guess.len;
+            self.stats.drafted += guess.len as u64;
+        }
+        self.write_logits(world.parallel, first.saturating_sub(self.results())..first);
+        let cache = self.cache_stats().since(before);
+        let time = world.clock.now() - start;
+        if let [share] = &*shares
+            && !is_prompt
+        {
+            self.costs.step(share.guess.len, time);
+        }
+        let phase = if is_prompt { &mut self.stats.prompt } else { &mut self.stats.decode };
+        *phase = phase.plus(Phase { tokens, time, sampling: 0, cache });
+        Ok(())
+    }
+
+    /// One batch for those of `sequences`, in order of arrival, that have pending tokens: the next
+    /// tokens of answers, and as much of prompts as delays those little. Those whose last token
+    /// was computed then have [`Self::logits`].
+    ///
+    /// An answer that is the only one with something to compute is guessed on, see [`Self::guess`];
+    /// beside others their rows are worth more.
+    pub fn advance(
+        &mut self,
+        world: &mut World<'_, 'a>,
+        sequences: &mut [&mut Sequence<'a>],
+    ) -> Result<Advance, SequenceError> {
+        let mut advance = Advance::default();
+        let mut wishes = heapless::Vec::<Wish, MAX_RUNS>::new();
+        let mut shares = heapless::Vec::<Share<'_, 'a>, MAX_RUNS>::new();
+        let busy = sequences.iter().filter(|sequence| !sequence.pending().is_empty()).count();
+        for (number, sequence) in sequences.iter_mut().enumerate() {
+            self.reuse(sequence);
+            let tokens = sequence.pending().len();
+            let is_answer = sequence.sampled && tokens == 1;
+            if tokens == 0 || shares.is_full() || self.waits(sequence, &mut shares) {
+                continue;
+            }
+            // What it gets at most is reserved: who comes first may be who needs it less.
+            if self.reserve(sequence, tokens.min(self.batch)).is_err() {
+                advance.refused.get_or_insert(number);
+                continue;
+            }
+            let guess = if busy == 1 { self.guess(sequence, usize::MAX) } else { Guess::default() };
+            let tokens = tokens + guess.len;
+            // Both have room, as was asked.
+            let _ = wishes.push(Wish { tokens, is_answer });
+            let _ = shares.push(Share { guess, ..Share::new(sequence, 0, Wanted::Nothing) });
+        }
+        for (share, rows) in shares.iter_mut().zip(schedule::rows(&wishes, self.batch)) {
+            share.tokens = rows.saturating_sub(share.guess.len);
+            if share.tokens == share.sequence.pending().len() {
+                share.wanted = Wanted::Last;
+            }
+            advance.rows += rows;
+        }
+        shares.retain(|share| share.tokens > 0);
+        if !shares.is_empty() {
+            self.forward(world, &mut shares)?;
+        }
+        Ok(advance)
+    }
+}
