@@ -2,12 +2,13 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rill::image::{ChatTemplate, Sampling};
 use rill::seams::{Events, ManualClock, Parallel, RamDisk, World};
-use rill_serve::{Config, Loaded, Machine, Server, StartError, Stopper};
+use rill_serve::{Config, Loaded, Machine, Server, StartError, Stopper, Supervisor};
 use serde_json::Value;
 
 use crate::kiosk;
@@ -26,33 +27,66 @@ struct Bench {
     disk: RamDisk<'static, 'static>,
     parallel: Box<dyn Parallel>,
     clock: ManualClock,
+    gate: Gate,
 }
 
 impl Machine<'static> for Bench {
     fn world<'w>(&'w mut self, events: &'w mut dyn Events) -> World<'w, 'static> {
-        let Self { disk, parallel, clock } = self;
+        let Self { disk, parallel, clock, gate } = self;
+        drop(gate.close());
         World { storage: disk, parallel: &**parallel, clock, events }
     }
 }
 
 /// Serves the kiosk model as `config` says; its first listener is of TCP.
 pub fn start(config: Config, setting: Setting) -> Running {
-    serve(config, setting, kiosk::default_image(), None)
+    let default = kiosk::default_image();
+    ready(serve(config, Supervisor::default(), setting, Gate::default(), default, None))
 }
 
 /// As [`start`], of another image in RAM, with its chat template.
 pub fn start_image(config: Config, setting: Setting, image: &'static [u8]) -> Running {
-    serve(config, setting, image, crate::rig::template(image))
+    let template = crate::rig::template(image);
+    ready(serve(config, Supervisor::default(), setting, Gate::default(), image, template))
+}
+
+/// As [`start`], for somebody who watches over it; it may not be ready yet.
+pub fn start_for(config: Config, supervisor: Supervisor, setting: Setting, gate: Gate) -> Running {
+    serve(config, supervisor, setting, gate, kiosk::default_image(), None)
+}
+
+/// Holds up the machine of a server: a device that does not answer.
+#[derive(Clone, Default)]
+pub struct Gate(Arc<Mutex<()>>);
+
+impl Gate {
+    /// Nothing is computed until what this gives is dropped.
+    pub fn close(&self) -> MutexGuard<'_, ()> {
+        self.0.lock().expect("nobody panics at the gate")
+    }
+}
+
+/// A server, once it answers.
+fn ready(running: Running) -> Running {
+    for _ in 0..6000 {
+        if running.get("/health").status == 200 {
+            return running;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("the server did not become ready");
 }
 
 fn serve(
     config: Config,
+    supervisor: Supervisor,
     setting: Setting,
+    gate: Gate,
     image: &'static [u8],
     template: Option<ChatTemplate<'static>>,
 ) -> Running {
-    let server = Server::bind(config).expect("there is a port");
-    let address = server.addresses()[0].strip_prefix("http://").expect("it is of TCP");
+    let server = Server::bind_for(config, supervisor).expect("there is a port");
+    let (_, address) = server.addresses()[0].split_once("://").expect("it is of TCP");
     let address = address.parse().expect("it is an address");
     let stopper = server.stopper();
     let serve = move || {
@@ -71,19 +105,12 @@ fn serve(
                 ready: || {},
                 engine: &mut engine,
                 sequences,
-                machine: &mut Bench { disk, parallel, clock },
+                machine: &mut Bench { disk, parallel, clock, gate },
             });
             Ok(())
         })
     };
-    let running = Running { address, stopper, thread: Some(std::thread::spawn(serve)) };
-    for _ in 0..6000 {
-        if running.get("/health").status == 200 {
-            return running;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    panic!("the server did not become ready");
+    Running { address, stopper, thread: Some(std::thread::spawn(serve)) }
 }
 
 /// What the kiosk model's makers advise.
@@ -173,7 +200,7 @@ pub struct Reply {
 
 impl Reply {
     /// Reads an answer up to its end.
-    pub fn read(stream: TcpStream) -> Self {
+    pub fn read(stream: impl Read) -> Self {
         Self::parse(BufReader::new(stream)).unwrap_or_else(|_| Self::none())
     }
 
@@ -181,7 +208,7 @@ impl Reply {
         Self { status: 0, headers: Vec::new(), body: String::new() }
     }
 
-    fn parse(mut from: BufReader<TcpStream>) -> io::Result<Self> {
+    fn parse(mut from: BufReader<impl Read>) -> io::Result<Self> {
         let mut line = String::new();
         from.read_line(&mut line)?;
         let Some(status) = line.split(' ').nth(1).and_then(|status| status.parse().ok()) else {

@@ -1,15 +1,15 @@
 //! Requests that mean no good: nothing of them gets in, and the server stays up.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use rill_serve::keys::Key;
-use rill_serve::{Config, Limits, Listen, Server, StartError};
+use rill_serve::{Config, Limits, Listen, Server, StartError, Supervisor};
 use rill_tests::rig::Setting;
-use rill_tests::server::{Reply, Running, post, start};
+use rill_tests::server::{Gate, Reply, Running, post, start, start_for};
 use serde_json::json;
 
 fn here() -> Config {
@@ -332,4 +332,43 @@ fn a_thousand_of_them_leave_it_as_it_was() {
         }
     }
     assert_eq!(server.post(CHAT, &body).ok()["choices"], before);
+}
+
+#[test]
+fn a_stuck_device_ends_answers_and_not_the_server() {
+    let gate = Gate::default();
+    let limits = Limits { stuck: Duration::from_secs(3), ..Limits::default() };
+    let config = Config { limits, ..here() };
+    let server = start_for(config, Supervisor::default(), Setting::default(), gate.clone());
+    while server.get("/health").status != 200 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let body = json!({
+        "messages": [{"role": "user", "content": "Hi"}],
+        "max_tokens": 100_000,
+        "ignore_eos": true,
+        "stream": true,
+    });
+    let mut stream = BufReader::new(server.connect());
+    stream.get_mut().write_all(post(CHAT, &body.to_string(), "").as_bytes()).unwrap();
+    let mut line = String::new();
+    while !line.starts_with("data: ") {
+        line.clear();
+        stream.read_line(&mut line).expect("it begins");
+    }
+    let closed = gate.close();
+    // The answer ends with an error in its stream.
+    let mut rest = String::new();
+    stream.read_to_string(&mut rest).expect("it ends well");
+    assert!(rest.contains("does not answer"), "{rest}");
+    assert_eq!(server.get("/health").status, 503);
+    let refused = server.send(post(CHAT, HELLO, ""));
+    assert_eq!(refused.status, 503, "{refused:?}");
+    assert!(refused.header("retry-after").parse::<u64>().is_ok());
+    // Once the device answers again, so does the server; no place is lost.
+    drop(closed);
+    while server.get("/health").status != 200 {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    is_up(&server);
 }

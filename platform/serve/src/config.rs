@@ -13,6 +13,15 @@ pub enum Listen {
     Unix(PathBuf),
 }
 
+/// What TLS is made of: files in PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// The certificate, then those that vouch for it.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
 /// How to serve.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -20,6 +29,8 @@ pub struct Config {
     pub listen: Vec<Listen>,
     /// The file of keys, see [`keys`](crate::keys); with one, every request over TCP needs a key.
     pub keys: Option<PathBuf>,
+    /// With it, TCP is spoken to through TLS alone; sockets in the file system stay as they are.
+    pub tls: Option<TlsFiles>,
     /// Lets everybody ask who reaches an address.
     pub open: bool,
     /// Names by which this server is reached, besides its addresses, its host name and `localhost`.
@@ -38,6 +49,7 @@ impl Config {
         Self {
             listen: vec![listen],
             keys: None,
+            tls: None,
             open: false,
             names: Vec::new(),
             origins: Vec::new(),
@@ -64,6 +76,9 @@ pub struct Limits {
     pub arrival: Duration,
     /// Time that an answer waits for a client that does not read.
     pub patience: Duration,
+    /// No batch takes longer on any board: then its device is stuck. Answers that wait for it end with an
+    /// error, and others are refused with 503 until it answers again.
+    pub stuck: Duration,
     /// Answers that wait for a place; more are refused with 429.
     pub queue: usize,
     /// Connections; more wait until one ends.
@@ -99,6 +114,7 @@ impl Default for Limits {
             time: Duration::from_secs(600),
             arrival: Duration::from_secs(20),
             patience: Duration::from_secs(30),
+            stuck: Duration::from_secs(300),
             queue: 32,
             connections: 128,
             head: 16 << 10,

@@ -102,6 +102,11 @@ impl From<Trouble> for ApiError {
                 10,
                 "no place became free in time; try again later",
             ),
+            Trouble::Stuck => Self::later(
+                StatusCode::SERVICE_UNAVAILABLE,
+                30,
+                "the model's device does not answer; try again later",
+            ),
             Trouble::Engine(message) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, message),
         }
     }

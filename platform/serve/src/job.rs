@@ -166,6 +166,8 @@ pub enum Trouble {
     Request(String),
     /// It waited for a place as long as it may.
     Waited,
+    /// The engine waits for its device, for longer than any batch takes.
+    Stuck,
     /// The engine cannot do it, whoever asks: the device fails, or the model is damaged.
     Engine(String),
 }

@@ -14,6 +14,7 @@
 //! - [`model`]: what the caller brings;
 //! - `job`, `worker`, `clerk` and `form`: the engine's side;
 //! - `server`: from start to end, and what both sides share;
+//! - [`systemd`] and `watch`: what starts the server and watches over it;
 //! - `door` and [`keys`]: connections, and who comes in;
 //! - `error`, `fields` and `api`: requests and answers in their dialects;
 //! - `pages`: what people see in a browser.
@@ -32,9 +33,12 @@ mod metrics;
 pub mod model;
 mod pages;
 mod server;
+pub mod systemd;
+mod watch;
 mod worker;
 
 pub use config::{Config, Limits, Listen};
 pub use model::{Desk, Loaded, Machine};
 pub use pages::KioskError;
 pub use server::{Server, StartError, Stopper};
+pub use systemd::Supervisor;

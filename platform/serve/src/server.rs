@@ -7,19 +7,20 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Builder;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Semaphore, watch};
 
 use crate::clerk::{Request, ToClerk};
-use crate::config::{Config, Limits, Listen};
-use crate::door::{self, Listener};
+use crate::config::{Config, Limits};
+use crate::door::{self, Listener, Tls, TlsError};
 use crate::job::Job;
 use crate::keys::{Keys, KeysError};
 use crate::metrics::Metrics;
 use crate::model::{Command, Desk, Facts};
 use crate::pages::{Kiosk, KioskError};
+use crate::systemd::{Notify, Supervisor};
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -36,9 +37,15 @@ pub enum StartError {
     /// The page for visitors cannot be as its file says.
     #[error("{}: {}", .0.display(), .1)]
     Kiosk(PathBuf, KioskError),
+    /// What the supervisor passed is no socket that listens.
+    #[error("what was passed to listen at is no TCP or Unix socket that listens: {0}")]
+    Passed(io::Error),
     /// The file of keys cannot be used.
     #[error("{}: {}", .0.display(), .1)]
     Keys(PathBuf, KeysError),
+    /// There can be no TLS.
+    #[error("no TLS: {0}")]
+    Tls(#[from] TlsError),
     /// The system refuses something else.
     #[error("cannot start the server: {0}")]
     System(#[from] io::Error),
@@ -75,9 +82,13 @@ pub(crate) struct Shared {
     /// Bytes of bodies that may be read at once.
     pub bodies: Arc<Semaphore>,
     keys: Option<(PathBuf, Mutex<Keys>)>,
+    /// What TCP is spoken to through.
+    pub tls: Option<Tls>,
     stage: Mutex<Stage>,
     commands: Sender<Command>,
     leaving: watch::Sender<bool>,
+    supervisor: Option<Notify>,
+    pub watchdog: Option<Duration>,
     /// Whether the model is loaded: the queue's size depends on it.
     opened: AtomicBool,
     /// Numbers of answers, and seeds where a request has none.
@@ -103,6 +114,11 @@ pub(crate) struct Open {
 impl Server {
     /// Listens. Requests are told that the model is loading until [`Self::run`] has loaded it.
     pub fn bind(config: Config) -> Result<Self, StartError> {
+        Self::bind_for(config, Supervisor::default())
+    }
+
+    /// Listens, also at the sockets that a supervisor passed, and tells it how the server is.
+    pub fn bind_for(config: Config, supervisor: Supervisor) -> Result<Self, StartError> {
         let keys = match config.keys {
             None => None,
             Some(path) => match Keys::read(&path) {
@@ -117,17 +133,20 @@ impl Server {
                 kiosk(&path, keys).map_err(|error| StartError::Kiosk(path, error))?
             }
         };
+        let tls = config.tls.map(Tls::read).transpose()?;
         let is_guarded = keys.is_some() || config.open;
-        let mut listeners = Vec::new();
-        for listen in &config.listen {
-            match listen {
-                Listen::Tcp(address) if !is_guarded && !address.ip().is_loopback() => {
-                    return Err(StartError::Strangers(*address));
-                }
-                listen => listeners.push(Listener::bind(listen)?),
-            }
+        let passed = supervisor.sockets.into_iter().map(Listener::adopt);
+        let own = config.listen.iter().map(Listener::bind);
+        let listeners: Vec<Listener> = passed.chain(own).collect::<Result<_, _>>()?;
+        let strangers = |listener: &Listener| match listener.tcp_address() {
+            Some(address) if !address.ip().is_loopback() => Some(address),
+            _ => None,
+        };
+        if let Some(address) = listeners.iter().find_map(strangers).filter(|_| !is_guarded) {
+            return Err(StartError::Strangers(address));
         }
-        let addresses = listeners.iter().map(Listener::address).collect();
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let addresses = listeners.iter().map(|listener| listener.address(scheme)).collect();
         let (commands, jobs) = channel();
         let mut salt = [0; 8];
         rustix::rand::getrandom(&mut salt, rustix::rand::GetRandomFlags::empty())
@@ -143,9 +162,12 @@ impl Server {
             queue: Arc::new(Semaphore::new(config.limits.queue)),
             bodies: Arc::new(Semaphore::new(config.limits.bodies.div_ceil(1024))),
             keys,
+            tls,
             stage: Mutex::new(Stage::Loading(Instant::now())),
             commands,
             leaving: watch::Sender::new(false),
+            supervisor: supervisor.notify,
+            watchdog: supervisor.watchdog,
             opened: AtomicBool::new(false),
             counter: AtomicU64::new(0),
             salt: u64::from_le_bytes(salt),
@@ -191,7 +213,10 @@ impl Shared {
         if !self.opened.swap(true, Ordering::SeqCst) {
             self.queue.add_permits(facts.places);
         }
-        *self.stage() = Stage::Open(Open { facts: Arc::new(facts), clerk: ToClerk(requests) });
+        let mut stage = self.stage();
+        *stage = Stage::Open(Open { facts: Arc::new(facts), clerk: ToClerk(requests) });
+        // Nobody sees it open before this is told.
+        self.tell("READY=1");
     }
 
     /// There is no model any more.
@@ -212,6 +237,11 @@ impl Shared {
         }
     }
 
+    /// Whether the engine has been at one batch for longer than any takes.
+    pub fn is_stuck(&self) -> bool {
+        self.metrics.silence() > self.limits.stuck
+    }
+
     /// Has the worker do something; `false` when it has gone.
     pub fn send(&self, job: Job) -> bool {
         self.commands.send(Command::Job(Box::new(job))).is_ok()
@@ -225,7 +255,16 @@ impl Shared {
 
     /// No more requests from now on.
     pub fn leave(&self) {
-        self.leaving.send_replace(true);
+        if !self.leaving.send_replace(true) {
+            self.tell("STOPPING=1\nSTATUS=answers under way may end");
+        }
+    }
+
+    /// Tells who started the server, if somebody wants to hear it.
+    pub fn tell(&self, lines: &str) {
+        if let Some(supervisor) = &self.supervisor {
+            supervisor.tell(lines);
+        }
     }
 
     /// Whether the server was asked to end.
@@ -244,12 +283,26 @@ impl Shared {
         Some(lock(keys))
     }
 
-    /// Reads the keys again. Those that cannot be read change nothing.
-    pub fn renew_keys(&self) -> Result<(), (&Path, KeysError)> {
-        let Some((path, keys)) = &self.keys else { return Ok(()) };
-        let fresh = Keys::read(path).map_err(|error| (&**path, error))?;
-        lock(keys).renew(fresh);
-        Ok(())
+    /// Reads keys and certificates again; says what was read, and what cannot be used and changes
+    /// nothing.
+    pub fn renew(&self) -> Vec<String> {
+        let mut said = Vec::new();
+        if let Some((path, keys)) = &self.keys {
+            said.push(match Keys::read(path) {
+                Ok(fresh) => {
+                    lock(keys).renew(fresh);
+                    "the keys were read again".into()
+                }
+                Err(error) => format!("{}: {error}; the keys stay as they were", path.display()),
+            });
+        }
+        if let Some(tls) = &self.tls {
+            said.push(match tls.renew() {
+                Ok(()) => "the certificate was read again".into(),
+                Err(error) => format!("{error}; the certificate stays as it was"),
+            });
+        }
+        said
     }
 
     /// A number that no other answer has.

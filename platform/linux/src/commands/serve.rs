@@ -1,4 +1,4 @@
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -8,7 +8,8 @@ use rill::seams::{Events, World};
 use rill_linux::clock::local_seconds;
 use rill_linux::engine::{Learned, Memory, Parts};
 use rill_linux::memory::parse_size;
-use rill_serve::{Config, Desk, Limits, Listen, Loaded, Machine, Server};
+use rill_serve::config::TlsFiles;
+use rill_serve::{Config, Desk, Limits, Listen, Loaded, Machine, Server, Supervisor};
 
 use crate::args::EngineArgs;
 use crate::failure::Failure;
@@ -17,18 +18,26 @@ use crate::terminal::{tell, tell_failure};
 /// Answer programs over HTTP, as OpenAI's, Ollama's and llama.cpp's servers do
 ///
 /// Only this machine can ask, unless another address is named; that takes keys (--keys) or --open.
-/// SIGTERM and Ctrl-C let answers under way end, SIGHUP reads the keys again.
+/// SIGTERM and Ctrl-C let answers under way end, SIGHUP reads keys and certificate again. systemd hears
+/// when it is ready, that it lives, and when it ends, and may pass the sockets to listen at.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
     #[command(flatten)]
     engine: EngineArgs,
     /// Address and port, or unix:PATH for a socket in the file system; may be repeated
-    #[arg(long, value_name = "WHERE", value_parser = listen, default_value = "127.0.0.1:8080")]
+    /// [default: 127.0.0.1:8080, or the sockets that systemd passes]
+    #[arg(long, value_name = "WHERE", value_parser = listen)]
     listen: Vec<Listen>,
     /// File of keys, one of which every request over the network needs; `rill key` makes them
     #[arg(long, value_name = "FILE", conflicts_with = "open")]
     keys: Option<PathBuf>,
+    /// Speak TLS over the network, with this certificate and those that vouch for it, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Private key of the certificate, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
     /// Let everybody ask who reaches the address
     #[arg(long)]
     open: bool,
@@ -82,19 +91,28 @@ Examples:
   rill serve -m model.rill --listen unix:/run/rill/rill.sock
   rill key keys.txt kiosk                       make a key, and the file
   rill serve -m model.rill --listen 0.0.0.0:8080 --keys keys.txt
+  rill serve -m model.rill --listen 0.0.0.0:8443 --keys keys.txt --tls-cert cert.pem --tls-key key.pem
   curl http://127.0.0.1:8080/v1/chat/completions -d \\
     '{\"messages\": [{\"role\": \"user\", \"content\": \"Why is the sky blue?\"}]}'";
 
 pub fn run(args: &Args) -> Result<(), Failure> {
-    let config = args.config();
+    // What is passed is taken over before anything else is opened.
+    let supervisor = Supervisor::from_env()
+        .map_err(|error| Failure::System { what: "what started the server is not clear", error })?;
+    let mut config = args.config();
+    if config.listen.is_empty() && supervisor.sockets.is_empty() {
+        config.listen.push(Listen::Tcp(HERE));
+    }
     let beside = config.limits.memory();
-    let server = Server::bind(config)?;
+    let server = Server::bind_for(config, supervisor)?;
     for address in server.addresses() {
         tell(format_args!("listening at {address}"));
     }
     server.run(|desk| args.serve(desk, beside))
 }
 
+/// Where to listen where nobody says.
+const HERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 /// Conversations side by side where the user does not say.
 const CONVERSATIONS: u32 = 2;
 
@@ -134,6 +152,11 @@ impl Args {
         Config {
             listen: self.listen.clone(),
             keys: self.keys.clone(),
+            tls: self
+                .tls_cert
+                .clone()
+                .zip(self.tls_key.clone())
+                .map(|(cert, key)| TlsFiles { cert, key }),
             open: self.open,
             names: self.name.clone(),
             origins: self.origin.clone(),

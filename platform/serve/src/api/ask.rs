@@ -1,12 +1,13 @@
 //! From a request to answers under way, and to whole ones.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use rill_template::Conversation;
 use serde_json::Value;
 use tokio::sync::mpsc::{Receiver, channel};
+use tokio::time::timeout;
 
 use super::spoken::{Reader, Spoken};
 use crate::calls::Call;
@@ -14,8 +15,11 @@ use crate::clerk::PromptError;
 use crate::door::Guest;
 use crate::error::ApiError;
 use crate::form::Wanted;
-use crate::job::{Account, EVENTS, Event, Job, Prompt, Style, Token, Work};
+use crate::job::{Account, EVENTS, Event, Job, Prompt, Style, Token, Trouble, Work};
 use crate::server::{Open, Shared};
+
+/// While nothing comes it is looked so often whether anything can.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Answers under way. Dropping them tells the worker that nobody waits any more.
 pub struct Answers {
@@ -186,11 +190,20 @@ impl Answers {
         if self.open == 0 {
             return None;
         }
-        let Some((choice, event)) = self.events.recv().await else {
-            // The worker went without a word.
-            self.open = 0;
-            let trouble = crate::job::Trouble::Engine("the server ends".into());
-            return Some((0, Event::Failed(trouble)));
+        let heard = loop {
+            match timeout(LOOK, self.events.recv()).await {
+                Ok(heard) => break heard.ok_or(Trouble::Engine("the server ends".into())),
+                // The worker waits for its device, and cannot say so.
+                Err(_) if self.shared.is_stuck() => break Err(Trouble::Stuck),
+                Err(_) => {}
+            }
+        };
+        let (choice, event) = match heard {
+            Ok(heard) => heard,
+            Err(trouble) => {
+                self.open = 0;
+                return Some((0, Event::Failed(trouble)));
+            }
         };
         match &event {
             Event::Begun { prompt, cached } => {

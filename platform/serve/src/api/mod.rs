@@ -25,7 +25,6 @@ mod stream;
 mod tools;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::{Method, StatusCode, header};
@@ -41,9 +40,6 @@ use crate::pages;
 use crate::server::{Open, Shared};
 
 type Server = State<Arc<Shared>>;
-
-/// No batch takes longer than this on any board: then its device is stuck.
-const STUCK: Duration = Duration::from_secs(300);
 
 /// Everything that can be asked.
 pub fn router(shared: Arc<Shared>) -> Router {
@@ -103,6 +99,13 @@ fn model(shared: &Shared) -> Result<Open, ApiError> {
         return later(30, "the server is about to end".into());
     }
     match shared.model() {
+        Ok(_) if shared.is_stuck() => {
+            let seconds = shared.metrics.silence().as_secs();
+            later(
+                30,
+                format!("the engine has been at one batch for {seconds} s: its device is stuck"),
+            )
+        }
         Ok(open) => Ok(open),
         Err(Some(seconds)) => {
             later(2, format!("the model is being loaded, for {seconds} s so far"))
@@ -113,12 +116,7 @@ fn model(shared: &Shared) -> Result<Open, ApiError> {
 
 /// Whether the server can answer: what balancers and supervisors ask.
 async fn health(State(shared): Server) -> Response {
-    let silence = shared.metrics.silence();
     match model(&shared) {
-        Ok(_) if silence > STUCK => {
-            let message = format!("the engine has been at one batch for {} s", silence.as_secs());
-            ApiError::later(StatusCode::SERVICE_UNAVAILABLE, 30, message).response("/health")
-        }
         Ok(_) => Json(json!({"status": "ok"})).into_response(),
         Err(error) => error.response("/health"),
     }

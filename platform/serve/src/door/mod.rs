@@ -3,9 +3,11 @@
 mod body;
 mod guard;
 mod patient;
+mod tls;
 
 use std::io;
-use std::net::TcpListener as StdTcpListener;
+use std::net::{SocketAddr, TcpListener as StdTcpListener};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::Path;
@@ -19,19 +21,24 @@ use futures_util::future::{Either, select};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use rustix::net::AddressFamily;
+use rustix::net::sockopt::{socket_acceptconn, socket_domain};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::api;
 use crate::config::Listen;
 use crate::server::{Shared, StartError};
+use crate::watch;
 use patient::Patient;
 
 pub use body::{Room, read};
 pub use guard::Guest;
+pub use tls::{Tls, TlsError};
 
 /// How a request reached the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,12 +75,43 @@ impl Listener {
         }
     }
 
-    /// Its URL, or its path.
-    pub fn address(&self) -> String {
-        match self {
-            Self::Tcp(listener) => {
-                listener.local_addr().map_or_else(|e| e.to_string(), |at| format!("http://{at}"))
+    /// Takes over a socket that listens already.
+    pub fn adopt(socket: OwnedFd) -> Result<Self, StartError> {
+        let take = || {
+            if !socket_acceptconn(&socket)? {
+                return Err(io::ErrorKind::InvalidInput.into());
             }
+            match socket_domain(&socket)? {
+                AddressFamily::INET | AddressFamily::INET6 => {
+                    let listener = StdTcpListener::from(socket);
+                    listener.set_nonblocking(true)?;
+                    Ok(Self::Tcp(listener))
+                }
+                AddressFamily::UNIX => {
+                    let listener = StdUnixListener::from(socket);
+                    listener.set_nonblocking(true)?;
+                    Ok(Self::Unix(listener))
+                }
+                _ => Err(io::ErrorKind::InvalidInput.into()),
+            }
+        };
+        take().map_err(StartError::Passed)
+    }
+
+    /// The address of one of TCP.
+    pub fn tcp_address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr().ok(),
+            Self::Unix(_) => None,
+        }
+    }
+
+    /// Its URL, or its path.
+    pub fn address(&self, scheme: &str) -> String {
+        match self {
+            Self::Tcp(listener) => listener
+                .local_addr()
+                .map_or_else(|e| e.to_string(), |at| format!("{scheme}://{at}")),
             Self::Unix(listener) => {
                 let address = listener.local_addr().ok();
                 let path = address.as_ref().and_then(|address| address.as_pathname());
@@ -128,6 +166,7 @@ async fn serve(listeners: Vec<Listener>, shared: &Arc<Shared>) -> io::Result<()>
         }
     }
     let watcher = tokio::spawn(watch_signals(Arc::clone(shared))?);
+    let reporter = tokio::spawn(watch::report(Arc::clone(shared)));
     let mut leaving = shared.leaving();
     // The sender lives as long as `shared`.
     let _ = leaving.wait_for(|leaving| *leaving).await;
@@ -136,18 +175,19 @@ async fn serve(listeners: Vec<Listener>, shared: &Arc<Shared>) -> io::Result<()>
     shared.end_worker();
     // What the worker says last still goes out.
     let all = room.acquire_many(shared.limits.connections as u32);
-    let _ = tokio::time::timeout(Duration::from_secs(2), all).await;
+    let _ = timeout(Duration::from_secs(2), all).await;
     watcher.abort();
+    reporter.abort();
     Ok(())
 }
 
 /// Waits for the connections to end, as long as the limits say, or until the server is asked again.
 async fn drain(shared: &Shared, room: &Semaphore) {
     let all = room.acquire_many(shared.limits.connections as u32);
-    let _ = tokio::time::timeout(shared.limits.drain, all).await;
+    let _ = timeout(shared.limits.drain, all).await;
 }
 
-/// Asks the server to end at SIGTERM and SIGINT, reads the keys again at SIGHUP.
+/// Asks the server to end at SIGTERM and SIGINT, reads keys and certificates again at SIGHUP.
 fn watch_signals(shared: Arc<Shared>) -> io::Result<impl Future<Output = ()> + Send + 'static> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -159,12 +199,9 @@ fn watch_signals(shared: Arc<Shared>) -> io::Result<impl Future<Output = ()> + S
             match select(ends, pin!(hangup.recv())).await {
                 Either::Left(_) if shared.is_leaving() => std::process::exit(130),
                 Either::Left(_) => shared.leave(),
-                Either::Right(_) => match shared.renew_keys() {
-                    Ok(()) => eprintln!("rill: the keys were read again"),
-                    Err((path, error)) => {
-                        eprintln!("rill: {}: {error}; the keys stay as they were", path.display());
-                    }
-                },
+                Either::Right(_) => {
+                    shared.renew().iter().for_each(|line| eprintln!("rill: {line}"));
+                }
             }
         }
     })
@@ -172,6 +209,8 @@ fn watch_signals(shared: Arc<Shared>) -> io::Result<impl Future<Output = ()> + S
 
 /// Where connections come from.
 trait Accept: Send + Sync + 'static {
+    /// Whether TLS is spoken here, where the server has it.
+    const IS_OPEN: bool;
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
     /// The next connection.
@@ -179,6 +218,7 @@ trait Accept: Send + Sync + 'static {
 }
 
 impl Accept for TcpListener {
+    const IS_OPEN: bool = true;
     type Stream = TcpStream;
 
     async fn accept(&self) -> io::Result<TcpStream> {
@@ -190,6 +230,7 @@ impl Accept for TcpListener {
 }
 
 impl Accept for UnixListener {
+    const IS_OPEN: bool = false;
     type Stream = UnixStream;
 
     async fn accept(&self) -> io::Result<UnixStream> {
@@ -205,7 +246,16 @@ async fn admit<L: Accept>(listener: L, router: Router, shared: Arc<Shared>, room
             Ok(stream) => {
                 let (router, shared) = (router.clone(), Arc::clone(&shared));
                 tokio::spawn(async move {
-                    connection(stream, router, &shared).await;
+                    match shared.tls.as_ref().filter(|_| L::IS_OPEN) {
+                        None => connection(stream, router, &shared).await,
+                        Some(tls) => {
+                            let greeting = tls.acceptor().accept(stream);
+                            // Who does not greet in time, or in another language, is not spoken to.
+                            if let Ok(Ok(stream)) = timeout(shared.limits.arrival, greeting).await {
+                                connection(stream, router, &shared).await;
+                            }
+                        }
+                    }
                     drop(permit);
                 });
             }

@@ -58,6 +58,7 @@ impl<'l, 'a> Worker<'l, 'a> {
 
     /// Works until it is asked to end.
     pub fn work(mut self, jobs: Receiver<Command>) {
+        self.shared.metrics.beat();
         while !self.ends {
             self.receive(&jobs);
             self.free();
@@ -89,7 +90,10 @@ impl<'l, 'a> Worker<'l, 'a> {
                 Err(TryRecvError::Empty) => {
                     self.shared.metrics.load(0, 0);
                     self.shared.metrics.idle();
-                    self.wait(jobs)
+                    let command = self.wait(jobs);
+                    // From here on it has something to do, and may be stuck at it.
+                    self.shared.metrics.beat();
+                    command
                 }
             };
             match command {

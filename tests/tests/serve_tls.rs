@@ -1,0 +1,184 @@
+//! TLS: who trusts the certificate's authority is answered, who speaks anything else is not.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rill_serve::config::TlsFiles;
+use rill_serve::{Config, Listen, Server};
+use rill_tests::program::{path, rill};
+use rill_tests::rig::Setting;
+use rill_tests::server::{Gate, Reply, Running, post, start_for};
+use rustix::process::{Pid, Signal, kill_process};
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::time_provider::TimeProvider;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+const ASK: &str = r#"{"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}"#;
+
+/// A file of `tests/data/tls`.
+fn data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("data/tls").join(name)
+}
+
+fn certificate(name: &str) -> CertificateDer<'static> {
+    CertificateDer::from_pem_file(data(name)).unwrap()
+}
+
+/// Certificates are looked at in 2030, whenever a test runs.
+#[derive(Debug)]
+struct Then;
+
+impl TimeProvider for Then {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(UnixTime::since_unix_epoch(Duration::from_secs(1_900_000_000)))
+    }
+}
+
+/// Greets a server as one who trusts the tests' authority does.
+fn greet(address: &str) -> StreamOwned<ClientConnection, TcpStream> {
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate("ca.pem")).unwrap();
+    let config =
+        ClientConfig::builder_with_details(Arc::new(ring::default_provider()), Arc::new(Then))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+    let name = ServerName::try_from("localhost").unwrap();
+    let client = ClientConnection::new(Arc::new(config), name).unwrap();
+    StreamOwned::new(client, TcpStream::connect(address).unwrap())
+}
+
+/// The answer to a question, and the certificate that was shown.
+fn ask(address: &str) -> (Reply, CertificateDer<'static>) {
+    let mut stream = greet(address);
+    stream.write_all(post("/v1/chat/completions", ASK, "").as_bytes()).unwrap();
+    let reply = Reply::read(&mut stream);
+    let shown = stream.conn.peer_certificates().unwrap()[0].clone().into_owned();
+    (reply, shown)
+}
+
+fn config(cert: &str, key: &str) -> Config {
+    let tls = Some(TlsFiles { cert: data(cert), key: data(key) });
+    Config { tls, ..Config::new(Listen::Tcp(([127, 0, 0, 1], 0).into())) }
+}
+
+#[test]
+fn what_goes_over_the_network_is_encrypted() {
+    let mut config = config("first.pem", "first.key");
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("rill.sock");
+    config.listen.push(Listen::Unix(socket.clone()));
+    config.limits.arrival = Duration::from_secs(3);
+    let server: Running = start_over_unix(config, &socket);
+    let address = server.address.to_string();
+    let (reply, shown) = ask(&address);
+    assert_eq!(reply.status, 200, "{reply:?}");
+    assert_eq!(shown, certificate("first.pem"));
+    // Who does not speak TLS, or says nothing, is not answered in HTTP, and frees the connection.
+    for words in [&b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"[..], b""] {
+        let mut stream = TcpStream::connect(&address).unwrap();
+        stream.write_all(words).unwrap();
+        let mut said = Vec::new();
+        let _ = stream.read_to_end(&mut said);
+        assert!(!said.starts_with(b"HTTP"), "{said:?}");
+    }
+    assert_eq!(ask(&address).0.status, 200);
+}
+
+/// Starts a server and waits over its socket in the file system, which has no TLS.
+fn start_over_unix(config: Config, socket: &Path) -> Running {
+    let running = start_for(config, Default::default(), Setting::default(), Gate::default());
+    for _ in 0..6000 {
+        let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+        stream.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+        if Reply::read(stream).status == 200 {
+            return running;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("the server did not become ready");
+}
+
+#[test]
+fn files_that_make_no_tls_are_refused_by_name() {
+    let refused = |cert: &str, key: &str| match Server::bind(config(cert, key)) {
+        Ok(_) => panic!("{cert} and {key} are not refused"),
+        Err(error) => error.to_string(),
+    };
+    for (cert, key, parts) in [
+        ("none.pem", "first.key", ["none.pem", "No such file"]),
+        ("first.key", "first.key", ["first.key", "no certificate"]),
+        ("first.pem", "first.pem", ["first.pem", "no private key"]),
+        ("README.md", "first.key", ["README.md", "no certificate"]),
+        // The key of another certificate.
+        ("first.pem", "second.key", ["second.key", "first.pem"]),
+    ] {
+        let said = refused(cert, key);
+        for part in parts {
+            assert!(said.contains(part), "no {part:?} in {said:?}");
+        }
+    }
+    rill(&["serve", "--listen", "127.0.0.1:0", "--tls-cert", "/none"]).fails(2, &["--tls-key"]);
+}
+
+#[test]
+fn a_renewed_certificate_is_shown_from_then_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let [cert, key] = ["cert.pem", "key.pem"].map(|name| folder.path().join(name));
+    let put = |name: &str| {
+        fs::copy(data(&format!("{name}.pem")), &cert).unwrap();
+        fs::copy(data(&format!("{name}.key")), &key).unwrap();
+    };
+    put("first");
+    let mut child = Command::new(path())
+        .args(["serve", "--listen", "127.0.0.1:0", "--ram", "256MiB", "-c", "512"])
+        .args(["--tls-cert".as_ref(), cert.as_os_str(), "--tls-key".as_ref(), key.as_os_str()])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = Lines(child.stderr.take().unwrap());
+    let address = lines.until("listening at https://");
+    lines.until("ready");
+    assert_eq!(ask(&address).1, certificate("first.pem"));
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).unwrap();
+    put("second");
+    kill_process(pid, Signal::HUP).unwrap();
+    lines.until("rill: the certificate was read again");
+    assert_eq!(ask(&address).1, certificate("second.pem"));
+    // What is damaged changes nothing.
+    fs::write(&key, "rubbish").unwrap();
+    kill_process(pid, Signal::HUP).unwrap();
+    assert!(lines.until("rill: ").contains("the certificate stays as it was"));
+    let (reply, shown) = ask(&address);
+    assert_eq!((reply.status, shown), (200, certificate("second.pem")));
+    kill_process(pid, Signal::TERM).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+/// What a program says.
+struct Lines(std::process::ChildStderr);
+
+impl Lines {
+    /// What follows on the next line that begins so.
+    fn until(&mut self, start: &str) -> String {
+        loop {
+            let (mut line, mut byte) = (Vec::new(), [0]);
+            while line.last() != Some(&b'\n') {
+                self.0.read_exact(&mut byte).expect("the program goes on");
+                line.push(byte[0]);
+            }
+            let line = String::from_utf8(line).unwrap();
+            if let Some(rest) = line.trim_end().strip_prefix(start) {
+                return rest.to_owned();
+            }
+        }
+    }
+}
