@@ -123,6 +123,13 @@ impl Need {
         ]),
     };
 
+    /// Keeps conversations on their boards.
+    pub const HAPROXY: Self = Self {
+        what: Cow::Borrowed("haproxy"),
+        install: Cow::Borrowed("apt-get install haproxy"),
+        how: How::Runs(&["-v"]),
+    };
+
     /// A program that knows `--version`.
     const fn program(name: &'static str, install: &'static str) -> Self {
         Self {

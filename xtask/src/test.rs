@@ -125,6 +125,7 @@ fn checks() -> Result<Vec<Check>> {
     }
     checks.extend(client_checks());
     checks.push(page_check());
+    checks.extend(load_checks());
     checks.extend(board_checks()?);
     let deny = ["check", "bans", "licenses", "sources"];
     for (name, manifest) in [
@@ -263,6 +264,28 @@ fn page_check() -> Check {
     command.args(["--test", "--test-reporter=dot"]).args(files);
     let needs = vec![Need::CHROMIUM, Need::NODE_PAGES];
     Check { name: "pages in a browser".into(), needs, network: None, command }
+}
+
+/// Many clients at once, hostile ones, and a balancer before two servers.
+fn load_checks() -> Vec<Check> {
+    let folder = workspace::root().join("tests/load");
+    let scripts: [(&str, &str, &[Need]); 3] = [
+        ("many clients", "load.py", &[]),
+        ("hostile clients", "hostile.py", &[]),
+        ("HAProxy", "haproxy.py", &[Need::HAPROXY]),
+    ];
+    let check = |(name, script, needs): (&str, &str, &[Need])| {
+        let mut command = Command::new("python3");
+        command.arg(folder.join(script));
+        let check = Check {
+            name: format!("load: {name}"),
+            needs: vec![Need::PYTHON3],
+            network: None,
+            command,
+        };
+        check.needing(needs)
+    };
+    scripts.into_iter().map(check).collect()
 }
 
 /// Makes an image for every board, and talks with all that can be emulated.

@@ -9,6 +9,9 @@ use cargo_metadata::Message;
 use rill_board::Board;
 use xtask::{need, needs, workspace};
 
+/// What programs for boards can do beside what every build of `platform/linux` can.
+pub const FEATURES: &str = "serve";
+
 /// Builds a program of `platform/linux`: static, with symbols, with no model inside and with no path
 /// of this machine in it, so that equal sources give equal bytes.
 pub fn build(board: &Board, name: &str) -> Result<PathBuf> {
@@ -16,7 +19,8 @@ pub fn build(board: &Board, name: &str) -> Result<PathBuf> {
     let target = needs::linux_target(board);
     let mut cargo = workspace::cargo();
     cargo.args(["build", "--release", "--package", "rill-linux", "--bin", name]);
-    cargo.args(["--no-default-features", "--target", &target, "--message-format"]);
+    cargo.args(["--no-default-features", "--features", FEATURES]);
+    cargo.args(["--target", &target, "--message-format"]);
     cargo.arg("json-render-diagnostics");
     cargo.arg("--config").arg(format!("target.{target}.rustflags = {:?}", rustflags()?));
     if board.architecture() != ARCH && board.architecture() != "aarch64" {

@@ -16,12 +16,15 @@ use crate::program;
 /// Names every file of a bundle with its checksum, as `sha256sum` reads it.
 pub const SUMS: &str = "SHA256SUMS";
 /// Time of all files in an archive: 2000-01-01, so that it does not depend on the clock.
-const TIME: u64 = 946_684_800;
+pub const TIME: u64 = 946_684_800;
 /// Weights do not shrink; a higher level would only take longer.
-const LEVEL: i32 = 3;
+pub const LEVEL: i32 = 3;
 
 const SERVICE: &str = include_str!("linux/rill.service");
 const CONFIG: &str = include_str!("linux/rill.conf");
+const SERVE_SERVICE: &str = include_str!("linux/rill-serve.service");
+const SERVE_SOCKET: &str = include_str!("linux/rill-serve.socket");
+const SERVE_CONFIG: &str = include_str!("linux/rill-serve.conf");
 const INSTALL: &str = include_str!("linux/install.sh");
 const README: &str = include_str!("linux/README.txt");
 
@@ -59,11 +62,18 @@ fn write(
     let fill = |text: &str| {
         text.replace("@RAM@", &inputs.ram.to_string()).replace("@BOARD@", &board.title)
     };
-    let service = bundle.write("rill.service", &fill(SERVICE), 0o644)?;
-    let config = bundle.write("rill.conf", CONFIG, 0o644)?;
-    let install = bundle.write("install.sh", INSTALL, 0o755)?;
-    let readme = bundle.write("README.txt", &fill(README), 0o644)?;
-    sizes.add("service and script", service + config + install + readme);
+    let mut bytes = bundle.write("install.sh", INSTALL, 0o755)?;
+    for (path, text) in [
+        ("rill.service", SERVICE),
+        ("rill.conf", CONFIG),
+        ("rill-serve.service", SERVE_SERVICE),
+        ("rill-serve.socket", SERVE_SOCKET),
+        ("rill-serve.conf", SERVE_CONFIG),
+        ("README.txt", README),
+    ] {
+        bytes += bundle.write(path, &fill(text), 0o644)?;
+    }
+    sizes.add("services and script", bytes);
 
     let mut bytes = bundle.write("licences/OTHERS.txt", others, 0o644)?;
     for file in ["LICENSE-MIT", "LICENSE-APACHE"] {
@@ -222,6 +232,16 @@ mod tests {
         assert!(service.contains("--ram 67108864") && service.contains("MemoryMax=67108864"));
         assert!(!service.contains("@RAM@"), "{service}");
         assert!(service.contains("StateDirectory=rill") && service.contains("--state %S/rill"));
+
+        // Programs reach it on this machine alone, by a socket that waits for it.
+        let units = root.join("etc/systemd/system");
+        let serve = fs::read_to_string(units.join("rill-serve.service")).unwrap();
+        for part in ["Type=notify", "--ram 67108864", "MemoryMax=67108864", "WatchdogSec="] {
+            assert!(serve.contains(part), "no {part}");
+        }
+        let socket = fs::read_to_string(units.join("rill-serve.socket")).unwrap();
+        assert!(socket.contains("ListenStream=127.0.0.1:8080"), "{socket}");
+        assert!(root.join("etc/rill/rill-serve.conf").is_file());
 
         // What nobody vouches for is not installed.
         fs::write(bundle.join("licences/PLANTED.txt"), "planted").unwrap();

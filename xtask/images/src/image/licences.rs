@@ -10,6 +10,8 @@ use cargo_metadata::{CargoOpt, DependencyKind, Metadata, MetadataCommand, Packag
 use spdx::{Expression, LicenseId};
 use xtask::workspace;
 
+use crate::program;
+
 /// What is linked in that cargo does not know.
 const BESIDES: [(&str, &str, &str); 2] = [
     ("Rust's standard library", "MIT OR Apache-2.0", "https://github.com/rust-lang/rust"),
@@ -28,6 +30,7 @@ pub fn collect(name: &str, target: &str) -> Result<String> {
         .manifest_path(workspace::root().join("Cargo.toml"))
         // As `program::build` builds them.
         .features(CargoOpt::NoDefaultFeatures)
+        .features(CargoOpt::SomeFeatures(vec![format!("{name}/{}", program::FEATURES)]))
         .other_options(["--locked", "--filter-platform", target].map(String::from))
         .exec()?;
     let mut text = String::from("This program is linked from the following.\n\n");

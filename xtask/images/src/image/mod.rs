@@ -5,6 +5,7 @@ mod bundle;
 mod disk;
 mod licences;
 mod modules;
+mod oci;
 mod sd;
 mod sizes;
 
@@ -12,7 +13,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use bytesize::ByteSize;
 use rill_board::{Board, Platform};
 
@@ -44,6 +45,9 @@ pub struct Args {
     /// For a board with Linux: a disk that boots, with Debian's kernel and nothing but Rill
     #[arg(long)]
     appliance: bool,
+    /// For a board with Linux: an OCI image of the server alone; its model lies on a volume
+    #[arg(long, conflicts_with_all = ["appliance", "model", "ram", "firmware"])]
+    oci: bool,
     /// Folder with the Debian packages for the appliance [default: fetch them]
     #[arg(long, value_name = "DIR", requires = "appliance")]
     packages: Option<PathBuf>,
@@ -86,6 +90,13 @@ impl Inputs {
 
 /// Makes an image.
 pub fn run(args: &Args) -> Result<()> {
+    if args.oci {
+        create(&args.output)?;
+        let board = workspace::board(&args.board)?;
+        ensure!(board.platform == Platform::Linux, "{}: its images have no Linux", board.name);
+        println!("wrote {}", oci::make(&board, &args.output)?.display());
+        return Ok(());
+    }
     let mut inputs = Inputs::new(&args.board, args.model.as_deref(), args.ram)?;
     inputs.firmware.clone_from(&args.firmware);
     if args.appliance {

@@ -30,7 +30,8 @@ sha256sum --check --quiet --strict SHA256SUMS || {
 sum() {
     sed -n "s|^\\([0-9a-f]\\{64\\}\\)  $1\$|\\1|p" SHA256SUMS
 }
-for file in model.rill bin/rill README.txt rill.conf rill.service; do
+for file in model.rill bin/rill README.txt rill.conf rill.service \
+    rill-serve.conf rill-serve.service rill-serve.socket; do
     [ -n "$(sum $file)" ] || {
         echo "error: SHA256SUMS does not name $file: copy the bundle again" >&2
         exit 1
@@ -62,8 +63,12 @@ sed -n 's|^[0-9a-f]\{64\}  \(licences/[A-Za-z0-9._-]*\)$|\1|p' SHA256SUMS | whil
     put "$file" "/opt/rill/$file" 644
 done
 # What the user changed stays.
-[ -e "$root/etc/rill/rill.conf" ] || put rill.conf /etc/rill/rill.conf 644
-put rill.service /etc/systemd/system/rill.service 644
+for file in rill.conf rill-serve.conf; do
+    [ -e "$root/etc/rill/$file" ] || put "$file" "/etc/rill/$file" 644
+done
+for file in rill.service rill-serve.service rill-serve.socket; do
+    put "$file" "/etc/systemd/system/$file" 644
+done
 
 if [ -n "$root" ]; then
     mkdir -p "$root/etc/systemd/system/multi-user.target.wants"
@@ -71,9 +76,15 @@ if [ -n "$root" ]; then
     echo "installed below $root"
 elif [ -d /run/systemd/system ]; then
     systemctl daemon-reload
-    systemctl enable --quiet rill.service
-    systemctl restart rill.service
-    echo "installed and running: Ctrl-Alt-F8 shows it"
+    if systemctl is-enabled --quiet rill-serve.socket; then
+        # The user chose the server: it has the new version with the next request.
+        systemctl try-restart rill-serve.service
+        echo "installed: programs reach it as before"
+    else
+        systemctl enable --quiet rill.service
+        systemctl restart rill.service
+        echo "installed and running: Ctrl-Alt-F8 shows it"
+    fi
 else
     echo "installed; this system has no systemd: start /opt/rill/bin/rill chat -m /opt/rill/model.rill"
 fi
