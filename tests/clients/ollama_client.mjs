@@ -30,3 +30,11 @@ assert.equal(said, text);
 
 const wrong = client.chat({ model, messages, options: { temperature: -1 } });
 await assert.rejects(wrong, (error) => error.message.includes("options.temperature"));
+
+const parameters = { type: "object", properties: { on: { type: "boolean" } }, required: ["on"] };
+const tool = { type: "function", function: { name: "light", description: "", parameters } };
+const heard = await client.chat({ model, messages, tools: [tool], options: { num_predict: 8 } });
+assert.ok(heard.done && typeof heard.message.content === "string");
+const format = { ...parameters, additionalProperties: false };
+const formed = await client.chat({ model, messages, format, options: { seed: 1 } });
+assert.equal(typeof JSON.parse(formed.message.content).on, "boolean");

@@ -1,5 +1,6 @@
 """Ollama's client for Python: models, chat, generation, streams, errors."""
 
+import json
 import sys
 
 from ollama import Client, ResponseError
@@ -36,3 +37,19 @@ try:
     raise AssertionError("a temperature below 0 was accepted")
 except ResponseError as error:
     assert error.status_code == 400 and "options.temperature" in error.error
+
+# Tools, and a schema.
+parameters = {
+    "type": "object",
+    "properties": {"room": {"type": "string", "enum": ["hall", "lift"]}},
+    "required": ["room"],
+}
+tool = {"type": "function", "function": {"name": "light", "description": "On.", "parameters": parameters}}
+assert "tools" in shown.capabilities
+heard = client.chat(model, asked, tools=[tool], options={"num_predict": 8})
+assert heard.message.content is not None
+told = [*asked, {"role": "assistant", "tool_calls": [{"function": {"name": "light", "arguments": {"room": "hall"}}}]},
+        {"role": "tool", "tool_name": "light", "content": "It is on."}]
+assert client.chat(model, told, tools=[tool], options=options).done
+formed = client.chat(model, asked, format={**parameters, "additionalProperties": False}, options={"seed": 1})
+assert json.loads(formed.message.content)["room"] in ("hall", "lift")

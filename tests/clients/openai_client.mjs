@@ -1,4 +1,4 @@
-// OpenAI's client for JavaScript: models, chat, streams, log-probabilities, errors, leaving.
+// OpenAI's client for JavaScript: models, chat, streams, log-probabilities, errors, leaving, tools, Responses.
 
 import assert from "node:assert/strict";
 import OpenAI from "openai";
@@ -48,3 +48,40 @@ for (let turn = 0; turn < 5; turn++) {
   stream.controller.abort();
 }
 assert.equal((await chat({ temperature: 0, max_tokens: 20 })).choices[0].message.content, text);
+
+// Tools, put together by the client; and Responses as events.
+const parameters = {
+  type: "object",
+  properties: { floor: { type: "integer", minimum: 0, maximum: 9 } },
+  required: ["floor"],
+  additionalProperties: false,
+};
+const forced = {
+  tools: [{ type: "function", function: { name: "go", parameters } }],
+  tool_choice: "required",
+  parallel_tool_calls: false,
+  temperature: 1,
+  seed: 4,
+};
+const [call] = (await chat(forced)).choices[0].message.tool_calls;
+assert.ok(JSON.parse(call.function.arguments).floor <= 9);
+const streamed = client.chat.completions.stream({ model, messages, ...forced });
+const [same] = (await streamed.finalChatCompletion()).choices[0].message.tool_calls;
+assert.equal(same.function.arguments, call.function.arguments);
+
+const flat = { type: "function", name: "go", parameters, strict: true };
+const about = { model, input: "Take me up.", temperature: 1, parallel_tool_calls: false };
+const response = await client.responses.create({ ...about, tools: [flat], tool_choice: "required" });
+assert.equal(response.output[0].type, "function_call");
+const asked = { model, input: "Where is the lift?", temperature: 0, max_output_tokens: 20 };
+const whole20 = await client.responses.create(asked);
+assert.equal(whole20.output_text, text);
+const kinds = [];
+let delta = "";
+for await (const event of await client.responses.create({ ...asked, stream: true })) {
+  kinds.push(event.type);
+  delta += event.type === "response.output_text.delta" ? event.delta : "";
+}
+assert.equal(delta, text);
+assert.equal(kinds[0], "response.created");
+assert.ok(["response.completed", "response.incomplete"].includes(kinds.at(-1)));

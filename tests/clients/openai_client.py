@@ -1,5 +1,6 @@
-"""OpenAI's client for Python: models, chat, streams, log-probabilities, completions, errors, leaving."""
+"""OpenAI's client for Python: models, chat, streams, log-probabilities, errors, leaving, tools, schemas, Responses."""
 
+import json
 import sys
 
 import openai
@@ -92,3 +93,61 @@ for _ in range(5):
     next(iter(stream))
     stream.close()
 assert chat(temperature=0, max_tokens=20).choices[0].message.content == text
+
+# Tools: a call that must be, whole, as a stream and put together by the client, and its answer.
+go = {
+    "type": "object",
+    "properties": {"floor": {"type": "integer", "minimum": 0, "maximum": 9}, "now": {"type": "boolean"}},
+    "required": ["floor", "now"],
+    "additionalProperties": False,
+}
+tool = {"type": "function", "function": {"name": "go", "description": "Moves.", "parameters": go, "strict": True}}
+forced = {
+    "tools": [tool], "tool_choice": {"type": "function", "function": {"name": "go"}},
+    "parallel_tool_calls": False, "temperature": 1, "seed": 4,
+}
+choice = chat(**forced).choices[0]
+(call,) = choice.message.tool_calls
+assert choice.finish_reason == "tool_calls" and choice.message.content is None
+arguments = json.loads(call.function.arguments)
+assert call.function.name == "go" and arguments["floor"] in range(10) and type(arguments["now"]) is bool
+with client.chat.completions.stream(model=model, messages=asked, **forced) as stream:
+    (streamed,) = stream.get_final_completion().choices[0].message.tool_calls
+assert streamed.function.arguments == call.function.arguments
+told = [*asked, choice.message.model_dump(exclude_none=True),
+        {"role": "tool", "tool_call_id": call.id, "content": "It moves."}]
+said = client.chat.completions.create(model=model, messages=told, tools=[tool], tool_choice="none", max_tokens=8)
+assert said.choices[0].message.content is not None and not said.choices[0].message.tool_calls
+
+# A schema.
+form = {"type": "json_schema", "json_schema": {"name": "go", "strict": True, "schema": go}}
+parsed = json.loads(chat(response_format=form, temperature=1, seed=4).choices[0].message.content)
+assert set(parsed) == {"floor", "now"}
+
+# Responses, whole and as events, with tools.
+response = client.responses.create(model=model, input="Where is the lift?", temperature=0, max_output_tokens=20)
+assert response.output_text == text and response.status in ("completed", "incomplete")
+assert response.usage.input_tokens == whole.usage.prompt_tokens
+with client.responses.stream(model=model, input=asked, temperature=0, max_output_tokens=20) as stream:
+    kinds = [event.type for event in stream]
+    final = stream.get_final_response() if kinds[-1] == "response.completed" else None
+assert kinds[0] == "response.created" and "response.output_text.delta" in kinds
+assert final is None or final.output_text == text
+flat = {"type": "function", "name": "go", "parameters": go, "strict": True}
+called = client.responses.create(
+    model=model, input="Take me up.", tools=[flat], tool_choice="required", parallel_tool_calls=False,
+    temperature=1, store=False, include=["reasoning.encrypted_content"],
+)
+(item,) = called.output
+assert item.type == "function_call" and json.loads(item.arguments)["floor"] in range(10)
+answered = client.responses.create(
+    model=model, tools=[flat], tool_choice="none", max_output_tokens=8,
+    input=[{"role": "user", "content": "Take me up."}, item.model_dump(exclude_none=True),
+           {"type": "function_call_output", "call_id": item.call_id, "output": "It moves."}],
+)
+assert answered.output[0].type == "message"
+try:
+    client.responses.create(model=model, input="x", previous_response_id="resp_1")
+    raise AssertionError("a response that was not kept was found")
+except openai.BadRequestError as error:
+    assert error.param == "previous_response_id", error

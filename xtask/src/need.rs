@@ -83,12 +83,12 @@ impl Need {
     pub const PYTHON3: Self = Self::program("python3", "apt-get install python3");
     /// The official Python clients of the APIs that `rill serve` speaks.
     pub const PYTHON_CLIENTS: Self = Self {
-        what: Cow::Borrowed("OpenAI's and Ollama's clients for Python"),
+        what: Cow::Borrowed("OpenAI's and Ollama's clients for Python, and jsonschema"),
         install: Cow::Borrowed(
             "apt-get install python3-venv && python3 -m venv target/clients && \
              target/clients/bin/pip install -r tests/clients/requirements.txt",
         ),
-        how: How::Succeeds(&[Self::PYTHON, "-c", "import ollama, openai"]),
+        how: How::Succeeds(&[Self::PYTHON, "-c", "import jsonschema, ollama, openai"]),
     };
     /// The Python that has them.
     pub const PYTHON: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/clients/bin/python");

@@ -244,6 +244,8 @@ fn client_checks() -> Vec<Check> {
     let scripts = [
         ("OpenAI's client for Python", Need::PYTHON, "openai_client.py", Need::PYTHON_CLIENTS),
         ("Ollama's client for Python", Need::PYTHON, "ollama_client.py", Need::PYTHON_CLIENTS),
+        ("first requests", Need::PYTHON, "first_requests.py", Need::PYTHON_CLIENTS),
+        ("drawn schemas", Need::PYTHON, "schemas.py", Need::PYTHON_CLIENTS),
         ("OpenAI's client for JavaScript", "node", "openai_client.mjs", Need::NODE_CLIENTS),
         ("Ollama's client for JavaScript", "node", "ollama_client.mjs", Need::NODE_CLIENTS),
     ];

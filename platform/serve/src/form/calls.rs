@@ -83,8 +83,7 @@ pub fn grammar(calls: &Calls) -> String {
         let name = format!("t{number}");
         match arguments(tool) {
             Some(arguments) if !calls.as_objects => as_python(&mut text, &name, tool, &arguments),
-            // What a schema leaves open and does not name is nothing that a tool expects.
-            arguments => as_object(&mut text, &name, tool, arguments.is_some()),
+            _ => as_object(&mut text, &name, tool),
         }
     }
     text
@@ -100,15 +99,16 @@ fn literal(text: &str) -> String {
     Value::from(text).to_string()
 }
 
-fn as_object(text: &mut String, name: &str, tool: &Tool, is_closed: bool) {
+fn as_object(text: &mut String, name: &str, tool: &Tool) {
     let head = format!("{{\"name\": {}, \"arguments\": ", literal(&tool.name));
     rule(text, name, &format!("{} {name}_a \"}}\"", literal(&head)));
     let mut schema = strict(tool.parameters.clone(), true);
     if let Value::Object(fields) = &mut schema {
         // Arguments are an object, whatever the schema leaves open.
         fields.entry("type").or_insert_with(|| "object".into());
-        if is_closed {
-            fields.insert("additionalProperties".into(), false.into());
+        if is_listed(fields) {
+            // What a schema leaves open and does not name is nothing that a tool expects.
+            fields.entry("additionalProperties").or_insert_with(|| false.into());
         }
     }
     rule(text, &format!("{name}_a"), &format!("%json {schema}"));
@@ -150,9 +150,45 @@ fn as_python(text: &mut String, name: &str, tool: &Tool, arguments: &[Argument])
     rule(text, &format!("{name}_h{}", arguments.len()), "\"\"");
 }
 
-/// The arguments of a tool, where its schema says no more than names, schemas and which are required.
+/// The arguments of a tool, where Python has a call for it.
 fn arguments(tool: &Tool) -> Option<Vec<Argument>> {
-    const KNOWN: [&str; 12] = [
+    let schema = tool.parameters.as_object()?;
+    let none = Map::new();
+    let properties = match schema.get("properties") {
+        None => &none,
+        Some(properties) => properties.as_object()?,
+    };
+    let plain = |name: &str| {
+        !name.is_empty() && name.chars().all(|char| char.is_ascii_alphanumeric() || char == '_')
+    };
+    let is_open = schema.get("additionalProperties").is_some_and(|more| *more != json!(false));
+    let fits = plain(&tool.name.replace(['.', '-', ':', '/'], "_"))
+        && is_listed(schema)
+        && !(is_open && properties.is_empty())
+        && properties.keys().all(|name| plain(name))
+        && properties.values().all(refers_to_definitions);
+    if !fits {
+        return None;
+    }
+    let required = schema.get("required").and_then(Value::as_array);
+    let argument = |(name, own): (&String, &Value)| {
+        let mut own = own.clone();
+        if let Value::Object(fields) = &mut own {
+            for definitions in ["$defs", "definitions", "$schema"] {
+                if let Some(value) = schema.get(definitions) {
+                    fields.insert(definitions.into(), value.clone());
+                }
+            }
+        }
+        let is_required = required.is_some_and(|names| names.iter().any(|other| other == name));
+        Argument { name: name.clone(), schema: own, is_required }
+    };
+    Some(properties.iter().map(argument).collect())
+}
+
+/// Whether a schema of an object says no more than names, their schemas, and which are required.
+fn is_listed(schema: &Map<String, Value>) -> bool {
+    const KNOWN: [&str; 13] = [
         "type",
         "properties",
         "required",
@@ -165,46 +201,16 @@ fn arguments(tool: &Tool) -> Option<Vec<Argument>> {
         "title",
         "description",
         "strict",
+        "x-guidance",
     ];
-    let schema = tool.parameters.as_object()?;
-    let none = Map::new();
-    let properties = match schema.get("properties") {
-        None => &none,
-        Some(properties) => properties.as_object()?,
+    let named = |name: &Value| match name.as_str() {
+        Some(name) => schema.get("properties").is_some_and(|all| all.get(name).is_some()),
+        None => false,
     };
-    let plain = |name: &str| {
-        !name.is_empty() && name.chars().all(|char| char.is_ascii_alphanumeric() || char == '_')
-    };
-    let is_open = schema.get("additionalProperties").is_some_and(|more| *more != json!(false));
-    let fits = plain(&tool.name.replace(['.', '-', ':', '/'], "_"))
-        && schema.keys().all(|name| KNOWN.contains(&name.as_str()))
+    let required = schema.get("required").map(Value::as_array);
+    schema.keys().all(|name| KNOWN.contains(&name.as_str()))
         && schema.get("type").is_none_or(|kind| *kind == json!("object"))
-        && !(is_open && properties.is_empty())
-        && properties.keys().all(|name| plain(name))
-        && properties.values().all(refers_to_definitions);
-    if !fits {
-        return None;
-    }
-    let required = match schema.get("required") {
-        None => Vec::new(),
-        Some(names) => names.as_array()?.iter().map(Value::as_str).collect::<Option<Vec<_>>>()?,
-    };
-    if !required.iter().all(|name| properties.contains_key(*name)) {
-        return None;
-    }
-    let argument = |(name, own): (&String, &Value)| {
-        let mut own = own.clone();
-        if let Value::Object(fields) = &mut own {
-            for definitions in ["$defs", "definitions", "$schema"] {
-                if let Some(value) = schema.get(definitions) {
-                    fields.insert(definitions.into(), value.clone());
-                }
-            }
-        }
-        let is_required = required.contains(&name.as_str());
-        Argument { name: name.clone(), schema: own, is_required }
-    };
-    Some(properties.iter().map(argument).collect())
+        && required.is_none_or(|names| names.is_some_and(|names| names.iter().all(named)))
 }
 
 /// Whether every reference in a schema is one to a definition at its root.
