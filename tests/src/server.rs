@@ -106,8 +106,7 @@ fn serve(
                 engine: &mut engine,
                 sequences,
                 machine: &mut Bench { disk, parallel, clock, gate },
-            });
-            Ok(())
+            })
         })
     };
     Running { address, stopper, thread: Some(std::thread::spawn(serve)) }

@@ -157,3 +157,55 @@ fn forms_that_cannot_be_are_refused_by_name() {
     assert!([200, 400].contains(&reply.status), "{reply:?}");
     assert_eq!(server.get("/health").status, 200);
 }
+
+/// A schema of so many definitions, each of which refers to the next.
+fn chain(links: usize) -> Value {
+    let definition = |link| (format!("d{link}"), json!({"$ref": format!("#/$defs/d{}", link + 1)}));
+    let mut definitions: serde_json::Map<String, Value> = (0..links).map(definition).collect();
+    definitions.insert(format!("d{links}"), json!({"type": "null"}));
+    json!({"$defs": definitions, "$ref": "#/$defs/d0"})
+}
+
+/// A grammar of so many rules, each of which leads to the next.
+fn rules(links: usize, name: &str) -> String {
+    let rule = |link| format!("{name}{link}: {name}{}\n", link + 1);
+    let rules: String = (0..links).map(rule).collect();
+    format!("start: {name}0\n{rules}{name}{links}: \"x\"\n")
+}
+
+/// No request goes deeper than the stack: what could is refused, and what is taken is answered.
+#[test]
+fn forms_that_go_too_deep_are_refused_and_say_the_limit() {
+    let server = served();
+    let brackets = |many: usize| format!("start: {}\"x\"{}", "(".repeat(many), ")".repeat(many));
+    let inner = |many| format!("start: %json {}", chain(many));
+    let mut merged = chain(300);
+    for link in 0..300 {
+        let part = &mut merged["$defs"][format!("d{link}")];
+        *part = json!({"allOf": [part.clone(), {"type": ["null", "object"]}]});
+    }
+    let path = "response_format.json_schema.schema";
+    let cases = [
+        (schema(chain(480)), schema(chain(100_000 / 6)), path),
+        (schema(chain(1)), schema(merged), path),
+        (json!({"grammar": rules(900, "a")}), json!({"grammar": rules(20_000, "a")}), "grammar"),
+        (json!({"grammar": rules(900, "A")}), json!({"grammar": rules(20_000, "A")}), "grammar"),
+        (json!({"grammar": brackets(900)}), json!({"grammar": brackets(100_000)}), "grammar"),
+        (json!({"grammar": inner(480)}), json!({"grammar": inner(10_000)}), "grammar"),
+    ];
+    for (taken, refused, param) in cases {
+        let ask = |more: &Value| {
+            let mut body = question(0, more.clone());
+            body["max_tokens"] = 4.into();
+            server.post("/v1/chat/completions", &body)
+        };
+        let reply = ask(&refused);
+        assert_eq!((reply.status, &*reply.param()), (400, param), "{reply:?}");
+        let message = reply.json()["error"]["message"].as_str().unwrap_or_default().to_owned();
+        assert!(message.contains("at most 1000"), "{message}");
+        let reply = ask(&taken);
+        // Its own limits may refuse it; the stack does not end.
+        assert!([200, 400].contains(&reply.status), "{reply:?}");
+    }
+    assert_eq!(server.get("/health").status, 200);
+}

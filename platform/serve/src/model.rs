@@ -9,9 +9,9 @@ use rill::seams::{Events, World};
 use rill::sequence::Sequence;
 
 use crate::clerk::Clerk;
-use crate::form::Marks;
+use crate::form::{Marks, STACK};
 use crate::job::Job;
-use crate::server::Shared;
+use crate::server::{Shared, StartError};
 use crate::worker::Worker;
 
 /// The machine that a model runs on.
@@ -103,7 +103,7 @@ pub(crate) enum Command {
 
 impl Desk {
     /// Answers with a loaded model until the server ends.
-    pub fn serve(self, loaded: Loaded<'_, '_>) {
+    pub fn serve(self, loaded: Loaded<'_, '_>) -> Result<(), StartError> {
         let Self { shared, jobs } = self;
         let Loaded {
             name,
@@ -136,12 +136,14 @@ impl Desk {
         let clerk = Clerk::new(engine.tokenizer().clone(), engine.chat().clone(), template);
         std::thread::scope(|scope| {
             let (requests, inbox) = tokio::sync::mpsc::unbounded_channel();
-            scope.spawn(move || clerk.work(inbox));
+            let thread = std::thread::Builder::new().name("rill-clerk".into()).stack_size(STACK);
+            thread.spawn_scoped(scope, move || clerk.work(inbox))?;
             shared.open(facts, requests);
             ready();
             Worker::new(engine, sequences, machine, &shared).work(jobs);
             // The clerk ends when nobody can ask it anything any more.
             shared.close();
-        });
+            Ok(())
+        })
     }
 }

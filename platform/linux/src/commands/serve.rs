@@ -140,7 +140,7 @@ impl Args {
             engine: core,
             sequences,
             machine: &mut Bench { machine, learned },
-        });
+        })?;
         tell_failure(engine.keep());
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 mod blame;
 mod calls;
+mod depth;
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use rill::tokenizer::Tokenizer;
 use serde_json::{Value, json};
 
 pub use calls::{Calls, Marks, Tool};
+pub use depth::STACK;
 
 /// A form that an answer must have.
 #[derive(Debug, Clone)]
@@ -73,9 +75,11 @@ impl Forms {
         Ok(Self { factory, marks })
     }
 
-    /// What an answer of a form begins with; an error where there can be no such answer.
+    /// What an answer of a form begins with; an error where there can be no such answer. It takes up to
+    /// [`STACK`] bytes of the thread's stack.
     pub fn form(&self, wanted: Wanted) -> Result<Form, FormError> {
         let whole = |message| FormError { path: String::new(), message };
+        bound(&wanted)?;
         match wanted {
             Wanted::Schema(schema) => match self.schema(schema.clone()) {
                 Ok(matcher) => Ok(Form::new(matcher, None)),
@@ -108,6 +112,28 @@ impl Forms {
             Some(error) => Err(said(error)),
         }
     }
+}
+
+/// Refuses what goes too deep.
+fn bound(wanted: &Wanted) -> Result<(), FormError> {
+    let (path, depth) = match wanted {
+        Wanted::Schema(schema) => (String::new(), depth::of_schema(schema)),
+        Wanted::Grammar(text) => (String::new(), depth::of_grammar(text)),
+        Wanted::Calls(calls) => {
+            let tool = calls.tools.iter().find(|tool| depth::of_tool(tool) > depth::MOST);
+            let other = calls.other.as_ref().map(|(path, _)| path);
+            let path = tool.map(|tool| &tool.path).or(other);
+            (path.cloned().unwrap_or_default(), depth::of_calls(calls))
+        }
+    };
+    if depth <= depth::MOST {
+        return Ok(());
+    }
+    let message = format!(
+        "it goes too deep: nesting, references and rules come to {depth} levels, and at most {} are taken",
+        depth::MOST
+    );
+    Err(FormError { path, message })
 }
 
 /// A schema whose values have no white space but one space where `spaced` says so: it says nothing, and a
