@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::SocketAddr;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
 use rill_serve::keys::Key;
@@ -286,7 +286,9 @@ fn a_socket_in_the_file_system_needs_no_key() {
     let second = Server::bind(Config::new(Listen::Unix(socket.clone())));
     assert!(matches!(second, Err(StartError::Listen(..))));
     server.stop().expect("it ends well");
+    assert!(!socket.exists());
     // One that a server left behind is replaced.
+    drop(UnixListener::bind(&socket).expect("there is room"));
     assert!(Server::bind(Config::new(Listen::Unix(socket))).is_ok());
 }
 

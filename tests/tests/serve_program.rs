@@ -2,18 +2,20 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 
 use rill_tests::kiosk;
 use rill_tests::program::{path, rill};
 use rill_tests::server::{Reply, post};
+use rustix::fs::{FileType, Mode};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 /// A server of the program's own.
 struct Served {
     child: Child,
-    lines: BufReader<std::process::ChildStderr>,
+    lines: BufReader<Box<dyn Read>>,
     address: String,
 }
 
@@ -24,7 +26,8 @@ fn serve(args: &[&str]) -> Served {
         .stderr(Stdio::piped())
         .spawn()
         .expect("the program starts");
-    let mut lines = BufReader::new(child.stderr.take().expect("it is piped"));
+    let mut lines =
+        BufReader::<Box<dyn Read>>::new(Box::new(child.stderr.take().expect("it is piped")));
     let (mut line, mut address) = (String::new(), String::new());
     while !line.ends_with("ready\n") {
         line.clear();
@@ -118,6 +121,60 @@ fn keys_are_made_and_read_again() {
     std::fs::write(&file, "rubbish\n").expect("it can be written");
     reread(&mut served, "line 1");
     assert_eq!([served.ask(&kiosk).status, served.ask("").status], [200, 401]);
+}
+
+/// Whatever becomes of its files and of what it says, a signal ends it.
+#[test]
+fn nothing_makes_it_deaf() {
+    let folder = tempfile::tempdir().expect("there is room");
+    let file = folder.path().join("keys.txt");
+    let keys = file.to_str().expect("the path is UTF-8");
+    let pipe = folder.path().join("pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0)
+        .expect("a pipe can be made");
+    let pipe = pipe.to_str().expect("the path is UTF-8");
+    rill(&["serve", "--listen", "127.0.0.1:0", "--keys", pipe]).fails(1, &["not a regular file"]);
+
+    let key = rill(&["key", keys, "kiosk"]).ok();
+    let kiosk = format!("Authorization: Bearer {}\r\n", key.trim());
+    let mut served = serve(&["--keys", keys]);
+    std::fs::rename(pipe, &file).expect("it is in the same folder");
+    served.signal(Signal::HUP);
+    let mut line = String::new();
+    served.lines.read_line(&mut line).expect("it speaks UTF-8");
+    assert!(line.contains("not a regular file"), "{line}");
+    assert_eq!(served.ask(&kiosk).status, 200);
+    // Nobody reads what it says any more.
+    served.lines = BufReader::new(Box::new(std::io::empty()));
+    served.signal(Signal::HUP);
+    assert_eq!(served.ask(&kiosk).status, 200);
+    served.signal(Signal::TERM);
+    assert!(served.child.wait().expect("it ends").success());
+}
+
+/// Keys made at once are all there, and a key that nobody was told is not.
+#[test]
+fn no_key_is_lost() {
+    let folder = tempfile::tempdir().expect("there is room");
+    let file = folder.path().join("keys.txt");
+    let keys = file.to_str().expect("the path is UTF-8");
+    rill(&["key", keys, "first"]).ok();
+    let mode = std::fs::Permissions::from_mode(0o640);
+    std::fs::set_permissions(&file, mode).expect("it is the user's");
+    std::thread::scope(|scope| {
+        for number in 0..8 {
+            scope.spawn(move || rill(&["key", keys, &format!("k{number}")]).ok());
+        }
+    });
+    let text = std::fs::read_to_string(&file).expect("it is there");
+    assert_eq!(text.lines().count(), 1 + 1 + 8, "{text}");
+    assert_eq!(file.metadata().expect("it is there").permissions().mode() & 0o777, 0o640);
+    for nowhere in ["/dev/full", "/dev/null"] {
+        let out = std::fs::File::options().write(true).open(nowhere).expect("Linux has it");
+        let run = Command::new(path()).args(["key", keys, "lost"]).stdout(out).output();
+        assert!(!run.expect("the program starts").status.success(), "{nowhere}");
+        assert_eq!(std::fs::read_to_string(&file).expect("it is there"), text, "{nowhere}");
+    }
 }
 
 #[test]

@@ -13,13 +13,14 @@
 //! slow one is needed.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConditionallySelectable, ConstantTimeEq};
+
+use crate::files;
 
 /// Most bytes of a file of keys.
 pub const MOST_BYTES: u64 = 1 << 20;
@@ -119,12 +120,11 @@ pub enum Verdict {
 impl Keys {
     /// Reads the keys of a file.
     pub fn read(path: &Path) -> Result<Self, KeysError> {
-        let mut text = String::new();
-        let read = File::open(path)?.take(MOST_BYTES + 1).read_to_string(&mut text)?;
-        if read as u64 > MOST_BYTES {
-            return Err(KeysError::Long);
-        }
-        Self::parse(&text)
+        let bytes = files::read(path, MOST_BYTES).map_err(|error| match error.kind() {
+            io::ErrorKind::FileTooLarge => KeysError::Long,
+            _ => KeysError::File(error),
+        })?;
+        Self::parse(std::str::from_utf8(&bytes).map_err(io::Error::other)?)
     }
 
     /// Reads the keys of a file's text.

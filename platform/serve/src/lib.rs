@@ -17,7 +17,8 @@
 //! - [`systemd`] and `watch`: what starts the server and watches over it;
 //! - `door` and [`keys`]: connections, and who comes in;
 //! - `error`, `fields` and `api`: requests and answers in their dialects;
-//! - `pages`: what people see in a browser.
+//! - `pages`: what people see in a browser;
+//! - `files` and `log`: what the server reads, and what it tells whoever runs it.
 
 mod api;
 mod calls;
@@ -26,9 +27,11 @@ pub mod config;
 mod door;
 mod error;
 mod fields;
+mod files;
 mod form;
 mod job;
 pub mod keys;
+mod log;
 mod metrics;
 pub mod model;
 mod pages;

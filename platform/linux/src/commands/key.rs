@@ -1,10 +1,12 @@
-use std::io::{ErrorKind, Write};
-use std::path::PathBuf;
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 
 use clap::builder::RangedU64ValueParser;
 use rill_linux::regular;
 use rill_linux::replace::{Access, replace};
 use rill_serve::keys::{Key, Keys, MOST_BYTES, is_name};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 
 use crate::failure::Failure;
 use crate::terminal::{stdout, tell};
@@ -30,9 +32,15 @@ pub struct Args {
 
 pub fn run(args: &Args) -> Result<(), Failure> {
     let path = &args.file;
-    let mut text = match regular::read(path, MOST_BYTES) {
-        Ok(bytes) => String::from_utf8(bytes).map_err(|_| wrong(args, "it is no text"))?,
-        Err(error) if error.kind() == ErrorKind::NotFound => HEAD.to_owned(),
+    // Others who make keys wait, and add theirs to this one.
+    let _held = hold(path).map_err(Failure::file(path))?;
+    let (mut text, access) = match regular::read(path, MOST_BYTES) {
+        Ok(bytes) => {
+            let text = String::from_utf8(bytes).map_err(|_| wrong(args, "it is no text"))?;
+            // A server of another user may read it.
+            (text, Access::Ordinary)
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => (HEAD.to_owned(), Access::Private),
         Err(error) => return Err(Failure::file(path)(error)),
     };
     let random = |error| Failure::System { what: "cannot make a key", error };
@@ -44,11 +52,34 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     text.push('\n');
     // What was there before is as it must be, and the name is new.
     Keys::parse(&text).map_err(|error| wrong(args, error))?;
-    replace(path, Access::Private, |out| out.write_all(text.as_bytes()))
-        .map_err(Failure::file(path))?;
+    // What nobody was told is no key.
+    if goes_nowhere() {
+        let lost = "standard output goes nowhere, and the key with it: read it there, or keep it";
+        return Err(Failure::Usage(lost.to_owned()));
+    }
     writeln!(stdout(), "{}", key.secret)?;
+    stdout().flush()?;
+    replace(path, access, |out| out.write_all(text.as_bytes())).map_err(Failure::file(path))?;
     tell(format_args!("the key is kept nowhere else: only its hash is in {}", path.display()));
     Ok(())
+}
+
+/// Holds the folder of a file until it is dropped, against everybody else who does: what is read of the
+/// file is still so when it is replaced.
+fn hold(path: &Path) -> io::Result<OwnedFd> {
+    let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(folder, flags, Mode::empty())?;
+    flock(&folder, FlockOperation::LockExclusive)?;
+    Ok(folder)
+}
+
+/// Whether standard output is `/dev/null`, which is also what takes the place of one that is closed.
+fn goes_nowhere() -> bool {
+    let place = |found: rustix::fs::Stat| (found.st_dev, found.st_ino, found.st_rdev);
+    let out = rustix::fs::fstat(rustix::stdio::stdout()).map(place);
+    let null = rustix::fs::stat("/dev/null").map(place);
+    matches!((out, null), (Ok(out), Ok(null)) if out == null)
 }
 
 const HEAD: &str =

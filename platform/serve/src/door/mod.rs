@@ -3,16 +3,17 @@
 mod body;
 mod guard;
 mod patient;
+mod socket;
 mod tls;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::UnixListener as StdUnixListener;
-use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::thread::Builder;
 use std::time::Duration;
 
 use axum::extract::Extension;
@@ -32,6 +33,7 @@ use tokio::time::timeout;
 
 use crate::api;
 use crate::config::Listen;
+use crate::log;
 use crate::server::{Shared, StartError};
 use crate::watch;
 use patient::Patient;
@@ -52,7 +54,8 @@ pub enum Way {
 /// A socket that listens.
 pub enum Listener {
     Tcp(StdTcpListener),
-    Unix(StdUnixListener),
+    /// With its name, if it goes with the server.
+    Unix(StdUnixListener, Option<socket::Name>),
 }
 
 impl Listener {
@@ -67,10 +70,8 @@ impl Listener {
             }
             Listen::Unix(path) => {
                 let failed = |error| StartError::Listen(path.display().to_string(), error);
-                remove_stale(path).map_err(failed)?;
-                let listener = StdUnixListener::bind(path).map_err(failed)?;
-                listener.set_nonblocking(true).map_err(failed)?;
-                Ok(Self::Unix(listener))
+                let (listener, name) = socket::listen_at(path).map_err(failed)?;
+                Ok(Self::Unix(listener, Some(name)))
             }
         }
     }
@@ -90,7 +91,7 @@ impl Listener {
                 AddressFamily::UNIX => {
                     let listener = StdUnixListener::from(socket);
                     listener.set_nonblocking(true)?;
-                    Ok(Self::Unix(listener))
+                    Ok(Self::Unix(listener, None))
                 }
                 _ => Err(io::ErrorKind::InvalidInput.into()),
             }
@@ -102,7 +103,7 @@ impl Listener {
     pub fn tcp_address(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(listener) => listener.local_addr().ok(),
-            Self::Unix(_) => None,
+            Self::Unix(..) => None,
         }
     }
 
@@ -112,26 +113,12 @@ impl Listener {
             Self::Tcp(listener) => listener
                 .local_addr()
                 .map_or_else(|e| e.to_string(), |at| format!("{scheme}://{at}")),
-            Self::Unix(listener) => {
+            Self::Unix(listener, _) => {
                 let address = listener.local_addr().ok();
                 let path = address.as_ref().and_then(|address| address.as_pathname());
                 path.map_or_else(String::new, |path| path.display().to_string())
             }
         }
-    }
-}
-
-/// Takes away the socket of a server that has gone; one that still answers stays.
-fn remove_stale(path: &Path) -> io::Result<()> {
-    match path.symlink_metadata() {
-        Ok(found) if found.file_type().is_socket() => {
-            match std::os::unix::net::UnixStream::connect(path) {
-                Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
-                Err(_) => std::fs::remove_file(path),
-            }
-        }
-        // Whatever else is there stays, and binding says so.
-        _ => Ok(()),
     }
 }
 
@@ -146,6 +133,7 @@ async fn serve(listeners: Vec<Listener>, shared: &Arc<Shared>) -> io::Result<()>
     let router = router.layer(middleware::from_fn_with_state(Arc::clone(shared), guard::check));
     let room = Arc::new(Semaphore::new(shared.limits.connections));
     let mut doors = JoinSet::new();
+    let mut names = Vec::new();
     for listener in listeners {
         let (shared, room) = (Arc::clone(shared), Arc::clone(&room));
         match listener {
@@ -158,7 +146,8 @@ async fn serve(listeners: Vec<Listener>, shared: &Arc<Shared>) -> io::Result<()>
                 let router = router.clone().layer(Extension(way));
                 doors.spawn(admit(listener, router, shared, room));
             }
-            Listener::Unix(listener) => {
+            Listener::Unix(listener, name) => {
+                names.extend(name);
                 let listener = UnixListener::from_std(listener)?;
                 let router = router.clone().layer(Extension(Way::Unix));
                 doors.spawn(admit(listener, router, shared, room));
@@ -171,6 +160,7 @@ async fn serve(listeners: Vec<Listener>, shared: &Arc<Shared>) -> io::Result<()>
     // The sender lives as long as `shared`.
     let _ = leaving.wait_for(|leaving| *leaving).await;
     doors.shutdown().await;
+    drop(names);
     drain(shared, &room).await;
     shared.end_worker();
     // What the worker says last still goes out.
@@ -192,6 +182,7 @@ fn watch_signals(shared: Arc<Shared>) -> io::Result<impl Future<Output = ()> + S
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    let renewer = renewer(&shared)?;
     Ok(async move {
         loop {
             let (term, int) = (pin!(terminate.recv()), pin!(interrupt.recv()));
@@ -199,12 +190,27 @@ fn watch_signals(shared: Arc<Shared>) -> io::Result<impl Future<Output = ()> + S
             match select(ends, pin!(hangup.recv())).await {
                 Either::Left(_) if shared.is_leaving() => std::process::exit(130),
                 Either::Left(_) => shared.leave(),
-                Either::Right(_) => {
-                    shared.renew().iter().for_each(|line| eprintln!("rill: {line}"));
-                }
+                // It lives as long as its sender.
+                Either::Right(_) => drop(renewer.send(())),
             }
         }
     })
+}
+
+/// What reads files again whenever it is told to, in a thread of its own: a file system or whoever reads
+/// standard error may take any time, and the door waits for neither.
+fn renewer(shared: &Arc<Shared>) -> io::Result<Sender<()>> {
+    let (sender, calls) = channel();
+    let shared = Arc::clone(shared);
+    let renew = move || {
+        while calls.recv().is_ok() {
+            // Calls that came meanwhile want the same.
+            while calls.try_recv().is_ok() {}
+            shared.renew().iter().for_each(log::tell);
+        }
+    };
+    Builder::new().name("rill-renewer".into()).spawn(renew)?;
+    Ok(sender)
 }
 
 /// Where connections come from.

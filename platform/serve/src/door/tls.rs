@@ -1,7 +1,6 @@
 //! TLS from files: a chain of certificates and its private key, in PEM.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,6 +11,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{Error, ServerConfig};
 
 use crate::config::TlsFiles;
+use crate::files;
 
 /// Why there is no TLS.
 #[derive(Debug, thiserror::Error)]
@@ -83,8 +83,5 @@ fn load(files: &TlsFiles) -> Result<ServerConfig, TlsError> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(MOST_BYTES).read_to_end(&mut bytes));
-    read.map_err(|error| TlsError::File(path.to_owned(), error))?;
-    Ok(bytes)
+    files::read(path, MOST_BYTES).map_err(|error| TlsError::File(path.to_owned(), error))
 }

@@ -20,8 +20,7 @@
 //! ```
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -29,6 +28,7 @@ use serde_json::{Value, json};
 
 use super::colour::{Colour, Faint, Scheme};
 use super::fingerprint;
+use crate::files;
 
 /// Languages that the page speaks.
 const LANGUAGES: [&str; 4] = ["en", "de", "es", "ar"];
@@ -306,15 +306,10 @@ fn short(path: &str, name: &str, text: Option<&str>, most: usize) -> Result<(), 
 
 /// The bytes of a file that may have so many.
 fn bounded(path: &Path, most: u64) -> Result<Vec<u8>, KioskError> {
-    let failed = |error| KioskError::File(path.to_owned(), error);
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(most + 1).read_to_end(&mut bytes))
-        .map_err(failed)?;
-    match bytes.len() as u64 > most {
-        true => Err(KioskError::Long(path.to_owned(), most)),
-        false => Ok(bytes),
-    }
+    files::read(path, most).map_err(|error| match error.kind() {
+        io::ErrorKind::FileTooLarge => KioskError::Long(path.to_owned(), most),
+        _ => KioskError::File(path.to_owned(), error),
+    })
 }
 
 /// The type of a picture, by its first bytes.
