@@ -316,3 +316,27 @@ fn what_cannot_be_called_is_refused_by_name() {
     assert_eq!(without.post(CHAT, &question(1, &[lights()], more)).status, 200);
     assert_eq!(without.post(CHAT, &question(1, &[], json!({"max_tokens": 2}))).status, 200);
 }
+
+/// Calling a tool never goes deeper than the stack.
+#[test]
+fn tools_that_go_too_deep_are_refused_and_say_the_limit() {
+    let server = served();
+    let find = |many: usize| {
+        let properties: serde_json::Map<String, Value> =
+            (0..many).map(|at| (format!("a{at}"), json!({"type": "null"}))).collect();
+        [tool("find", json!({"type": "object", "properties": properties}))]
+    };
+    let ask = |tools: &[Value]| {
+        server.post(CHAT, &question(0, tools, json!({"tool_choice": "required", "max_tokens": 4})))
+    };
+    let reply = ask(&find(2000));
+    assert_eq!((reply.status, &*reply.param()), (400, "tools[0].function.parameters"), "{reply:?}");
+    assert!(reply.body.contains("at most 1000"), "{reply:?}");
+    let long = json!({"type": "object", "description": " ".repeat(200_000)});
+    let reply = ask(&[tool("find", long)]);
+    assert_eq!((reply.status, &*reply.param()), (400, "tools"), "{reply:?}");
+    // The context may not hold it; the stack does.
+    let reply = ask(&find(490));
+    assert!([200, 400].contains(&reply.status), "{reply:?}");
+    assert_eq!(server.get("/health").status, 200);
+}

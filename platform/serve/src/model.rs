@@ -11,7 +11,7 @@ use rill::sequence::Sequence;
 use crate::clerk::Clerk;
 use crate::form::{Marks, STACK};
 use crate::job::Job;
-use crate::server::{Shared, StartError};
+use crate::server::Shared;
 use crate::worker::Worker;
 
 /// The machine that a model runs on.
@@ -103,7 +103,7 @@ pub(crate) enum Command {
 
 impl Desk {
     /// Answers with a loaded model until the server ends.
-    pub fn serve(self, loaded: Loaded<'_, '_>) -> Result<(), StartError> {
+    pub fn serve(self, loaded: Loaded<'_, '_>) -> Result<(), crate::server::StartError> {
         let Self { shared, jobs } = self;
         let Loaded {
             name,

@@ -72,6 +72,9 @@ impl Forms {
         let environment: TokEnv = Arc::new(ApproximateTokEnv::new(trie));
         let mut factory = ParserFactory::new_simple(&environment).map_err(|e| e.to_string())?;
         factory.quiet();
+        let limits = factory.limits_mut();
+        limits.max_grammar_size = MOST_SYMBOLS;
+        limits.max_lexer_states = MOST_STATES;
         Ok(Self { factory, marks })
     }
 
@@ -114,25 +117,43 @@ impl Forms {
     }
 }
 
-/// Refuses what goes too deep.
+/// Most bytes of a schema or a grammar, and of the schemas of all tools: what is made of them takes many
+/// times as many.
+const MOST_BYTES: usize = 128 << 10;
+/// Most symbols in the rules of a form.
+const MOST_SYMBOLS: usize = 100_000;
+/// Most states of what recognises the texts of a form, of some 2 KiB each.
+const MOST_STATES: usize = 20_000;
+
+/// Refuses what is too long or goes too deep.
 fn bound(wanted: &Wanted) -> Result<(), FormError> {
-    let (path, depth) = match wanted {
-        Wanted::Schema(schema) => (String::new(), depth::of_schema(schema)),
-        Wanted::Grammar(text) => (String::new(), depth::of_grammar(text)),
+    let len = |schema: &Value| schema.to_string().len();
+    let (mut path, depth, bytes) = match wanted {
+        Wanted::Schema(schema) => (String::new(), depth::of_schema(schema), len(schema)),
+        Wanted::Grammar(text) => (String::new(), depth::of_grammar(text), text.len()),
         Wanted::Calls(calls) => {
             let tool = calls.tools.iter().find(|tool| depth::of_tool(tool) > depth::MOST);
-            let other = calls.other.as_ref().map(|(path, _)| path);
-            let path = tool.map(|tool| &tool.path).or(other);
-            (path.cloned().unwrap_or_default(), depth::of_calls(calls))
+            let other = calls.other.as_ref();
+            let path = tool.map(|tool| &tool.path).or(other.map(|(path, _)| path));
+            let tools = calls.tools.iter().map(|tool| len(&tool.parameters));
+            let bytes = tools.chain(other.map(|(_, schema)| len(schema))).sum();
+            (path.cloned().unwrap_or_default(), depth::of_calls(calls), bytes)
         }
     };
-    if depth <= depth::MOST {
+    let message = if bytes > MOST_BYTES {
+        if matches!(wanted, Wanted::Calls(_)) {
+            path = "tools".into();
+        }
+        format!("it is too long: {bytes} bytes, and at most {MOST_BYTES} are taken")
+    } else if depth > depth::MOST {
+        let most = depth::MOST;
+        format!(
+            "it goes too deep: nesting, references and rules come to {depth} levels, and at most {most} \
+             are taken"
+        )
+    } else {
         return Ok(());
-    }
-    let message = format!(
-        "it goes too deep: nesting, references and rules come to {depth} levels, and at most {} are taken",
-        depth::MOST
-    );
+    };
     Err(FormError { path, message })
 }
 
