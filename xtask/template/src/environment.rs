@@ -16,6 +16,7 @@ use crate::guard::{Guard, texts};
 use crate::json::tojson;
 use crate::limits::{DEPTH, fuel};
 use crate::methods;
+use crate::paid::pay;
 use crate::source::{HELD, KEPT, Source};
 use crate::template::{TemplateError, Words};
 use crate::values;
@@ -194,7 +195,11 @@ fn offer(
         *refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(text.clone());
         Err(Error::new(ErrorKind::InvalidOperation, text))
     });
-    environment.add_function("strftime_now", move |format: String| date::strftime(&format, now));
+    environment.add_function("strftime_now", move |state: &State, format: String| {
+        // A directive of two bytes writes up to 24.
+        pay(state, format.len().saturating_mul(16))?;
+        date::strftime(&format, now)
+    });
 }
 
 /// What an error of the engine is to the user.

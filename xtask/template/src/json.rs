@@ -4,6 +4,7 @@ use minijinja::value::{Kwargs, ObjectRepr, ValueKind};
 use minijinja::{Error, ErrorKind, State, Value};
 
 use crate::guard::Guard;
+use crate::paid::{PaidText, pay};
 use crate::values;
 
 /// How to write.
@@ -30,10 +31,9 @@ pub fn tojson(
     let style = style(places, names)?;
     // A plain tree, paid for.
     let value = values::kept(state, value, false)?;
-    let mut out = String::new();
-    write(&value, guard, &style, 0, &mut out)?;
-    state.consume_fuel(out.len() as u64 / 16)?;
-    Ok(out)
+    let mut out = PaidText::default();
+    Writer { guard, style }.value(state, &value, 0, &mut out)?;
+    out.finish(state)
 }
 
 fn style(places: &[Value], names: &Kwargs) -> Result<Style, Error> {
@@ -78,71 +78,108 @@ fn style(places: &[Value], names: &Kwargs) -> Result<Style, Error> {
     })
 }
 
-fn write(
-    value: &Value,
-    guard: &Guard,
-    style: &Style,
-    depth: usize,
-    out: &mut String,
-) -> Result<(), Error> {
-    if let Some(text) = value.as_str() {
-        text_into(text, guard, style, out);
-        return Ok(());
-    }
-    let Some(object) = value.as_object().filter(|object| object.repr() != ObjectRepr::Plain) else {
-        out.push_str(&scalar(value)?);
-        return Ok(());
-    };
-    let line = |out: &mut String, depth: usize| {
-        if let Some(indent) = &style.indent {
-            out.push('\n');
-            (0..depth).for_each(|_| out.push_str(indent));
+/// Writes values as JSON.
+struct Writer<'w> {
+    guard: &'w Guard,
+    style: Style,
+}
+
+impl Writer<'_> {
+    fn value(
+        &self,
+        state: &State,
+        value: &Value,
+        depth: usize,
+        out: &mut PaidText,
+    ) -> Result<(), Error> {
+        if let Some(text) = value.as_str() {
+            return self.text(state, text, out);
         }
-    };
-    let map = object.repr() == ObjectRepr::Map;
-    let mut count = 0;
-    let mut begin = |out: &mut String| {
-        out.push_str(match (count, map) {
-            (0, true) => "{",
-            (0, false) => "[",
-            _ => &style.between_items,
-        });
-        count += 1;
-        line(out, depth + 1);
-    };
-    if map {
-        let mut pairs: Vec<(String, Value)> = Vec::new();
-        for (key, value) in object.try_iter_pairs().into_iter().flatten() {
-            let key = match key.as_str() {
-                Some(key) => key.to_owned(),
-                None => scalar(&key)?,
+        let Some(object) = value.as_object().filter(|object| object.repr() != ObjectRepr::Plain)
+        else {
+            return out.push_str(state, &scalar(value)?);
+        };
+        let map = object.repr() == ObjectRepr::Map;
+        let mut count = 0;
+        let mut begin = |out: &mut PaidText| {
+            let before = match (count, map) {
+                (0, true) => "{",
+                (0, false) => "[",
+                _ => &self.style.between_items,
             };
-            pairs.push((key, value));
+            count += 1;
+            out.push_str(state, before)?;
+            self.line(state, depth + 1, out)
+        };
+        if map {
+            let mut pairs: Vec<(String, Value)> = Vec::new();
+            for (key, value) in object.try_iter_pairs().into_iter().flatten() {
+                let key = match key.as_str() {
+                    Some(key) => key.to_owned(),
+                    None => scalar(&key)?,
+                };
+                pay(state, key.len())?;
+                pairs.push((key, value));
+            }
+            if self.style.sort_keys {
+                pairs.sort_by_key(|(key, _)| self.guard.show(key));
+            }
+            for (key, value) in pairs {
+                begin(out)?;
+                self.text(state, &key, out)?;
+                out.push_str(state, &self.style.after_key)?;
+                self.value(state, &value, depth + 1, out)?;
+            }
+        } else {
+            for item in object.try_iter().into_iter().flatten() {
+                begin(out)?;
+                self.value(state, &item, depth + 1, out)?;
+            }
         }
-        if style.sort_keys {
-            pairs.sort_by_key(|(key, _)| guard.show(key));
-        }
-        for (key, value) in pairs {
-            begin(out);
-            text_into(&key, guard, style, out);
-            out.push_str(&style.after_key);
-            write(&value, guard, style, depth + 1, out)?;
-        }
-    } else {
-        for item in object.try_iter().into_iter().flatten() {
-            begin(out);
-            write(&item, guard, style, depth + 1, out)?;
+        match (count, map) {
+            (0, true) => out.push_str(state, "{}"),
+            (0, false) => out.push_str(state, "[]"),
+            _ => {
+                self.line(state, depth, out)?;
+                out.push(state, if map { '}' } else { ']' })
+            }
         }
     }
-    match (count, map) {
-        (0, true) => out.push_str("{}"),
-        (0, false) => out.push_str("[]"),
-        _ => {
-            line(out, depth);
-            out.push(if map { '}' } else { ']' });
-        }
+
+    /// Begins a line, where values have lines of their own.
+    fn line(&self, state: &State, depth: usize, out: &mut PaidText) -> Result<(), Error> {
+        let Some(indent) = &self.style.indent else { return Ok(()) };
+        out.push(state, '\n')?;
+        (0..depth).try_for_each(|_| out.push_str(state, indent))
     }
-    Ok(())
+
+    fn text(&self, state: &State, text: &str, out: &mut PaidText) -> Result<(), Error> {
+        out.push(state, '"')?;
+        for char in text.chars() {
+            match char {
+                '"' => out.push_str(state, "\\\"")?,
+                '\\' => out.push_str(state, "\\\\")?,
+                '\n' => out.push_str(state, "\\n")?,
+                '\r' => out.push_str(state, "\\r")?,
+                '\t' => out.push_str(state, "\\t")?,
+                '\u{8}' => out.push_str(state, "\\b")?,
+                '\u{c}' => out.push_str(state, "\\f")?,
+                '\0'..='\x1f' => out.push_str(state, &format!("\\u{:04x}", u32::from(char)))?,
+                char if char.is_ascii()
+                    || !self.style.ensure_ascii
+                    || self.guard.real(char).is_some() =>
+                {
+                    out.push(state, char)?;
+                }
+                char => {
+                    for unit in char.encode_utf16(&mut [0; 2]) {
+                        out.push_str(state, &format!("\\u{unit:04x}"))?;
+                    }
+                }
+            }
+        }
+        out.push(state, '"')
+    }
 }
 
 /// A value that is neither text nor container.
@@ -163,29 +200,4 @@ fn scalar(value: &Value) -> Result<String, Error> {
             return Err(Error::new(ErrorKind::InvalidOperation, text));
         }
     })
-}
-
-fn text_into(text: &str, guard: &Guard, style: &Style, out: &mut String) {
-    out.push('"');
-    for char in text.chars() {
-        match char {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{c}' => out.push_str("\\f"),
-            '\0'..='\x1f' => out.push_str(&format!("\\u{:04x}", u32::from(char))),
-            char if char.is_ascii() || !style.ensure_ascii || guard.real(char).is_some() => {
-                out.push(char);
-            }
-            char => {
-                for unit in char.encode_utf16(&mut [0; 2]) {
-                    out.push_str(&format!("\\u{unit:04x}"));
-                }
-            }
-        }
-    }
-    out.push('"');
 }

@@ -25,7 +25,7 @@
 //! - `calls`: [`write_calls`], for templates that do not write an assistant's calls of tools;
 //! - `source`: the source, made ready for the engine;
 //! - `environment`: what Hugging Face offers to templates, with [`limits`], `values`, `json`,
-//!   `methods` and `date`;
+//!   `methods`, `date`, and `paid`, by which what they make is paid for;
 //! - `guard`: texts of users kept apart from the template's;
 //! - `rendered`: [`Rendered`], from text to tokens.
 
@@ -37,6 +37,7 @@ mod guard;
 mod json;
 pub mod limits;
 mod methods;
+mod paid;
 mod rendered;
 mod source;
 mod template;

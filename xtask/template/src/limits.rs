@@ -8,9 +8,8 @@
 //! - **Stack** ([`STACK_BYTES`]): templates are compiled and run on a thread of their own; the
 //!   engine's limits of nesting and recursion stay within it.
 //! - **Output** ([`OUTPUT_BYTES`]).
-//! - **Time and memory** ([`TIME`], [`MEMORY`]) are watched from outside, for what fuel does not
-//!   see: the engine charges for some values only when they are complete. A rendering that is
-//!   given up this way leaves its thread behind; the program should end soon.
+//! - **Time and memory** ([`TIME`], [`MEMORY`]) are watched from outside, should fuel not see
+//!   something. A rendering that is given up this way has no fuel left, and its thread ends soon.
 
 use std::time::Duration;
 
@@ -35,9 +34,12 @@ const FUEL_PER_VALUE: u64 = 500;
 /// times 64.
 const FUEL_PER_BYTE: u64 = 1;
 
+/// Most fuel: that for [`MEMORY`] bytes. More than a conversation needs that fits a model's context.
+const FUEL_MOST: u64 = MEMORY / 64;
+
 /// The fuel for a conversation of so many values with so many bytes of text.
 pub fn fuel(values: usize, bytes: usize) -> u64 {
     let values = (values as u64).saturating_mul(FUEL_PER_VALUE);
     let bytes = (bytes as u64).saturating_mul(FUEL_PER_BYTE);
-    FUEL.saturating_add(values).saturating_add(bytes)
+    FUEL.saturating_add(values).saturating_add(bytes).min(FUEL_MOST)
 }

@@ -1,9 +1,14 @@
 //! Python's methods on texts, lists and dicts: those of [`pycompat`], the ones that it lacks, and
 //! those where Python differs.
 
+use std::iter;
+
 use minijinja::value::{Kwargs, Rest, Tuple, ValueKind, from_args};
 use minijinja::{Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat;
+
+use crate::paid::{PaidText, collect, pay};
+use crate::values;
 
 /// Calls `value.method(args)`.
 pub fn call(
@@ -12,9 +17,11 @@ pub fn call(
     method: &str,
     args: &[Value],
 ) -> Result<Value, Error> {
+    // What it reads, and may copy.
+    pay(state, value.as_str().map_or(0, str::len))?;
     let own = match value.kind() {
         ValueKind::String => value.as_str().map(|text| of_text(state, text, method, args)),
-        ValueKind::Seq => Some(of_list(value, method, args)),
+        ValueKind::Seq => Some(of_list(state, value, method, args)),
         ValueKind::Map if method == "copy" => Some(Ok(value.clone())),
         _ => None,
     };
@@ -23,8 +30,47 @@ pub fn call(
         Some(outcome) => return outcome,
         None => {}
     }
-    pycompat::unknown_method_callback(state, value, method, args)
+    match method {
+        // What these walk through or write may be a list that is only said to be long.
+        "startswith" | "endswith" | "format" => {
+            let args: Vec<Value> =
+                args.iter().map(|arg| plain(state, arg)).collect::<Result<_, _>>()?;
+            if method == "format" {
+                pay_format(state, value.as_str().unwrap_or_default(), &args)?;
+            }
+            pycompat::unknown_method_callback(state, value, method, &args)
+        }
+        "count" => {
+            let value = plain(state, value)?;
+            pycompat::unknown_method_callback(state, &value, method, args)
+        }
+        _ => pycompat::unknown_method_callback(state, value, method, args),
+    }
 }
+
+/// A value as a plain tree, paid for; arguments with names stay such.
+fn plain(state: &State, value: &Value) -> Result<Value, Error> {
+    if !value.is_kwargs() {
+        return values::kept(state, value.clone(), true);
+    }
+    let named = Kwargs::try_from(value.clone())?;
+    let pair = |name| Ok((name, values::kept(state, named.get(name)?, true)?));
+    Ok(named.args().map(pair).collect::<Result<Kwargs, Error>>()?.into())
+}
+
+/// Pays for the most that `format` makes of plain values: its widths and precisions, and the longest
+/// value in every place.
+fn pay_format(state: &State, format: &str, args: &[Value]) -> Result<(), Error> {
+    let numbers = format.split(|char: char| !char.is_ascii_digit()).filter(|part| !part.is_empty());
+    let widths =
+        numbers.fold(0, |sum: usize, part| sum.saturating_add(part.parse().unwrap_or(usize::MAX)));
+    let written = |arg: &Value| arg.as_str().map_or_else(|| arg.to_string().len(), str::len);
+    let longest = args.iter().map(written).max().unwrap_or(0).max(NUMBER_BYTES);
+    pay(state, format.matches('{').count().saturating_mul(longest).saturating_add(widths))
+}
+
+/// Longest number that a format without a precision writes, and more.
+const NUMBER_BYTES: usize = 400;
 
 /// What Python takes for white space.
 pub fn is_space(char: char) -> bool {
@@ -51,8 +97,8 @@ pub fn replace(
     most: Option<i64>,
 ) -> Result<String, Error> {
     let most = most.and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX);
-    let count = text.matches(old).take(most).count() as u64;
-    state.consume_fuel((text.len() as u64).saturating_add(count * new.len() as u64) / 64)?;
+    let count = text.matches(old).take(most).count();
+    pay(state, text.len().saturating_add(count.saturating_mul(new.len())))?;
     Ok(text.replacen(old, new, most))
 }
 
@@ -74,16 +120,20 @@ fn of_text(state: &State, text: &str, method: &str, args: &[Value]) -> Result<Va
             let parts = match (separator, method) {
                 (Some(""), _) => return Err(no_sep()),
                 (Some(separator), "split") => {
-                    text.splitn(most.saturating_add(1), separator).collect()
+                    collect(state, text.splitn(most.saturating_add(1), separator))?
                 }
                 (Some(separator), _) => {
-                    let mut parts: Vec<&str> =
-                        text.rsplitn(most.saturating_add(1), separator).collect();
+                    let mut parts =
+                        collect(state, text.rsplitn(most.saturating_add(1), separator))?;
                     parts.reverse();
                     parts
                 }
-                (None, "split") => split_space(text, most),
-                (None, _) => rsplit_space(text, most),
+                (None, "split") => collect(state, split_space(text, most))?,
+                (None, _) => {
+                    let mut parts = collect(state, rsplit_space(text, most))?;
+                    parts.reverse();
+                    parts
+                }
             };
             list_of(parts)
         }
@@ -91,9 +141,13 @@ fn of_text(state: &State, text: &str, method: &str, args: &[Value]) -> Result<Va
             let (old, new, most): (&str, &str, Option<i64>) = from_args(args)?;
             Value::from(replace(state, text, old, new, most)?)
         }
+        "join" => {
+            let (items,): (&Value,) = from_args(args)?;
+            Value::from(join(state, text, items)?)
+        }
         "splitlines" => {
             let (keep,): (Option<bool>,) = from_args(args)?;
-            list_of(lines(text, keep.unwrap_or(false)))
+            list_of(collect(state, lines(text, keep.unwrap_or(false)))?)
         }
         "partition" | "rpartition" => {
             let (separator,): (&str,) = from_args(args)?;
@@ -126,6 +180,7 @@ fn of_text(state: &State, text: &str, method: &str, args: &[Value]) -> Result<Va
         }
         "ljust" | "rjust" | "center" | "zfill" => {
             let (width, fill): (i64, Option<&str>) = from_args(args)?;
+            pay(state, width.clamp(0, PADDED) as usize)?;
             Value::from(padded(text, method, width, fill)?)
         }
         "casefold" => Value::from(text.to_lowercase()),
@@ -170,66 +225,74 @@ fn split_args(args: &[Value]) -> Result<(Option<&str>, Option<i64>), Error> {
     Ok((separator, most))
 }
 
-fn split_space(text: &str, most: usize) -> Vec<&str> {
-    let mut parts = Vec::new();
-    let mut rest = text.trim_start_matches(is_space);
-    while !rest.is_empty() {
-        if parts.len() == most {
-            parts.push(rest);
-            break;
-        }
-        let end = rest.find(is_space).unwrap_or(rest.len());
-        parts.push(&rest[..end]);
+fn split_space(text: &str, most: usize) -> impl Iterator<Item = &str> {
+    let (mut rest, mut left) = (text.trim_start_matches(is_space), most);
+    iter::from_fn(move || {
+        let end = if left == 0 { rest.len() } else { rest.find(is_space).unwrap_or(rest.len()) };
+        left = left.saturating_sub(1);
+        let part = &rest[..end];
         rest = rest[end..].trim_start_matches(is_space);
-    }
-    parts
+        (!part.is_empty()).then_some(part)
+    })
 }
 
-fn rsplit_space(text: &str, most: usize) -> Vec<&str> {
-    let mut parts = Vec::new();
-    let mut rest = text.trim_end_matches(is_space);
-    while !rest.is_empty() {
-        if parts.len() == most {
-            parts.push(rest);
-            break;
-        }
-        let last = rest.char_indices().rev().find(|&(_, char)| is_space(char));
+/// From the last part to the first.
+fn rsplit_space(text: &str, most: usize) -> impl Iterator<Item = &str> {
+    let (mut rest, mut left) = (text.trim_end_matches(is_space), most);
+    iter::from_fn(move || {
+        let last = rest.char_indices().rev().find(|&(_, char)| left > 0 && is_space(char));
+        left = left.saturating_sub(1);
         let start = last.map_or(0, |(at, char)| at + char.len_utf8());
-        parts.push(&rest[start..]);
+        let part = &rest[start..];
         rest = rest[..start].trim_end_matches(is_space);
-    }
-    parts.reverse();
-    parts
+        (!part.is_empty()).then_some(part)
+    })
 }
 
 /// Lines, ended by what ends lines in Python.
-fn lines(text: &str, keep: bool) -> Vec<&str> {
+fn lines(text: &str, keep: bool) -> impl Iterator<Item = &str> {
     let is_end = |c: char| {
         matches!(
             c,
             '\n' | '\r' | '\x0b' | '\x0c' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}'
         )
     };
-    let mut lines = Vec::new();
     let mut rest = text;
-    while !rest.is_empty() {
-        let Some(at) = rest.find(is_end) else {
-            lines.push(rest);
-            break;
-        };
+    iter::from_fn(move || {
+        let at = rest.find(is_end).unwrap_or(rest.len());
         let end = match rest[at..].starts_with("\r\n") {
             true => 2,
             false => rest[at..].chars().next().map_or(0, char::len_utf8),
         };
-        lines.push(&rest[..if keep { at + end } else { at }]);
+        let line = &rest[..if keep { at + end } else { at }];
+        let is_one = !rest.is_empty();
         rest = &rest[at + end..];
-    }
-    lines
+        is_one.then_some(line)
+    })
 }
+
+/// Python's `separator.join(items)`.
+fn join(state: &State, separator: &str, items: &Value) -> Result<String, Error> {
+    let mut out = PaidText::default();
+    for (index, item) in items.try_iter()?.checked().enumerate() {
+        let item = item?;
+        if index > 0 {
+            out.push_str(state, separator)?;
+        }
+        match item.as_str() {
+            Some(text) => out.push_str(state, text)?,
+            None => out.push_str(state, &plain(state, &item)?.to_string())?,
+        }
+    }
+    out.finish(state)
+}
+
+/// Longest text that is padded, in characters.
+const PADDED: i64 = 1 << 16;
 
 fn padded(text: &str, method: &str, width: i64, fill: Option<&str>) -> Result<String, Error> {
     let wrong = |text: &'static str| Error::new(ErrorKind::InvalidOperation, text);
-    if width > 1 << 16 {
+    if width > PADDED {
         return Err(wrong("a text is padded to at most 65536 characters"));
     }
     let mut chars = fill.unwrap_or(if method == "zfill" { "0" } else { " " }).chars();
@@ -268,11 +331,12 @@ fn title(text: &str) -> String {
     out
 }
 
-fn of_list(list: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
+fn of_list(state: &State, list: &Value, method: &str, args: &[Value]) -> Result<Value, Error> {
     match method {
         "index" => {
             let (wanted,): (&Value,) = from_args(args)?;
             for (index, item) in list.try_iter()?.checked().enumerate() {
+                state.consume_fuel(1)?;
                 if item? == *wanted {
                     return Ok(Value::from(index));
                 }

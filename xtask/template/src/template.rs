@@ -1,4 +1,6 @@
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::thread::Builder;
 use std::time::{Duration, Instant};
@@ -10,6 +12,7 @@ use crate::conversation::Conversation;
 use crate::environment;
 use crate::guard::Guard;
 use crate::limits::{MEMORY, OUTPUT_BYTES, SOURCE_BYTES, STACK_BYTES, TIME};
+use crate::paid;
 use crate::rendered::Rendered;
 use crate::source::{self, Source};
 
@@ -111,13 +114,25 @@ impl Template {
 /// How often time and memory are looked at.
 const WATCH: Duration = Duration::from_millis(20);
 
+/// Says that nobody waits any more.
+struct GivesUp(Arc<AtomicBool>);
+
+impl Drop for GivesUp {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Runs `work` on a thread with a stack of known size and watches it.
 fn within_limits<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, TemplateError> {
     let (tell, told) = sync_channel(1);
+    let given_up = Arc::<AtomicBool>::default();
+    let _gives_up = GivesUp(given_up.clone());
     let thread = Builder::new().name("rill-template".into()).stack_size(STACK_BYTES);
     let run = move || {
+        paid::heed(given_up);
         // Whoever waited may have given up.
         let _ = tell.send(work());
     };

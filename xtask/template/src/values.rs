@@ -8,6 +8,7 @@ use serde_json::Value as Json;
 
 use crate::guard::Guard;
 use crate::limits::DEPTH;
+use crate::paid::pay;
 
 /// A value of a conversation with its texts hidden; `None` when it is too deep.
 pub fn from_json(json: &Json, guard: &Guard, assistant: bool, depth: usize) -> Option<Value> {
@@ -46,8 +47,8 @@ fn is_namespace(value: &Value) -> bool {
 fn plain(state: &State, value: &Value, depth: usize) -> Result<Value, Error> {
     let wrong = |text: &'static str| Error::new(ErrorKind::InvalidOperation, text);
     let Some(object) = value.as_object() else {
-        let text = value.as_str().map_or(0, str::len) as u64;
-        state.consume_fuel(1 + text / 64)?;
+        state.consume_fuel(1)?;
+        pay(state, value.as_str().map_or(0, str::len) / 4)?;
         return Ok(value.clone());
     };
     if depth > DEPTH {
@@ -86,7 +87,7 @@ pub fn text(state: &State, value: &Value, guard: &Guard) -> Result<String, Error
     if !value.is_undefined() {
         repr(&value, guard, &mut out);
     }
-    state.consume_fuel(out.len() as u64 / 16)?;
+    pay(state, out.len())?;
     Ok(out)
 }
 
