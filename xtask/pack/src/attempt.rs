@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use tempfile::{NamedTempFile, TempPath};
 
 use crate::journal::Journal;
-use crate::target::{Target, folder_of};
+use crate::target::{Target, folder_of, prefix};
 
 /// What the name of a journal has more than that of its image under way.
 const JOURNAL: &str = ".journal";
@@ -30,7 +30,7 @@ impl Attempt {
     /// An error of the kind `ResourceBusy` says that another process is at it.
     pub fn at(path: &Path, identity: &str) -> io::Result<Self> {
         let name = path.file_name().ok_or(ErrorKind::InvalidFilename)?;
-        let prefix = format!(".{}.pull-", name.to_string_lossy());
+        let prefix = prefix(name, "pull");
         for entry in fs::read_dir(folder_of(path))? {
             let found = entry?.path();
             let name = found.file_name().unwrap_or_default().to_string_lossy();

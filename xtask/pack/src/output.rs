@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 
 use rill::image::{HEADER_BYTES, Header, MAGIC, Manifest, Section};
@@ -88,16 +88,37 @@ pub(crate) fn cached_name(place: &Path) -> Option<OsString> {
     }
 }
 
-/// Where a file of this name is: where its links lead.
+/// Where a file of this name is: where its links lead. In a folder that many may write to, others could
+/// put a link that leads to a file of this user's: theirs are not followed.
 pub(crate) fn resolved(path: &Path) -> io::Result<PathBuf> {
     let mut at = path.to_path_buf();
     for _ in 0..LINKS_MOST {
         match fs::read_link(&at) {
+            Ok(_) if !fs::symlink_metadata(&at).is_ok_and(|link| is_trusted(&link)) => {
+                return Err(io::Error::new(
+                    ErrorKind::PermissionDenied,
+                    "is a link of another user",
+                ));
+            }
             Ok(target) => at = at.parent().unwrap_or(Path::new("")).join(target),
             Err(_) => return Ok(at),
         }
     }
     Err(io::Error::other("too many links"))
+}
+
+/// Whether a link is this user's, or root's.
+fn is_trusted(link: &fs::Metadata) -> bool {
+    #[cfg(unix)]
+    {
+        let owner = std::os::unix::fs::MetadataExt::uid(link);
+        owner == 0 || owner == rustix::process::geteuid().as_raw()
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = link;
+        true
+    }
 }
 
 /// Refuses what a file cannot replace.

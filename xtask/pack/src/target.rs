@@ -1,5 +1,6 @@
 //! A file that appears whole or not at all.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -53,14 +54,15 @@ impl Drop for UnderWay {
 
 impl Target {
     /// Starts a file beside `path`, and removes what earlier attempts at `path` left behind when
-    /// they were killed. A `path` that is a link stands for the file that it leads to.
+    /// they were killed. A `path` that is a link of this user's, or root's, stands for the file that it
+    /// leads to.
     ///
     /// A file under way is locked by its writer, so one that can be locked has none. Where a file
     /// system has no locks, nothing is removed.
     pub fn create(path: &Path) -> io::Result<Self> {
         let path = &output::resolved(path)?;
         let name = path.file_name().ok_or(ErrorKind::InvalidFilename)?;
-        let prefix = format!(".{}.part-", name.to_string_lossy());
+        let prefix = prefix(name, "part");
         remove_remains(folder_of(path), &prefix);
         loop {
             let temporary = Self::temporary(path, &prefix)?;
@@ -81,7 +83,7 @@ impl Target {
     /// A new file beside `path`, with a name that begins with `prefix`.
     pub fn temporary(path: &Path, prefix: &str) -> io::Result<NamedTempFile> {
         let mut builder = Builder::new();
-        builder.prefix(prefix);
+        builder.prefix(prefix).rand_bytes(RANDOM);
         if let Some(permissions) = ordinary() {
             builder.permissions(permissions);
         }
@@ -165,9 +167,13 @@ pub(crate) fn free(folder: &Path) -> Option<u64> {
 fn remove_remains(folder: &Path, prefix: &str) {
     // In a folder in which one may write but not look they stay.
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        if !entry.file_name().to_string_lossy().starts_with(prefix)
-            || !entry.file_type().is_ok_and(|kind| kind.is_file())
-        {
+        let name = entry.file_name();
+        // What only looks like a file under way is the user's own.
+        let is_ours =
+            name.to_str().and_then(|name| name.strip_prefix(prefix)).is_some_and(|random| {
+                random.len() == RANDOM && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
+            });
+        if !is_ours || !entry.file_type().is_ok_and(|kind| kind.is_file()) {
             continue;
         }
         let Ok(file) = File::open(entry.path()) else { continue };
@@ -177,6 +183,17 @@ fn remove_remains(folder: &Path, prefix: &str) {
             let _ = fs::remove_file(entry.path());
         }
     }
+}
+
+/// Bytes of a name that the names of its files under way show: names have at most 255.
+const SHOWN: usize = 200;
+/// Random letters and digits at the end of those.
+const RANDOM: usize = 12;
+
+/// What names of files under way to `name` begin with.
+pub(crate) fn prefix(name: &OsStr, kind: &str) -> String {
+    let name = name.to_string_lossy();
+    format!(".{}.{kind}-", &name[..name.floor_char_boundary(SHOWN)])
 }
 
 /// The folder that a file is in.
@@ -230,14 +247,30 @@ mod tests {
     fn remains_of_a_killed_attempt_go_and_live_ones_stay() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.rill");
-        fs::write(folder.path().join(".a.rill.part-dead"), "half").unwrap();
-        fs::write(folder.path().join(".b.rill.part-other"), "half").unwrap();
+        let others = [".a.rill.part-mine", ".b.rill.part-0123456789Ab"];
+        for name in [".a.rill.part-0123456789Ab", others[0], others[1]] {
+            fs::write(folder.path().join(name), "half").unwrap();
+        }
         let live = Target::create(&path).unwrap();
-        assert_eq!(names(folder.path()).len(), 2);
-        let second = Target::create(&path).unwrap();
         assert_eq!(names(folder.path()).len(), 3);
+        let second = Target::create(&path).unwrap();
+        assert_eq!(names(folder.path()).len(), 4);
         drop((live, second));
-        assert_eq!(names(folder.path()), [".b.rill.part-other"]);
+        assert_eq!(names(folder.path()), others);
+    }
+
+    #[test]
+    fn the_longest_name_can_be_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("é".repeat(127));
+        let mut target = Target::create(&path).unwrap();
+        target.file().write_all(b"new").unwrap();
+        target.commit().unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        let attempt = crate::attempt::Attempt::at(&path, "a").unwrap();
+        assert_eq!(names(folder.path()).len(), 3);
+        attempt.finish(0).unwrap();
+        assert_eq!(names(folder.path()).len(), 1);
     }
 
     #[test]
