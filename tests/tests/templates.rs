@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use rill::image::checksum;
 use rill_tests::kiosk;
 use rill_tests::program::{Run, rill, rill_with_input};
 
@@ -124,6 +125,46 @@ fn thinking_of_earlier_turns_leaves() {
     let after = model.chat(&format!("/load {}\n{SECOND}\n", text(&file))).ok();
     let spoken = |out: &str| out.replace("> ", "");
     assert_eq!(spoken(&before) + &spoken(&after), spoken(&whole));
+}
+
+#[test]
+fn a_kept_conversation_that_says_too_much_or_something_else_leaves_the_present_one() {
+    let model = Templated::field("strip-thinking.jinja");
+    let file = model.folder.path().join("talk");
+    model.chat(&format!("{PROMPT}\n/save {}\n", text(&file))).ok();
+    let whole = model.chat(&format!("{PROMPT}\n{SECOND}\n")).ok();
+    let sound = fs::read(&file).unwrap();
+    let (head, content) = sound.split_at(32);
+    let (len, content) = content.split_first_chunk::<8>().unwrap();
+    let rest = &content[u64::from_le_bytes(*len) as usize..content.len() - 8];
+    let one = r#"{"role":"user","content":""}"#;
+    let many = |message: &str| {
+        let messages = vec![message; 20_000].join(",");
+        format!(r#"{{"messages":[{messages}],"now":1}}"#)
+    };
+    let few = |message: &str| format!(r#"{{"messages":[{message}],"now":1}}"#);
+    for (said, why) in [
+        (many(one), "larger one (-c)"),
+        (
+            few(&format!(r#"{{"role":"user","content":"{}"}}"#, "a".repeat(1 << 20))),
+            "larger one (-c)",
+        ),
+        (few("1"), "damaged"),
+        (few("{}"), "damaged"),
+        (few(r#"{"role":"owner","content":""}"#), "damaged"),
+        (few(r#"{"role":"user","content":[]}"#), "damaged"),
+        (few(r#"{"role":"user","content":"","more":1}"#), "damaged"),
+        ("null".into(), "damaged"),
+        ("[1]".into(), "damaged"),
+    ] {
+        let len = (said.len() as u64).to_le_bytes();
+        let body = [head, &len, said.as_bytes(), rest].concat();
+        fs::write(&file, [&body[..], &checksum(&body).to_le_bytes()].concat()).unwrap();
+        let run = model.chat(&format!("{PROMPT}\n/load {}\n{SECOND}\n", text(&file)));
+        let said = &said[..said.len().min(99)];
+        assert!(run.err.contains(why), "{said}: {run:?}");
+        assert_eq!(run.ok(), whole, "{said}");
+    }
 }
 
 #[test]

@@ -8,6 +8,7 @@ use rill::image::Template as Verdict;
 use rill::sequence::{Bookmark, SequenceError};
 use rill::session::Session;
 use rill_template::{Conversation, Template, TemplateError, Words};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::clock::local_seconds;
@@ -25,12 +26,33 @@ pub enum TalkError {
 }
 
 /// A message of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Message {
     /// Who says it.
+    #[serde(with = "RoleName")]
     pub role: Role,
     /// What is said.
     pub content: String,
+}
+
+/// How a role is written.
+#[derive(Deserialize)]
+#[serde(remote = "Role", rename_all = "lowercase")]
+enum RoleName {
+    System,
+    User,
+    Assistant,
+}
+
+/// What was said in a conversation that a template renders, as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Said {
+    /// The messages, first to last.
+    pub messages: Vec<Message>,
+    /// What the template takes for the time.
+    now: i64,
 }
 
 /// A question that was asked.
@@ -239,7 +261,13 @@ impl Talk {
         &mut engine.session
     }
 
-    /// What was said, to be kept with the session; `null` where the session knows it all.
+    /// Whether a template renders it: what was said must be kept with the session.
+    pub fn is_rendered(&self) -> bool {
+        self.followed.is_some()
+    }
+
+    /// What was said, to be kept with the session, as [`Said`] is read; `null` where the session knows it
+    /// all.
     pub fn said(&self) -> Value {
         self.followed.as_ref().map_or(
             Value::Null,
@@ -248,13 +276,11 @@ impl Talk {
     }
 
     /// Takes over what [`Self::said`] gave, for a session that was restored.
-    pub fn restore(&mut self, said: &Value) {
+    pub fn restore(&mut self, said: Option<Said>) {
         self.turns.clear();
-        if let (Some((_, conversation)), Some(messages)) =
-            (&mut self.followed, said["messages"].as_array())
-        {
-            conversation.messages = messages.clone();
-            conversation.now = said["now"].as_i64().unwrap_or(conversation.now);
+        if let (Some((_, conversation)), Some(said)) = (&mut self.followed, said) {
+            conversation.messages = said.messages.iter().map(Message::as_json).collect();
+            conversation.now = said.now;
         }
     }
 }

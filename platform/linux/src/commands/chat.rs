@@ -105,8 +105,9 @@ fn converse(args: &Args, engine: &mut Engine<'_>) -> Result<(), Failure> {
             }
             "/load" => {
                 let identity = engine.identity();
-                let loaded = saved::load(&mut engine.session, identity, path);
-                said(loaded.map(|words| talks.now().restore(&words)))?;
+                let is_rendered = talks.now().is_rendered();
+                let loaded = saved::load(&mut engine.session, is_rendered, identity, path);
+                said(loaded.map(|words| talks.now().restore(words)))?;
             }
             command if command.starts_with('/') => {
                 writeln!(stdout(), "no command `{command}`; /help lists them")?;

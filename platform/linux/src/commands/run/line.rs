@@ -15,7 +15,7 @@ pub struct Line {
     pub id: Option<Value>,
     system: Option<String>,
     prompt: Option<String>,
-    messages: Option<Vec<Said>>,
+    messages: Option<Vec<Message>>,
     max_tokens: Option<u64>,
     /// Seed of the random choices.
     pub seed: Option<u64>,
@@ -24,22 +24,6 @@ pub struct Line {
     top_k: Option<u32>,
     top_p: Option<f32>,
     min_p: Option<f32>,
-}
-
-/// A message of a conversation.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Said {
-    role: By,
-    content: String,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum By {
-    System,
-    User,
-    Assistant,
 }
 
 /// One stop text or several.
@@ -83,7 +67,7 @@ impl Line {
         match (&self.prompt, &self.messages) {
             (Some(_), None) => {}
             (None, Some(messages)) => match messages.last() {
-                Some(Said { role: By::User, .. }) => {}
+                Some(Message { role: Role::User, .. }) => {}
                 _ => return Err("the last of `messages` is to be the user's".into()),
             },
             _ => return Err("one of `prompt` and `messages` is wanted".into()),
@@ -106,15 +90,13 @@ impl Line {
 
     /// The conversation; `system` is the instruction where it brings none.
     pub fn conversation(&self, system: Option<&str>) -> Vec<Message> {
-        let prompt = self.prompt.iter().map(|text| (Role::User, text));
-        let messages = self.messages.iter().flatten();
-        let said: Vec<_> =
-            prompt.chain(messages.map(|said| (said.role.role(), &said.content))).collect();
-        let brings = said.first().is_some_and(|(role, _)| *role == Role::System);
-        let system = self.system.as_deref().or(system.filter(|_| !brings));
         let message = |role, text: &str| Message { role, content: text.to_owned() };
+        let prompt = self.prompt.iter().map(|text| message(Role::User, text));
+        let said: Vec<_> = prompt.chain(self.messages.iter().flatten().cloned()).collect();
+        let brings = said.first().is_some_and(|message| message.role == Role::System);
+        let system = self.system.as_deref().or(system.filter(|_| !brings));
         let before = system.map(|text| message(Role::System, text));
-        before.into_iter().chain(said.into_iter().map(|(role, text)| message(role, text))).collect()
+        before.into_iter().chain(said).collect()
     }
 
     /// How tokens are chosen, given how they are where the line does not say.
@@ -135,16 +117,6 @@ impl Line {
             None => options.stop,
         };
         AnswerOptions { max_tokens: self.max_tokens.or(options.max_tokens), stop, ..options }
-    }
-}
-
-impl By {
-    fn role(self) -> Role {
-        match self {
-            Self::System => Role::System,
-            Self::User => Role::User,
-            Self::Assistant => Role::Assistant,
-        }
     }
 }
 
