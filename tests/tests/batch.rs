@@ -1,7 +1,8 @@
 //! `rill run --file`: a file of prompts.
 
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
@@ -202,6 +203,37 @@ fn answers_to_something_else_are_not_gone_on_with() {
     }
     files.run("prompts.jsonl", 1, &[]).fails(2, &["is read for this"]);
     files.run("nowhere/out", 1, &[]).fails(1, &["nowhere/out"]);
+}
+
+#[test]
+fn answers_go_into_no_file_that_they_did_not_begin() {
+    let files = Files::new("\"Once upon a time\"\n");
+    let [prompts, out, link] = ["prompts.jsonl", "out", "link"].map(|name| files.path(name));
+    let run = |out: &Path| {
+        let [prompts, out] = [prompts.as_path(), out].map(|path| path.to_str().unwrap().to_owned());
+        rill(&["run", "-t", "1", "-n", "5", "--raw", "--file", &prompts, "--out", &out])
+    };
+    for text in ["", "{\"li", "{\"line\":1,\"key\":\"half"] {
+        fs::write(&out, text).unwrap();
+        let _ = fs::remove_file(&link);
+        symlink("out", &link).unwrap();
+        run(&link).fails(1, &["is a link"]);
+        assert_eq!(fs::read_to_string(&out).unwrap(), text);
+    }
+    for text in ["{\"li", "mine", "\n"] {
+        fs::write(&out, text).unwrap();
+        run(&out).fails(1, &["holds no answers"]);
+        assert_eq!(fs::read_to_string(&out).unwrap(), text);
+    }
+    // What was begun goes on, and what cannot begin leaves nothing.
+    fs::write(&out, "{\"line\":1,\"key\":\"half").unwrap();
+    run(&out).ok();
+    assert_eq!(lines(&fs::read_to_string(&out).unwrap()).len(), 1);
+    fs::remove_file(&out).unwrap();
+    fs::write(&prompts, "\"Once upon a time\"\n").unwrap();
+    let [prompts, out_text] = [&prompts, &out].map(|path| path.to_str().unwrap());
+    rill(&["run", "-c", "99999999", "--raw", "--file", prompts, "--out", out_text]).fails(1, &[]);
+    assert!(!out.exists());
 }
 
 #[test]

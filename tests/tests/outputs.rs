@@ -80,6 +80,27 @@ fn a_result_is_not_written_over_what_it_is_made_from() {
 }
 
 #[test]
+fn a_result_does_not_replace_an_image() {
+    let kiosk = Kiosk::new();
+    let (ids, other) = (kiosk.file("ids.txt"), kiosk.file("other.rill"));
+    fs::write(&ids, "1 2 3").unwrap();
+    fs::write(&other, kiosk::default_image()).unwrap();
+    let (trace, prompts) = (kiosk.file("trace"), kiosk.file("prompts.jsonl"));
+    fs::write(&prompts, "\"Once\"\n").unwrap();
+    let [ids, onto, trace, prompts] = [&ids, &other, &trace, &prompts].map(|path| text(path));
+    rill(&["trace", "-o", trace, "--ids", ids]).ok();
+    for args in [
+        &["replay", trace, "--plot", onto][..],
+        &["trace", "--ids", ids, "-o", onto],
+        &["logits", "--ids", ids, "--out", onto],
+        &["run", "--raw", "-n", "1", "--file", prompts, "--out", onto],
+    ] {
+        rill(args).fails(1, &["other.rill", "choose another name"]);
+    }
+    assert_eq!(fs::read(&other).unwrap(), kiosk::default_image());
+}
+
+#[test]
 fn a_device_without_room_leaves_nothing_behind() {
     let kiosk = Kiosk::new();
     let ids = kiosk.file("ids.txt");
@@ -90,7 +111,7 @@ fn a_device_without_room_leaves_nothing_behind() {
     // The limit of a file's size is the nearest to a full disk that needs no rights.
     let limited = |args: &[&str]| {
         let mut command = Command::new("sh");
-        command.args(["-c", "ulimit -f 1; trap '' XFSZ; exec \"$@\"", "sh"]);
+        command.args(["-c", "ulimit -f 1; exec \"$@\"", "sh"]);
         let output = command.arg(path()).args(args).output().unwrap();
         let err = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{args:?}: {err}");
@@ -103,6 +124,11 @@ fn a_device_without_room_leaves_nothing_behind() {
     let long = "1 6 386 274 206 458 424 266 333 375 ".repeat(20);
     fs::write(ids, long).unwrap();
     limited(&["trace", "--ids", ids, "-o", out_text]);
+    let prompts = kiosk.file("prompts.jsonl");
+    let prompt = "a ".repeat(300);
+    fs::write(&prompts, format!("{{\"prompt\":\"a\",\"id\":\"{prompt}\"}}\n")).unwrap();
+    limited(&["run", "--raw", "-n", "1", "--file", text(&prompts), "--out", out_text]);
+    fs::remove_file(prompts).unwrap();
     assert_eq!(kiosk.names(), before);
 }
 

@@ -132,6 +132,7 @@ fn a_kept_conversation_that_says_too_much_or_something_else_leaves_the_present_o
     let model = Templated::field("strip-thinking.jinja");
     let file = model.folder.path().join("talk");
     model.chat(&format!("{PROMPT}\n/save {}\n", text(&file))).ok();
+    let spoken = |out: &str| out.replace("> ", "");
     let whole = model.chat(&format!("{PROMPT}\n{SECOND}\n")).ok();
     let sound = fs::read(&file).unwrap();
     let (head, content) = sound.split_at(32);
@@ -146,7 +147,7 @@ fn a_kept_conversation_that_says_too_much_or_something_else_leaves_the_present_o
     for (said, why) in [
         (many(one), "larger one (-c)"),
         (
-            few(&format!(r#"{{"role":"user","content":"{}"}}"#, "a".repeat(1 << 20))),
+            few(&format!(r#"{{"role":"user","content":"{}"}}"#, "a".repeat(4 << 20))),
             "larger one (-c)",
         ),
         (few("1"), "damaged"),
@@ -163,7 +164,7 @@ fn a_kept_conversation_that_says_too_much_or_something_else_leaves_the_present_o
         let run = model.chat(&format!("{PROMPT}\n/load {}\n{SECOND}\n", text(&file)));
         let said = &said[..said.len().min(99)];
         assert!(run.err.contains(why), "{said}: {run:?}");
-        assert_eq!(run.ok(), whole, "{said}");
+        assert_eq!(spoken(&run.ok()), spoken(&whole), "{said}");
     }
 }
 

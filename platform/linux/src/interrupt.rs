@@ -6,12 +6,12 @@
 //! only, and at its prompt nothing.
 
 use std::io;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::{Builder, sleep};
 use std::time::Duration;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use crate::failure::{Failure, INTERRUPTED};
@@ -43,6 +43,14 @@ static HEEDED: AtomicBool = AtomicBool::new(false);
 static IDLY: AtomicBool = AtomicBool::new(false);
 /// Wakes whoever waits at a prompt.
 static WAKE: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();
+
+/// From now on a file that grows beyond the system's limit is an error of the write, which cleans up
+/// after itself, and not the end of the program.
+pub fn survive_size_limits() -> Result<(), Failure> {
+    let failed = |error| Failure::System { what: "cannot watch for SIGXFSZ", error };
+    signal_hook::flag::register(SIGXFSZ, Arc::default()).map_err(failed)?;
+    Ok(())
+}
 
 /// From now on signals are watched.
 pub fn watch() -> Result<(), Failure> {

@@ -42,7 +42,7 @@ fn main() -> ExitCode {
 /// names of files.
 fn answer(error: &clap::Error) -> ExitCode {
     let has_controls =
-        std::env::args_os().any(|arg| arg.to_string_lossy().chars().any(char::is_control));
+        std::env::args_os().any(|arg| arg.to_string_lossy().chars().any(terminal::is_control));
     if error.use_stderr() && has_controls {
         terminal::tell(error.render().to_string().trim_end());
         return ExitCode::from(2);

@@ -7,13 +7,17 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, flock, fstat, openat};
+use rill::image::MAGIC;
+use rustix::fs::{
+    AtFlags, Dir, FileType, FlockOperation, Gid, Mode, OFlags, Stat, Uid, flock, fstat, openat,
+};
 use rustix::io::Errno;
+use rustix::process::{getegid, geteuid};
 
 /// Who may read a new file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +57,9 @@ pub fn replace(
     file.finish()
 }
 
+/// Who a file belongs to: a user's and a group's number.
+type Owner = (u32, u32);
+
 /// Attempts to find a name that nobody has.
 const ATTEMPTS: usize = 64;
 /// Bytes of the name that a temporary one shows: names have at most 255.
@@ -61,7 +68,7 @@ const RANDOM: usize = 12;
 
 impl NewFile {
     /// Begins a file that will be at `path`, in the place of the regular file that may be there.
-    /// Links, folders, pipes and devices are refused.
+    /// Links, folders, pipes and devices are refused, and a model's image: it took long to make.
     pub fn create(path: &Path, access: Access) -> io::Result<Self> {
         let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?.to_owned();
         let folder = match path.parent() {
@@ -73,7 +80,7 @@ impl NewFile {
         let before = replaceable(&folder, &name)?;
         let prefix = prefix(&name);
         remove_remains(&folder, &prefix);
-        let mode = match (access, before) {
+        let mode = match (access, &before) {
             (Access::Ordinary, None) => 0o666,
             _ => 0o600,
         };
@@ -82,9 +89,16 @@ impl NewFile {
             else {
                 continue;
             };
-            if let (Access::Ordinary, Some(mode)) = (access, before) {
+            if let (Access::Ordinary, Some(before)) = (access, &before) {
+                let us = (geteuid().as_raw(), getegid().as_raw());
+                let folder = Mode::from_raw_mode(fstat(&folder)?.st_mode);
+                if let Some((user, group)) = kept_owner((before.st_uid, before.st_gid), folder, us)
+                {
+                    let (user, group) = (Uid::from_raw(user), Gid::from_raw(group));
+                    let _ = rustix::fs::fchown(&file, Some(user), Some(group));
+                }
                 // Where modes are not kept, the new file is as private as it can be.
-                let _ = rustix::fs::fchmod(&file, mode);
+                let _ = rustix::fs::fchmod(&file, Mode::from_raw_mode(before.st_mode & 0o777));
             }
             let place = Place { folder, name, temporary: Some(temporary) };
             return Ok(Self { out: BufWriter::new(file), place: Some(place) });
@@ -148,18 +162,40 @@ impl Drop for Place {
     }
 }
 
-/// The mode of the regular file of this name, if there is one; an error for what is no file.
-fn replaceable(folder: &OwnedFd, name: &OsStr) -> io::Result<Option<Mode>> {
+/// The regular file of this name, if there is one; an error for what must stay.
+fn replaceable(folder: &OwnedFd, name: &OsStr) -> io::Result<Option<Stat>> {
     let found = match rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW) {
         Err(Errno::NOENT) => return Ok(None),
         found => found?,
     };
     match FileType::from_raw_mode(found.st_mode) {
-        FileType::RegularFile => Ok(Some(Mode::from_raw_mode(found.st_mode & 0o777))),
+        FileType::RegularFile if is_image(folder, name)? => {
+            Err(refused("is a model's image, which only `rill pack` replaces: choose another name"))
+        }
+        FileType::RegularFile => Ok(Some(found)),
         FileType::Directory => Err(io::ErrorKind::IsADirectory.into()),
         FileType::Symlink => Err(refused("is a link: name the file that it leads to")),
         _ => Err(refused("is a device, a pipe or a socket: name a file")),
     }
+}
+
+/// Whether the file of this name begins as an image. One that may not be read is none of this user's.
+fn is_image(folder: &OwnedFd, name: &OsStr) -> io::Result<bool> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match openat(folder, name, flags, Mode::empty()) {
+        Err(Errno::ACCESS) => return Ok(false),
+        file => File::from(file?),
+    };
+    let mut begin = Vec::new();
+    file.take(MAGIC.len() as u64).read_to_end(&mut begin)?;
+    Ok(begin == MAGIC)
+}
+
+/// Who a file in the place of another's is given to: the owner of that one, so that a service still has
+/// its files after an administrator ran the program. `None` for what is the user's already, and in a
+/// folder where anybody may have put it.
+fn kept_owner(before: Owner, folder: Mode, us: Owner) -> Option<Owner> {
+    (before != us && !folder.contains(Mode::WOTH)).then_some(before)
 }
 
 fn refused(why: &'static str) -> io::Error {
@@ -201,7 +237,10 @@ fn remove_remains(folder: &OwnedFd, prefix: &[u8]) {
     let Ok(entries) = openat(folder, ".", flags, Mode::empty()).and_then(Dir::new) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
-        if name.to_bytes().starts_with(prefix) && is_remains(folder, name) {
+        let random = name.to_bytes().strip_prefix(prefix);
+        let is_temporary =
+            random.is_some_and(|r| r.len() == RANDOM && r.iter().all(u8::is_ascii_alphanumeric));
+        if is_temporary && is_remains(folder, name) {
             // Somebody else may have been faster.
             let _ = rustix::fs::unlinkat(folder, name, AtFlags::empty());
         }
@@ -211,9 +250,9 @@ fn remove_remains(folder: &OwnedFd, prefix: &[u8]) {
 /// Whether a name is that of a file of this user that nobody writes any more.
 fn is_remains(folder: &OwnedFd, name: &std::ffi::CStr) -> bool {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let is_ours = |found: rustix::fs::Stat| {
+    let is_ours = |found: Stat| {
         FileType::from_raw_mode(found.st_mode) == FileType::RegularFile
-            && found.st_uid == rustix::process::geteuid().as_raw()
+            && found.st_uid == geteuid().as_raw()
     };
     rustix::fs::statat(folder, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(is_ours)
         && openat(folder, name, flags, Mode::empty()).is_ok_and(|file| {
@@ -334,17 +373,57 @@ mod tests {
     fn remains_of_a_killed_writer_go_and_live_ones_stay() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
-        for name in [".file.part-dead", ".other.part-dead", "file.part-dead"] {
+        let [dead, link] = [".file.part-0123456789Ab", ".file.part-linkLinkLink"];
+        // What only looks like it is the user's own.
+        let others = [
+            ".file.part-mine",
+            ".file.part-0123456789A.",
+            ".other.part-0123456789Ab",
+            "file.part-x",
+        ];
+        for name in [&[dead][..], &others].concat() {
             fs::write(folder.path().join(name), "half").unwrap();
         }
-        symlink("file.part-dead", folder.path().join(".file.part-link")).unwrap();
+        symlink("file.part-x", folder.path().join(link)).unwrap();
         let live = NewFile::create(&path, Access::Ordinary).unwrap();
         let second = NewFile::create(&path, Access::Ordinary).unwrap();
-        assert_eq!(names(folder.path()).len(), 5);
+        assert_eq!(names(folder.path()).len(), others.len() + 3);
         second.finish().unwrap();
         live.finish().unwrap();
-        let left = [".file.part-link", ".other.part-dead", "file", "file.part-dead"];
+        let mut left = [&others[..], &[link, "file"]].concat();
+        left.sort_unstable();
         assert_eq!(names(folder.path()), left);
+    }
+
+    #[test]
+    fn an_image_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let image = [&MAGIC[..], b"and more"].concat();
+        fs::write(&path, &image).unwrap();
+        for begin in [NewFile::output, |path: &Path| NewFile::create(path, Access::Private)] {
+            let error = begin(&path).unwrap_err();
+            assert!(error.to_string().contains("image"), "{error}");
+        }
+        // Nor is one that is put there meanwhile.
+        fs::remove_file(&path).unwrap();
+        let file = NewFile::output(&path).unwrap();
+        fs::write(&path, &image).unwrap();
+        assert!(file.finish().is_err());
+        assert_eq!(fs::read(&path).unwrap(), image);
+        assert_eq!(names(folder.path()), ["file"]);
+        fs::write(&path, &image[..MAGIC.len() - 1]).unwrap();
+        write(&path, "new").unwrap();
+    }
+
+    #[test]
+    fn files_of_others_stay_theirs_but_not_where_anybody_may_put_them() {
+        let (root, service) = ((0, 0), (65534, 65534));
+        let folder = |mode| Mode::from_raw_mode(mode);
+        assert_eq!(kept_owner(service, folder(0o755), root), Some(service));
+        assert_eq!(kept_owner((1000, 7), folder(0o775), (1000, 1000)), Some((1000, 7)));
+        assert_eq!(kept_owner(service, folder(0o1777), root), None);
+        assert_eq!(kept_owner(root, folder(0o755), root), None);
     }
 
     #[test]
@@ -369,7 +448,7 @@ mod tests {
         file.finish().unwrap();
         drop(writer);
         let mut text = String::new();
-        io::Read::read_to_string(&mut reader, &mut text).unwrap();
+        Read::read_to_string(&mut reader, &mut text).unwrap();
         assert_eq!(text, "text");
         // Not through a link that anybody may have put there.
         let folder = tempfile::tempdir().unwrap();

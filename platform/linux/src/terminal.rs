@@ -87,11 +87,19 @@ impl<W: Write> Write for Shown<W> {
     }
 }
 
-/// Control characters of C0 and C1 (ECMA-48) as text; line ends and tabs stay.
+/// Whether a character does something to a terminal or to those who read on it, rather than being read:
+/// control characters of C0 and C1 (ECMA-48), those that turn the direction of the text after them
+/// (UAX #9), so that it reads as something else, and Unicode's own ends of lines and paragraphs.
+pub fn is_control(char: char) -> bool {
+    let turns = matches!(char, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    char.is_control() || turns || matches!(char, '\u{2028}' | '\u{2029}')
+}
+
+/// Control characters as text; line ends and tabs stay.
 fn escape(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for char in text.chars() {
-        if char.is_control() && char != '\n' && char != '\t' {
+        if is_control(char) && char != '\n' && char != '\t' {
             shown.extend(char.escape_default());
         } else {
             shown.push(char);
@@ -130,13 +138,16 @@ mod tests {
 
     #[test]
     fn a_terminal_gets_controls_as_text_and_anything_else_gets_data() {
-        let text = "a\x1b[2J\r\n\tb\x07\x7f\u{9b}31m é🦊\u{0}";
+        let text = "a\x1b[2J\r\n\tb\x07\x7f\u{9b}31m é🦊\u{0}\u{202e}\u{2066}\u{2028}\u{200f}";
         let show = |escapes| {
             let mut shown = Shown { out: Vec::new(), escapes, in_line: None };
             shown.write_all(text.as_bytes()).unwrap();
             String::from_utf8(shown.out).unwrap()
         };
-        assert_eq!(show(true), "a\\u{1b}[2J\\r\n\tb\\u{7}\\u{7f}\\u{9b}31m é🦊\\u{0}");
+        assert_eq!(
+            show(true),
+            "a\\u{1b}[2J\\r\n\tb\\u{7}\\u{7f}\\u{9b}31m é🦊\\u{0}\\u{202e}\\u{2066}\\u{2028}\u{200f}"
+        );
         assert_eq!(show(false), text);
     }
 

@@ -83,6 +83,7 @@ enum Command {
 impl Program {
     /// Does what the command line asks.
     pub fn run(self) -> Result<(), Failure> {
+        interrupt::survive_size_limits()?;
         if !self.command.watches_itself() {
             interrupt::watch()?;
         }

@@ -1,13 +1,14 @@
 //! Where the answers to a file with prompts go.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rill::generate::Ending;
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -22,9 +23,11 @@ pub struct Answers {
 /// A file that goes on where another run of the same command ended.
 struct Kept {
     file: BufReader<File>,
-    /// Bytes of whole lines that were read.
+    /// Bytes of whole lines that it has.
     whole: u64,
     synced: Instant,
+    /// Its name, where it goes again if it stays empty: it was not there before.
+    made: Option<PathBuf>,
 }
 
 /// A line of the result.
@@ -89,17 +92,30 @@ const BEGIN: &[u8] = b"{\"line\":";
 
 impl Answers {
     /// A file, which is made where there is none, or standard output. Nobody else writes to the file
-    /// meanwhile.
+    /// meanwhile. Links are refused, and files of other users, who might have put them there.
     pub fn open(path: Option<&Path>) -> io::Result<Self> {
         let Some(path) = path else { return Ok(Self { file: None }) };
+        let refused = |what| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
         // Opening a pipe would wait for its reader.
-        if path.metadata().is_ok_and(|found| !found.is_file()) {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        match path.symlink_metadata() {
+            Ok(found) if found.is_symlink() => {
+                return refused("is a link: name the file that it leads to");
+            }
+            Ok(found) if !found.is_file() => return refused("not a regular file"),
+            Ok(found) if found.uid() != geteuid().as_raw() => {
+                return refused("is another user's file");
+            }
+            _ => {}
         }
-        let flags = rustix::fs::OFlags::NONBLOCK.bits() as i32;
         let mut options = OpenOptions::new();
-        let options = options.read(true).write(true).create(true).truncate(false);
-        let file = options.custom_flags(flags).open(path)?;
+        options.read(true).write(true);
+        options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32);
+        let (file, made) = match options.clone().create_new(true).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                (options.open(path)?, None)
+            }
+            file => (file?, Some(path.to_owned())),
+        };
         flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
             rustix::io::Errno::WOULDBLOCK => {
                 io::Error::new(io::ErrorKind::ResourceBusy, "another run writes to it")
@@ -107,7 +123,7 @@ impl Answers {
             error => error.into(),
         })?;
         let (file, synced) = (BufReader::new(file), Instant::now());
-        Ok(Self { file: Some(Kept { file, whole: 0, synced }) })
+        Ok(Self { file: Some(Kept { file, whole: 0, synced, made }) })
     }
 
     /// The next answer that is there already. After the last one a line that was not written to its end
@@ -117,7 +133,9 @@ impl Answers {
         let mut line = Vec::new();
         Read::take(&mut *file, LONGEST).read_until(b'\n', &mut line)?;
         let begins = line.iter().zip(BEGIN).all(|(a, b)| a == b);
-        if !line.ends_with(b"\n") && begins {
+        // The first line is known by all that lines begin with: a shorter one may be anybody's.
+        let is_ours = begins && (*whole > 0 || line.is_empty() || line.len() >= BEGIN.len());
+        if !line.ends_with(b"\n") && is_ours {
             file.get_mut().set_len(*whole)?;
             file.seek(SeekFrom::Start(*whole))?;
             return Ok(None);
@@ -141,16 +159,39 @@ impl Answers {
             out.write_all(line.as_bytes())?;
             return out.flush();
         };
-        kept.file.get_mut().write_all(line.as_bytes())?;
+        if let Err(error) = kept.file.get_mut().write_all(line.as_bytes()) {
+            // What the disk had room for is no answer.
+            let _ = kept.file.get_mut().set_len(kept.whole);
+            return Err(error);
+        }
+        kept.whole += line.len() as u64;
         if kept.synced.elapsed() >= SYNC {
             kept.sync()?;
         }
         Ok(())
     }
 
+    /// Everything is answered: a file without an answer stays too.
+    pub fn keep(&mut self) {
+        if let Some(kept) = &mut self.file {
+            kept.made = None;
+        }
+    }
+
     /// Makes what was written safe against a power cut.
     pub fn sync(&mut self) -> io::Result<()> {
         self.file.as_mut().map_or(Ok(()), Kept::sync)
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        // Still locked: nobody else writes to it.
+        if let Some(path) = &self.made
+            && self.file.get_ref().metadata().is_ok_and(|found| found.len() == 0)
+        {
+            let _ = fs::remove_file(path);
+        }
     }
 }
 

@@ -91,6 +91,9 @@ pub fn run(args: &Args, path: &Path) -> Result<(), Failure> {
     tell_failure(engine.recall());
     let mut batch = Batch::new(args, path, prompts, answers, &mut engine)?;
     let ended = batch.skip_finished().and_then(|()| batch.answer());
+    if ended.is_ok() {
+        batch.answers.keep();
+    }
     let ended = ended.and(batch.answers.sync().map_err(|error| of_answers(args, error)));
     batch.bar.finish_and_clear();
     let Batch { written, failed, first_failure, .. } = batch;
