@@ -118,12 +118,12 @@ export class Served {
 
 /** Runs the program to its end; gives what it printed. */
 export function rill(...args) {
-  return execFileSync(program(), args, { encoding: "utf8" });
+  return execFileSync(program(), args, { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] });
 }
 
-let path = process.env.RILL ?? null;
+let path = process.env.RILL_PROGRAM ?? null;
 
-/** The program: the one that RILL names, or built when it is needed first. */
+/** The program: the one that RILL_PROGRAM names, or built when it is needed first. */
 function program() {
   if (path === null) {
     const build = ["build", "--quiet", "--package", "rill-linux", "--bin", "rill", "--message-format", "json"];

@@ -79,6 +79,8 @@ impl Default for Setting {
 pub struct Rig<S = Session<'static>> {
     /// The session.
     pub session: S,
+    /// How its memory is divided.
+    pub plan: Plan,
     /// The disk.
     pub disk: RamDisk<'static, 'static>,
     /// What the engine said.
@@ -210,7 +212,7 @@ impl<S> Rig<S> {
         options.sampling = setting.sampling;
         options.seed = setting.seed;
         let session = load(&opened, &plan, options, arena(plan.total()), &mut world)?;
-        Ok(Self { session, disk, events, parallel, clock })
+        Ok(Self { session, plan, disk, events, parallel, clock })
     }
 
     /// Calls `body` with the session and its world.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rill::image::{ChatTemplate, Sampling};
 use rill::seams::{Events, ManualClock, Parallel, RamDisk, World};
-use rill_serve::{Config, Loaded, Machine, Server, StartError, Stopper, Supervisor};
+use rill_serve::{Config, Loaded, Machine, Memory, Server, StartError, Stopper, Supervisor};
 use serde_json::Value;
 
 use crate::kiosk;
@@ -92,12 +92,13 @@ fn serve(
     let serve = move || {
         server.run(|desk| {
             let rig = Rig::many(image, setting).expect("the kiosk model loads");
-            let Rig { session, disk, parallel, clock, .. } = rig;
+            let Rig { session, plan, disk, parallel, clock, .. } = rig;
             let (mut engine, sequences): Many = session;
             let sampling = Sampling { temperature: 0.7, ..engine_advice() };
             desk.serve(Loaded {
                 name: "kiosk".into(),
                 bytes: image.len() as u64,
+                memory: Memory { budget: plan.total(), plan: &plan, beside: &[] },
                 identity: 1,
                 sampling,
                 template,

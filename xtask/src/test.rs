@@ -262,7 +262,7 @@ fn client_checks() -> Vec<Check> {
 fn page_check() -> Check {
     let folder = workspace::root().join("tests/pages");
     let mut command = Command::new("node");
-    let files = ["kiosk", "idle"].map(|name| folder.join(format!("{name}.test.mjs")));
+    let files = ["kiosk", "idle", "operator"].map(|name| folder.join(format!("{name}.test.mjs")));
     command.args(["--test", "--test-reporter=dot"]).args(files);
     let needs = vec![Need::CHROMIUM, Need::NODE_PAGES];
     Check { name: "pages in a browser".into(), needs, network: None, command }

@@ -41,7 +41,7 @@ mod watch;
 mod worker;
 
 pub use config::{Config, Limits, Listen};
-pub use model::{Desk, Loaded, Machine};
+pub use model::{Desk, Loaded, Machine, Memory};
 pub use pages::KioskError;
 pub use server::{Server, StartError, Stopper};
 pub use systemd::Supervisor;

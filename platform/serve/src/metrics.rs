@@ -10,11 +10,46 @@ use rill::stats::{Phase, Stats};
 /// Upper bounds of the times to the first token, in seconds.
 const BUCKETS: [f64; 10] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0];
 
+/// Classes of responses.
+pub const CLASSES: [&str; 4] = ["2xx", "3xx", "4xx", "5xx"];
+/// What became of answers, as [`Outcome`] has it.
+pub const OUTCOMES: [&str; 4] = ["whole", "cut", "left", "failed"];
+
+/// What became of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is whole.
+    Whole,
+    /// A limit cut it.
+    Cut,
+    /// Its client left before it was whole.
+    Left,
+    /// It could not go on.
+    Failed,
+}
+
+/// Figures of now.
+#[derive(Debug, Clone, Copy)]
+pub struct Figures {
+    /// Responses by [`CLASSES`].
+    pub responses: [u64; CLASSES.len()],
+    /// Answers by [`OUTCOMES`].
+    pub answers: [u64; OUTCOMES.len()],
+    /// Tokens of prompts that needed no computing.
+    pub reused: u64,
+    /// How many answers had a first token, and the sum of the seconds until then.
+    pub first: (u64, f64),
+    /// Where the engine's time went.
+    pub engine: Stats,
+}
+
 /// What a server counts. One writer each, so that plain loads and stores do.
 #[derive(Debug)]
 pub struct Metrics {
     /// Responses by class of status: 2xx, 3xx, 4xx, 5xx.
-    responses: [AtomicU64; 4],
+    responses: [AtomicU64; CLASSES.len()],
+    /// Answers by [`Outcome`].
+    answers: [AtomicU64; OUTCOMES.len()],
     busy: AtomicU64,
     queued: AtomicU64,
     reused: AtomicU64,
@@ -36,6 +71,7 @@ impl Default for Metrics {
     fn default() -> Self {
         Self {
             responses: Default::default(),
+            answers: Default::default(),
             busy: AtomicU64::new(0),
             queued: AtomicU64::new(0),
             reused: AtomicU64::new(0),
@@ -52,6 +88,24 @@ impl Metrics {
         let class = usize::from(status / 100).saturating_sub(2);
         if let Some(count) = self.responses.get(class) {
             count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// An answer ended so.
+    pub fn answer(&self, outcome: Outcome) {
+        self.answers[outcome as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// All figures but how busy it is.
+    pub fn figures(&self) -> Figures {
+        let read = |counts: &[AtomicU64; 4]| counts.each_ref().map(|n| n.load(Ordering::Relaxed));
+        let first = lock(&self.first);
+        Figures {
+            responses: read(&self.responses),
+            answers: read(&self.answers),
+            reused: self.reused.load(Ordering::Relaxed),
+            first: (first.count, first.sum),
+            engine: *lock(&self.engine),
         }
     }
 
@@ -106,11 +160,15 @@ impl Metrics {
     /// All of it in Prometheus' text format.
     pub fn text(&self) -> String {
         let mut page = Page::default();
-        let classes = ["2xx", "3xx", "4xx", "5xx"];
         page.head("rill_responses_total", "counter", "Responses by class of status.");
-        for (class, count) in classes.iter().zip(&self.responses) {
+        for (class, count) in CLASSES.iter().zip(&self.responses) {
             let labels = format!("{{class=\"{class}\"}}");
             page.line("rill_responses_total", &labels, count.load(Ordering::Relaxed) as f64);
+        }
+        page.head("rill_answers_total", "counter", "Answers by what became of them.");
+        for (outcome, count) in OUTCOMES.iter().zip(&self.answers) {
+            let labels = format!("{{outcome=\"{outcome}\"}}");
+            page.line("rill_answers_total", &labels, count.load(Ordering::Relaxed) as f64);
         }
         let (busy, queued) = self.loads();
         page.one("rill_answers_active", "gauge", "Answers under way.", busy as f64);
@@ -201,16 +259,21 @@ impl Page {
             let what = "RAM that the process has.";
             self.one("process_resident_memory_bytes", "gauge", what, bytes as f64);
         }
-        let zone = std::fs::read_to_string("/sys/class/thermal/thermal_zone0/temp");
-        if let Some(milli) = zone.ok().and_then(|text| text.trim().parse::<f64>().ok()) {
+        if let Some(celsius) = temperature() {
             let what = "Temperature of the board's first sensor.";
-            self.one("rill_board_temperature_celsius", "gauge", what, milli / 1000.0);
+            self.one("rill_board_temperature_celsius", "gauge", what, celsius);
         }
     }
 }
 
+/// Temperature of the board's first sensor, in degrees Celsius.
+pub fn temperature() -> Option<f64> {
+    let zone = std::fs::read_to_string("/sys/class/thermal/thermal_zone0/temp").ok()?;
+    Some(zone.trim().parse::<f64>().ok()? / 1000.0)
+}
+
 /// Bytes of RAM that this process has.
-fn resident() -> Option<u64> {
+pub fn resident() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;

@@ -5,6 +5,7 @@ use std::sync::mpsc::Receiver;
 
 use rill::engine::Engine;
 use rill::image::{ChatTemplate, Sampling};
+use rill::plan::{Plan, Use};
 use rill::seams::{Events, World};
 use rill::sequence::Sequence;
 
@@ -12,7 +13,7 @@ use crate::clerk::Clerk;
 use crate::form::{Marks, STACK};
 use crate::job::Job;
 use crate::server::Shared;
-use crate::worker::Worker;
+use crate::worker::{View, Worker};
 
 /// The machine that a model runs on.
 pub trait Machine<'a> {
@@ -35,6 +36,8 @@ pub struct Loaded<'l, 'a> {
     pub name: String,
     /// Bytes of its image.
     pub bytes: u64,
+    /// How its RAM is divided.
+    pub memory: Memory<'l>,
     /// What tells its image from others.
     pub identity: u64,
     /// How its makers advise to choose tokens.
@@ -53,11 +56,37 @@ pub struct Loaded<'l, 'a> {
     pub machine: &'l mut dyn Machine<'a>,
 }
 
+/// How the RAM of a loaded model is divided.
+#[derive(Debug, Clone, Copy)]
+pub struct Memory<'l> {
+    /// Bytes that the process may use.
+    pub budget: u64,
+    /// The engine's part.
+    pub plan: &'l Plan,
+    /// What is beside it, by name.
+    pub beside: &'l [(&'static str, u64)],
+}
+
+impl Memory<'_> {
+    fn parts(&self) -> Vec<(&'static str, u64)> {
+        let planned = Use::ALL.iter().map(|&part| (part.name(), self.plan.bytes(part)));
+        let parts = planned.chain(self.beside.iter().copied());
+        parts.filter(|(_, bytes)| *bytes > 0).collect()
+    }
+}
+
 /// What the door knows of a loaded model.
 #[derive(Debug, Clone)]
 pub(crate) struct Facts {
     pub name: String,
     pub bytes: u64,
+    /// Bytes that the process may use, and for what.
+    pub budget: u64,
+    pub parts: Vec<(&'static str, u64)>,
+    /// Experts that a token uses.
+    pub cycle: u32,
+    /// Experts that fit into RAM.
+    pub slots: u32,
     pub identity: u64,
     pub sampling: Sampling,
     /// Tokens of a conversation.
@@ -97,6 +126,8 @@ pub struct Desk {
 pub(crate) enum Command {
     /// Do this.
     Job(Box<Job>),
+    /// Say how the engine is.
+    Look(tokio::sync::oneshot::Sender<View>),
     /// End: what is under way has had its time.
     End,
 }
@@ -108,6 +139,7 @@ impl Desk {
         let Loaded {
             name,
             bytes,
+            memory,
             identity,
             sampling,
             template,
@@ -121,6 +153,10 @@ impl Desk {
         let facts = Facts {
             name,
             bytes,
+            budget: memory.budget,
+            parts: memory.parts(),
+            cycle: memory.plan.cycle,
+            slots: memory.plan.slots,
             identity,
             sampling,
             context: sequences.first().map_or(0, Sequence::context),

@@ -10,7 +10,7 @@ use std::thread::Builder;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::mpsc::UnboundedSender;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use crate::clerk::{Request, ToClerk};
 use crate::config::{Config, Limits};
@@ -21,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::model::{Command, Desk, Facts};
 use crate::pages::{Kiosk, KioskError};
 use crate::systemd::{Notify, Supervisor};
+use crate::worker::View;
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +95,8 @@ pub(crate) struct Shared {
     /// Numbers of answers, and seeds where a request has none.
     counter: AtomicU64,
     salt: u64,
+    /// When the server was started.
+    pub since: Instant,
 }
 
 /// How far a server is.
@@ -171,6 +174,7 @@ impl Server {
             opened: AtomicBool::new(false),
             counter: AtomicU64::new(0),
             salt: u64::from_le_bytes(salt),
+            since: Instant::now(),
         });
         let desk = Desk { shared: Arc::clone(&shared), jobs };
         Ok(Self { shared, listeners, addresses, desk })
@@ -247,6 +251,12 @@ impl Shared {
         self.commands.send(Command::Job(Box::new(job))).is_ok()
     }
 
+    /// Has the worker say how the engine is; nothing where it has gone.
+    pub fn look(&self) -> Option<oneshot::Receiver<View>> {
+        let (tell, view) = oneshot::channel();
+        self.commands.send(Command::Look(tell)).is_ok().then_some(view)
+    }
+
     /// Ends the worker.
     pub fn end_worker(&self) {
         // It may have ended.
@@ -313,6 +323,11 @@ impl Shared {
     /// A name that no other answer has, of this run or of others.
     pub fn id(&self, kind: &str) -> String {
         format!("{kind}-{:016x}{:08x}", self.salt, self.number())
+    }
+
+    /// What tells this run from others.
+    pub fn run_id(&self) -> String {
+        format!("{:016x}", self.salt)
     }
 
     /// A seed for who gives none.

@@ -126,6 +126,11 @@ impl<'a> Engine<'a> {
         self.model.cache.iter().flat_map(Cache::resident)
     }
 
+    /// The pages of which a part is on its way.
+    pub fn arriving_pages(&self) -> impl Iterator<Item = u32> {
+        self.model.cache.iter().flat_map(Cache::arriving)
+    }
+
     /// What is known of every page's uses; `None` for a dense model.
     pub fn history(&self) -> Option<&History<'a>> {
         self.model.cache.as_ref().map(Cache::history)

@@ -256,6 +256,12 @@ impl<'a> Cache<'a> {
         (0..self.slots.len() as SlotId).filter(whole).filter_map(|id| self.shelf.page(id))
     }
 
+    /// The pages of which a part is on its way.
+    pub fn arriving(&self) -> impl Iterator<Item = u32> {
+        let ids = (0..self.slots.len() as SlotId).filter(|&id| self.shelf.is_away(id));
+        ids.filter_map(|id| self.shelf.page(id))
+    }
+
     /// Takes over what another run found out about `page`.
     pub fn recall(&mut self, page: u32, rates: Rates) {
         self.shelf.history.recall(page, rates);

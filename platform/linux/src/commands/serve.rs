@@ -9,7 +9,9 @@ use rill_linux::clock::local_seconds;
 use rill_linux::engine::{Learned, Memory, Parts};
 use rill_linux::memory::parse_size;
 use rill_serve::config::TlsFiles;
-use rill_serve::{Config, Desk, Limits, Listen, Loaded, Machine, Server, Supervisor};
+use rill_serve::{
+    Config, Desk, Limits, Listen, Loaded, Machine, Memory as Divided, Server, Supervisor,
+};
 
 use crate::args::EngineArgs;
 use crate::failure::Failure;
@@ -128,10 +130,12 @@ impl Args {
         };
         let (identity, sampling) = (engine.identity(), engine.image.manifest.sampling);
         let bytes = engine.image.header.file_len;
+        let budget = engine.budget;
         let Parts { core, sequences, template, machine, learned } = engine.parts();
         desk.serve(Loaded {
             name,
             bytes,
+            memory: Divided { budget: budget.total, plan: &budget.plan, beside: &budget.beside },
             identity,
             sampling,
             template,

@@ -15,7 +15,8 @@ use crate::clerk::PromptError;
 use crate::door::Guest;
 use crate::error::ApiError;
 use crate::form::Wanted;
-use crate::job::{Account, EVENTS, Event, Job, Prompt, Style, Token, Trouble, Work};
+use crate::job::{Account, EVENTS, Ending, Event, Job, Prompt, Style, Token, Trouble, Work};
+use crate::metrics::Outcome;
 use crate::server::{Open, Shared};
 
 /// While nothing comes it is looked so often whether anything can.
@@ -201,7 +202,7 @@ impl Answers {
         let (choice, event) = match heard {
             Ok(heard) => heard,
             Err(trouble) => {
-                self.open = 0;
+                (0..self.open).for_each(|_| self.end(Outcome::Failed));
                 return Some((0, Event::Failed(trouble)));
             }
         };
@@ -212,9 +213,18 @@ impl Answers {
             }
             Event::Said { .. } => self.spent += 1,
             Event::Decided(_) => {}
-            Event::Ended(_) | Event::Failed(_) => self.open -= 1,
+            Event::Ended(account) => self.end(match account.ending {
+                Ending::Stop | Ending::StopText => Outcome::Whole,
+                Ending::Length => Outcome::Cut,
+            }),
+            Event::Failed(_) => self.end(Outcome::Failed),
         }
         Some((choice, event))
+    }
+
+    fn end(&mut self, outcome: Outcome) {
+        self.open -= 1;
+        self.shared.metrics.answer(outcome);
     }
 
     /// All of them, whole.
@@ -244,6 +254,7 @@ impl Answers {
 
 impl Drop for Answers {
     fn drop(&mut self) {
+        (0..self.open).for_each(|_| self.shared.metrics.answer(Outcome::Left));
         if let (Some(name), Some(mut keys)) = (&self.guest.0, self.shared.keys()) {
             keys.spend(name, self.spent);
         }

@@ -4,6 +4,7 @@
 //! - `ollama`: models, chat and generation in Ollama's words;
 //! - `llama`: what clients of llama.cpp's server ask for;
 //! - `kiosk`: what visitors ask on their page;
+//! - `operator`: how the server is, for its operator's page;
 //! - `decide`: how likely each of some answers is;
 //! - `ask`: what all of them have in common: from a request to answers under way;
 //! - `sampling`: how tokens are chosen, in every dialect's words;
@@ -19,6 +20,7 @@ mod llama;
 mod messages;
 mod ollama;
 mod openai;
+mod operator;
 mod sampling;
 mod spoken;
 mod stream;
@@ -54,6 +56,7 @@ pub fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/responses", post(openai::respond_to))
         .route("/v1/decide", post(decide::decide))
         .route(pages::CHAT, post(kiosk::chat))
+        .route("/operator/state", get(operator::state))
         .route("/api/version", get(ollama::version))
         .route("/api/tags", get(ollama::tags))
         .route("/api/ps", get(ollama::running))

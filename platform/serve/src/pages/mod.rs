@@ -47,6 +47,12 @@ const PAGES: &[Page] = &files! {
     "/pages/idle.js": SCRIPT "kiosk/idle.js",
     "/pages/watch.js": SCRIPT "kiosk/watch.js",
     "/pages/texts.js": SCRIPT "kiosk/texts.js",
+    "/operator": HTML "operator/index.html",
+    "/pages/operator.css": CSS "operator/operator.css",
+    "/pages/operator.js": SCRIPT "operator/operator.js",
+    "/pages/key.js": SCRIPT "operator/key.js",
+    "/pages/figures.js": SCRIPT "operator/figures.js",
+    "/pages/cache.js": SCRIPT "operator/cache.js",
     "/pages/dom.js": SCRIPT "dom.js",
 };
 

@@ -7,6 +7,7 @@
 mod known;
 mod place;
 mod speech;
+mod view;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,11 +17,14 @@ use std::time::{Duration, Instant};
 use rill::engine::Engine;
 use rill::seams::Silent;
 use rill::sequence::{Sequence, SequenceError};
+use tokio::sync::oneshot::Sender;
 
 use crate::job::{Event, Job, Trouble};
 use crate::model::{Command, Machine};
 use crate::server::Shared;
 use place::{Place, State};
+
+pub use view::{Experts, View};
 
 /// After so long without a request, what was found out is kept.
 const IDLE: Duration = Duration::from_secs(30);
@@ -98,6 +102,7 @@ impl<'l, 'a> Worker<'l, 'a> {
             };
             match command {
                 Some(Command::Job(job)) => self.queue.push_back(job),
+                Some(Command::Look(tell)) => self.tell(tell),
                 Some(Command::End) | None => {
                     self.ends = true;
                     return;
@@ -106,16 +111,33 @@ impl<'l, 'a> Worker<'l, 'a> {
         }
     }
 
-    /// Waits for something to do; after a while what was found out is kept.
+    /// Waits for something to do; after a while what was found out is kept, also while somebody looks.
     fn wait(&mut self, jobs: &Receiver<Command>) -> Option<Command> {
-        match jobs.recv_timeout(IDLE) {
-            Ok(command) => Some(command),
-            Err(RecvTimeoutError::Disconnected) => None,
-            Err(RecvTimeoutError::Timeout) => {
-                self.keep();
-                jobs.recv().ok()
+        let until = Instant::now() + IDLE;
+        let mut is_kept = false;
+        loop {
+            let command = match is_kept {
+                true => jobs.recv().ok(),
+                false => match jobs.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                    Err(RecvTimeoutError::Timeout) => {
+                        self.keep();
+                        is_kept = true;
+                        continue;
+                    }
+                    command => command.ok(),
+                },
+            };
+            match command {
+                Some(Command::Look(tell)) => self.tell(tell),
+                command => return command,
             }
         }
+    }
+
+    /// Says how the engine is.
+    fn tell(&self, tell: Sender<View>) {
+        // Whoever asked may have left.
+        let _ = tell.send(View::of(self.engine, &self.places));
     }
 
     fn keep(&mut self) {

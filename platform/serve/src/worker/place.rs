@@ -23,6 +23,19 @@ pub struct Place<'l, 'a> {
     pub state: State,
 }
 
+/// How far the answer in a place is.
+#[derive(Debug, Clone, Copy)]
+pub struct Seat {
+    /// Tokens of the prompt.
+    pub prompt: usize,
+    /// Of them, those that needed no computing.
+    pub cached: usize,
+    /// Tokens of the answer so far.
+    pub tokens: u64,
+    /// Of them, how many came a second.
+    pub speed: f64,
+}
+
 /// What a place is at.
 pub enum State {
     /// Nothing.
@@ -64,6 +77,15 @@ impl<'l, 'a> Place<'l, 'a> {
     /// Whether somebody may have it.
     pub fn is_free(&self) -> bool {
         matches!(self.state, State::Free)
+    }
+
+    /// How far the answer in it is.
+    pub fn seat(&self) -> Option<Seat> {
+        let State::Busy(task) = &self.state else { return None };
+        let speaking = task.first.map_or(0.0, |first| first.elapsed().as_secs_f64());
+        let speed = if speaking > 0.0 { task.tokens as f64 / speaking } else { 0.0 };
+        let prompt = task.job.prompt.tokens.len();
+        Some(Seat { prompt, cached: task.cached, tokens: task.tokens, speed })
     }
 
     /// Whether its next step can be taken: somebody is at work, and its client keeps up.

@@ -1,0 +1,62 @@
+// The operator's page, put together: asks for the server's state once a second and shows it.
+
+import { byId } from "./dom.js";
+import { Cache } from "./cache.js";
+import { Figures } from "./figures.js";
+import { Key } from "./key.js";
+
+const EVERY = 1000;
+
+const figures = new Figures();
+const cache = new Cache();
+const key = new Key(() => look());
+let timer = 0;
+look();
+
+/** Asks once, shows it, and plans the next time. */
+async function look() {
+  clearTimeout(timer);
+  const wait = await ask();
+  if (wait !== null) timer = setTimeout(look, wait);
+}
+
+/** Asks once; gives the time until the next, or nothing where a key must be given first. */
+async function ask() {
+  // Nobody looks at a page that is hidden.
+  if (document.hidden) return EVERY;
+  let response;
+  try {
+    const signal = AbortSignal.timeout(10_000);
+    response = await fetch("/operator/state", { headers: key.headers, cache: "no-store", signal });
+  } catch {
+    tell("down", "not reachable");
+    return EVERY;
+  }
+  if (response.status === 401) {
+    tell("locked", "");
+    byId("board").hidden = true;
+    key.demand();
+    return null;
+  }
+  if (!response.ok) {
+    tell("down", `refused with status ${response.status}`);
+    return 1000 * Number(response.headers.get("retry-after") ?? 5);
+  }
+  const state = await response.json();
+  key.fits();
+  byId("board").hidden = false;
+  tell(state.stage, said(state));
+  figures.show(state);
+  cache.show(state.experts);
+  return EVERY;
+}
+
+function said({ stage, silence }) {
+  if (stage === "ready" && silence > 10) return `at one batch for ${Math.round(silence)} s`;
+  return { ready: "ready", loading: "loading the model", leaving: "about to end" }[stage];
+}
+
+function tell(state, text) {
+  document.body.dataset.state = state;
+  if (byId("state").textContent !== text) byId("state").textContent = text;
+}

@@ -1,0 +1,133 @@
+//! What the operator's page is told.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use rill_serve::keys::Key;
+use rill_serve::{Config, Listen, Server, StartError};
+use rill_tests::rig::Setting;
+use rill_tests::server::{Reply, Running, post, start};
+use serde_json::{Value, json};
+
+const STATE: &str = "/operator/state";
+
+fn here() -> Config {
+    Config::new(Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 0))))
+}
+
+/// A server with two places and fewer slots than experts.
+fn served() -> Running {
+    start(here(), Setting { conversations: 2, slots: Some(24), ..Setting::default() })
+}
+
+/// The server's state once it is as `is` says.
+fn once(server: &Running, is: impl Fn(&Value) -> bool) -> Value {
+    loop {
+        let state = server.get(STATE).ok();
+        if is(&state) {
+            return state;
+        }
+    }
+}
+
+fn question(more: &Value) -> Value {
+    let mut body = json!({"messages": [{"role": "user", "content": "Where is the lift?"}]});
+    for (name, value) in more.as_object().expect("fields are an object") {
+        body[name] = value.clone();
+    }
+    body
+}
+
+#[test]
+fn the_plan_and_the_experts_are_told() {
+    let server = served();
+    let state = server.get(STATE).ok();
+    assert_eq!((&state["stage"], &state["model"]["name"]), (&json!("ready"), &json!("kiosk")));
+    assert_eq!(state["places"], json!([null, null]));
+    let parts = state["memory"]["parts"].as_array().expect("a list");
+    let sum: u64 = parts.iter().filter_map(|part| part["bytes"].as_u64()).sum();
+    assert_eq!(Some(sum), state["memory"]["budget"].as_u64());
+    assert!(parts.iter().any(|part| part["name"] == "expert slots"));
+
+    server.post("/v1/chat/completions", &question(&json!({"max_tokens": 8}))).ok();
+    let state =
+        once(&server, |state| state["answers"]["whole"] == 1 || state["answers"]["cut"] == 1);
+    let experts = &state["experts"];
+    let pages = experts["banks"].as_u64().unwrap() * experts["experts"].as_u64().unwrap();
+    let states = experts["states"].as_str().expect("a text");
+    assert_eq!(states.len() as u64, pages);
+    let in_ram = states.bytes().filter(|state| *state == b'r').count();
+    assert_eq!(experts["slots"], 24);
+    assert!((1..=24).contains(&in_ram), "{states}");
+    assert!(states.bytes().all(|state| b"rf.".contains(&state)), "{states}");
+    let [used, often] = ["used", "often"].map(|name| experts[name].as_array().expect("a list"));
+    assert_eq!([used.len() as u64, often.len() as u64], [pages, pages]);
+    let last = used.iter().filter(|used| **used == 1).count() as u64;
+    assert!(last > 0 && last <= experts["cycle"].as_u64().unwrap(), "{used:?}");
+    assert!(often.iter().all(|share| share.as_u64().is_some_and(|share| share <= 1000)));
+    let answer = &state["engine"]["answer"];
+    assert!(answer["tokens"].as_u64() > Some(0), "{answer}");
+    let bytes = ["answer", "prompt"].map(|phase| state["engine"][phase]["bytes"].as_u64().unwrap());
+    assert!(bytes.iter().sum::<u64>() > 0);
+    assert_eq!(state["first"]["count"], 1);
+    let metrics = server.get("/metrics").body;
+    assert!(metrics.contains("rill_answers_total{outcome=\"left\"} 0"), "{metrics}");
+}
+
+#[test]
+fn an_answer_under_way_is_seen_and_so_is_who_left_it() {
+    let server = served();
+    let long = question(&json!({"stream": true, "ignore_eos": true, "max_tokens": 900}));
+    let mut seen = None;
+    let mut left = 0;
+    // An answer may be whole before anybody looks: then the next is looked at.
+    while seen.is_none() || left == 0 {
+        let mut stream = server.connect();
+        stream
+            .write_all(post("/v1/chat/completions", &long.to_string(), "").as_bytes())
+            .expect("taken");
+        stream.read_exact(&mut [0; 16]).expect("it begins");
+        let state = server.get(STATE).ok();
+        let places = state["places"].as_array().expect("a list");
+        seen = seen.or(places.iter().find(|place| place.is_object()).cloned());
+        drop(stream);
+        let state = once(&server, |state| state["places"] == json!([null, null]));
+        assert_eq!(state["answers"]["failed"], 0);
+        left = state["answers"]["left"].as_u64().expect("a number");
+    }
+    let seat = seen.expect("it was seen");
+    assert!(seat["prompt"].as_u64() > seat["cached"].as_u64(), "{seat}");
+    assert!(seat["speed"].is_number() && seat["tokens"].is_u64(), "{seat}");
+}
+
+#[test]
+fn with_keys_it_needs_one() {
+    let folder = tempfile::tempdir().expect("there is room");
+    let path = folder.path().join("keys");
+    let key = Key::new("operator", None, None).expect("there is a random number");
+    fs::write(&path, &key.line).expect("it is written");
+    let server = start(Config { keys: Some(path), ..here() }, Setting::default());
+    assert_eq!([server.get("/operator").status, server.get(STATE).status], [200, 401]);
+    let head = format!("Authorization: Bearer {}", key.secret);
+    let ask =
+        format!("GET {STATE} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{head}\r\n\r\n");
+    assert_eq!(server.send(ask).ok()["stage"], "ready");
+}
+
+#[test]
+fn a_model_that_is_being_loaded_is_said() {
+    let server = Server::bind(here()).expect("there is a port");
+    let address = server.addresses()[0].replace("http://", "");
+    let stopper = server.stopper();
+    let run = server.run(|_desk| {
+        let mut stream = TcpStream::connect(&address).expect("it listens");
+        let ask = format!("GET {STATE} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(ask.as_bytes()).expect("it is taken");
+        let state = Reply::read(stream).ok();
+        assert_eq!((&state["stage"], &state["model"]), (&json!("loading"), &Value::Null));
+        stopper.stop();
+        Ok::<_, StartError>(())
+    });
+    run.expect("it ends well");
+}
