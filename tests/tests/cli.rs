@@ -491,6 +491,19 @@ fn a_sweep_measures_budgets_side_by_side() {
 }
 
 #[test]
+fn a_trace_has_each_token_of_an_answer_once_and_no_guesses() {
+    let kiosk = Kiosk::new();
+    let trace = |name: &str, more: &[&str]| {
+        let path = kiosk.folder.path().join(name);
+        // An answer that goes on after its end repeats itself, which is guessed, often wrongly.
+        let args = ["trace", "--ignore-eos", "-n", "100", "-o", text(&path), "hi"];
+        rill(&[&args[..], more].concat()).ok();
+        fs::read(&path).unwrap()
+    };
+    assert!(trace("one.trace", &[]) == trace("other.trace", &["--no-draft"]));
+}
+
+#[test]
 fn a_trace_is_replayed_for_every_policy() {
     let kiosk = Kiosk::new();
     let ids = kiosk.file("ids.txt", &"1 6 386 274 206 458 424 266 333 375 ".repeat(12));

@@ -1,7 +1,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use rill::generate::Free;
+use rill::generate::{Ending, Free};
 use rill_linux::engine::Memory;
 use rill_linux::replace::NewFile;
 
@@ -51,8 +51,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     };
     let generate = &args.generate;
     let tokens = ids.as_ref().map(|ids| u32::try_from(ids.len()).unwrap_or(u32::MAX));
+    // A token is to be recorded once, and nothing that was only guessed.
+    let mut options = args.engine.clone();
+    options.no_draft = true;
     let mut memory = Memory::new();
-    let mut engine = generate.load(&args.engine, tokens, &mut memory)?;
+    let mut engine = generate.load(&options, tokens, &mut memory)?;
     if engine.budget.plan.pages == 0 {
         return Err(Failure::Usage("this model has no experts: there is nothing to record".into()));
     }
@@ -70,7 +73,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     if ids.is_none() {
         routes.head.prompt_tokens = prompt_tokens;
-        generate.generate(&mut engine, talk.as_mut(), &mut routes, &mut Free, |_, _| Ok(()))?;
+        let talk = talk.as_mut();
+        let ending = generate.generate(&mut engine, talk, &mut routes, &mut Free, |_, _| Ok(()))?;
+        if ending == Ending::Interrupted {
+            return Err(Failure::Interrupted);
+        }
     }
     let written = routes.write(&mut out).and_then(|()| out.finish());
     written.map_err(Failure::file(&args.output))?;

@@ -101,11 +101,15 @@ impl Lane {
             if state.pieces.has_done() {
                 shared.done.notify_one();
             }
+            if self.failures > MAX_FAILURES {
+                drop(state);
+                return self.serve_plainly(shared);
+            }
         }
     }
 
-    /// The life of the thread once the kernel refuses to be entered: plain reads, and an eye on
-    /// what it took before. It is not entered again, so what it has not taken it never will.
+    /// The life of the thread once the kernel refuses to be entered or to read: plain reads, and an
+    /// eye on what it took before. It is not entered again, so what it has not taken it never will.
     fn serve_plainly(mut self, shared: &Shared<Chime>) {
         let mut state = shared.lock();
         loop {
@@ -181,12 +185,19 @@ impl Lane {
 
     /// Takes what the kernel has finished.
     fn collect(&mut self, chime: &Chime, mut finish: impl FnMut(Piece<'static>, Outcome)) {
-        let Self { ring, table, listening, .. } = self;
+        let Self { ring, table, queued, listening, failures } = self;
         for answer in ring.completion() {
             let number = answer.user_data();
             if number == CHIME {
                 let _ = rustix::io::read(&chime.0, &mut [0; 8]);
                 *listening = false;
+                continue;
+            }
+            // Nobody asked for that: the kernel may start no thread for a read that has to wait. It is
+            // done plainly, as if it had never been taken.
+            if answer.result() == -libc::ECANCELED {
+                queued.push_back(number);
+                *failures = MAX_FAILURES + 1;
                 continue;
             }
             let Some(piece) = table.get_mut(number as usize).and_then(Option::take) else {

@@ -167,6 +167,7 @@ fn pack(parent: &Path, name: &str, files: &[(String, u32)], archive: &Path) -> R
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
     use std::process::Command;
 
     use super::*;
@@ -209,6 +210,23 @@ mod tests {
         assert_eq!(fs::read(enabled).unwrap(), fs::read(service).unwrap());
         let (code, said) = install("none");
         assert!(code == Some(1) && said.contains("no folder none"), "{said}");
+
+        // By a link that stands elsewhere.
+        symlink(bundle.join("install.sh"), folder.path().join("link.sh")).unwrap();
+        let link =
+            Command::new(folder.path().join("link.sh")).arg(folder.path().join("a root")).output();
+        assert!(link.unwrap().status.success());
+        // A folder where a file is to be.
+        let model = folder.path().join("a root/opt/rill/model.rill");
+        fs::remove_file(&model).unwrap();
+        fs::create_dir(&model).unwrap();
+        let (code, said) = install("a root");
+        assert!(code == Some(1) && said.contains("is a folder"), "{said}");
+        assert_eq!(fs::read_dir(&model).unwrap().count(), 0);
+        // A variable that is not set is not this machine. Without sums nothing would be installed there.
+        fs::remove_file(bundle.join(SUMS)).unwrap();
+        let (code, said) = install("");
+        assert!(code == Some(1) && said.contains("name one folder"), "{said}");
     }
 
     #[test]

@@ -7,14 +7,19 @@ set -eu
 umask 022
 
 root=${1:-}
-if [ -n "$root" ]; then
+if [ $# -gt 0 ]; then
+    [ $# = 1 ] && [ -n "$root" ] || {
+        echo "error: name one folder to install below, or nothing to install on this machine" >&2
+        exit 1
+    }
     # From where the user stands.
     root=$(CDPATH='' cd -- "$root" && pwd) || {
         echo "error: no folder $1" >&2
         exit 1
     }
 fi
-here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+# A link to this script may stand anywhere.
+here=$(CDPATH='' cd -- "$(dirname -- "$(readlink -f -- "$0")")" && pwd)
 cd "$here"
 
 if [ -z "$root" ] && [ "$(id -u)" != 0 ]; then
@@ -42,8 +47,15 @@ done
 # happens.
 put() {
     mkdir -p "$(dirname "$root$2")"
+    [ ! -d "$root$2" ] || {
+        echo "error: $root$2 is a folder: move it away" >&2
+        exit 1
+    }
     rm -f "$root$2.new"
-    cp "$1" "$root$2.new"
+    cp "$1" "$root$2.new" || {
+        rm -f "$root$2.new"
+        exit 1
+    }
     # What was copied is what was checked, or nothing is installed.
     [ "$(sha256sum <"$root$2.new")" = "$(sum "$1")  -" ] || {
         rm -f "$root$2.new"
