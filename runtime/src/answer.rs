@@ -88,6 +88,11 @@ impl Answer {
         self.thoughts = Thoughts::default();
     }
 
+    /// Where thinking is in the sequence. Who goes on with another conversation puts that one's here.
+    pub fn thoughts(&mut self) -> &mut Thoughts {
+        &mut self.thoughts
+    }
+
     /// What takes the text apart.
     pub(crate) fn thinker(&self) -> &Thinker {
         &self.thinker

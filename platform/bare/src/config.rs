@@ -13,6 +13,8 @@ use rill::plan::KvFormat;
 use rill::sampler::Settings;
 use rill::size::Size;
 
+use crate::talks::MOST_TALKS;
+
 /// Longest file, in bytes.
 pub const CONFIG_BYTES: usize = 4 << 10;
 
@@ -31,6 +33,8 @@ pub struct Config<'t> {
     pub batch: Option<u32>,
     /// Beginnings of conversations that are kept; `None` to choose by the budget.
     pub prefixes: Option<u32>,
+    /// Conversations side by side; `None` for one.
+    pub conversations: Option<u32>,
     /// How keys and values are kept; `None` for the default.
     pub kv: Option<KvFormat>,
     /// Most tokens of an answer.
@@ -147,6 +151,13 @@ static KEYS: &[Key] = &[
     Key {
         name: "prefixes",
         set: |config, text| put(&mut config.prefixes, number(text, "a whole number", |_| true)?),
+    },
+    Key {
+        name: "conversations",
+        set: |config, text| {
+            let fits = |&count: &u32| (1..=MOST_TALKS as u32).contains(&count);
+            put(&mut config.conversations, number(text, "a whole number from 1 to 8", fits)?)
+        },
     },
     Key {
         name: "max-tokens",
@@ -343,7 +354,7 @@ mod tests {
         let text = "# kiosk\r\nsystem = You are a guide. A = B.\r\n\r\n ram=200MiB\n\
                     temp = 0\nseed = 7\nstop = User:\nstop = Guide:\nno-lookahead = true\n\
                     no-draft = true\n\
-                    policy = lru\nkv = int8\nprefixes = 3\nmax-tokens = 64\nthinking = 100\n\
+                    policy = lru\nkv = int8\nprefixes = 3\nconversations = 2\nmax-tokens = 64\nthinking = 100\n\
                     presence-penalty = 0.5\nfrequency-penalty = -0.25\ntop-n-sigma = 1.5\n\
                     ignore-eos = true\nmin-tokens = 8\n";
         let config = Config::parse(text).unwrap();
@@ -354,7 +365,7 @@ mod tests {
         assert!(config.no_lookahead);
         assert!(Config::parse("thinking = hide").unwrap().hides_thinking);
         assert_eq!(config.policy.unwrap().name(), "lru");
-        assert_eq!(config.prefixes, Some(3));
+        assert_eq!((config.prefixes, config.conversations), (Some(3), Some(2)));
         assert_eq!(config.kv, Some(KvFormat::Int8));
         let expected = Settings {
             sampling: Sampling { temperature: 0.0, ..Sampling::default() },
@@ -392,6 +403,8 @@ mod tests {
             ("top-n-sigma = -1", 1, "at least 0"),
             ("min-tokens = few", 1, "whole number"),
             ("context = 0", 1, "above 0"),
+            ("conversations = 0", 1, "from 1 to 8"),
+            ("conversations = 9", 1, "from 1 to 8"),
             ("policy = random", 1, "layer-lru"),
             ("kv = int4", 1, "f16 or int8"),
             ("thinking = loud", 1, "show, hide"),

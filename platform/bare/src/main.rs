@@ -2,7 +2,7 @@
 //!
 //! QEMU-tested, hardware-unverified. In reading order: [`boot`] brings the first core to [`main`];
 //! [`cpu`], [`interrupts`] and [`cores`] are what the engine computes with; [`console`], [`mod@log`]
-//! and [`block`] are its devices, [`pmu`] counts; [`program`] is the conversation; [`power`] ends it.
+//! and [`block`] are its devices, [`pmu`] counts; [`program`] loads the model, [`chat`] holds conversations; [`power`] ends them.
 
 #![no_std]
 #![no_main]
@@ -13,6 +13,7 @@ extern crate alloc;
 mod block;
 mod board;
 mod boot;
+mod chat;
 mod console;
 mod cores;
 mod cpu;

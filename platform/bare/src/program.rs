@@ -1,29 +1,25 @@
-//! The conversation: finds the model, loads it, and answers what is typed, as `rill chat` does.
+//! The program: finds the model, loads it, and holds conversations.
 
-use core::cell::{Cell, RefCell};
 use core::convert::Infallible;
 use core::fmt::{self, Write};
 
-use rill::chat::Role;
 use rill::engine::{LoadError, Options};
-use rill::generate::{Ending, Free, forget_thinking, generate};
 use rill::image::{Image, ImageError, PAGE_ALIGN, Template};
 use rill::kernels::{self, Kernels};
 use rill::plan::{Plan, PlanError, PlanRequest};
-use rill::report::{Report, Surroundings};
 use rill::seams::{Clock, Micros, Parallel, World};
 use rill::sequence::SequenceError;
 use rill::session::Session;
 use rill::size::Size;
-use rill::thinking::Part;
 use rill_bare::config::{CONFIG_BYTES, Config, ConfigError};
 use rill_bare::disk::{self, CONFIG_NAME, DiskError};
-use rill_bare::line::{Key, Line};
-use rill_bare::storage::{Driver, Queue};
+use rill_bare::storage::Queue;
+use rill_bare::talks::Talks;
 
 use crate::block::{self, NoDevice};
+use crate::chat::Chat;
 use crate::console::Console;
-use crate::cores::{self, Cores};
+use crate::cores;
 use crate::cpu::{self, CLOCK};
 use crate::log::Log;
 use crate::pmu::Meter;
@@ -32,15 +28,6 @@ use crate::{board, boot};
 
 /// How long an error that ends the program is shown.
 const SHOW: Micros = 10_000_000;
-
-const HELP: &str = "\
-In a conversation:
-  /reset     forget it and begin anew
-  /stats     where the time went
-  /help      this list
-  /restart   restart the board
-  /quit      switch the board off
-Ctrl-C ends an answer.";
 
 /// Why there is no conversation. Each message says what to do.
 #[derive(Debug)]
@@ -83,8 +70,8 @@ impl fmt::Display for Failure {
             Self::Image(error) => error.fmt(f),
             Self::Budget { budget, least } => write!(
                 f,
-                "budget {} is below the least that works, {}; raise `ram` or lower `context` in \
-                 {CONFIG_NAME}",
+                "budget {} is below the least that works, {}; raise `ram` or lower `context` or \
+                 `conversations` in {CONFIG_NAME}",
                 Size(*budget),
                 Size(*least)
             ),
@@ -146,7 +133,7 @@ fn converse(console: &mut Console) -> Result<Infallible, Failure> {
         context: config.context,
         batch: config.batch,
         kv: config.kv.unwrap_or_default(),
-        conversations: 1,
+        conversations: config.conversations.unwrap_or(1),
         prefixes: config.prefixes,
     };
     let plan = Plan::new(&image, &request).map_err(|error| match error {
@@ -198,10 +185,12 @@ fn converse(console: &mut Console) -> Result<Infallible, Failure> {
     );
     let thinking = session.chat().thinking.clone();
     config.answer.expect_thinking(thinking, config.most_thinking);
+    let talks = Talks::new(session.conversations());
     let mut chat = Chat {
         console,
         config: &mut config,
         session: &mut session,
+        talks,
         plan: &plan,
         cores: &cores,
         disk: &mut disk,
@@ -210,14 +199,7 @@ fn converse(console: &mut Console) -> Result<Infallible, Failure> {
         overhead: &[("program", overhead)],
         meter: Meter::start(),
     };
-    chat.begin().map_err(Failure::System)?;
-    if let Some(prompt) = chat.config.prompt {
-        let _ = writeln!(chat.console, "> {prompt}");
-        chat.answer(prompt);
-    }
-    loop {
-        chat.turn();
-    }
+    chat.hold().map_err(Failure::System)
 }
 
 fn choose_kernels(name: Option<&str>) -> Result<&'static Kernels, Failure> {
@@ -225,201 +207,5 @@ fn choose_kernels(name: Option<&str>) -> Result<&'static Kernels, Failure> {
     match name {
         None => Ok(kernels::best(features)),
         Some(name) => kernels::by_name(name, features).ok_or(Failure::Kernels),
-    }
-}
-
-/// What is shown of an answer: its thinking dimmed, or not at all.
-struct Shown {
-    hides_thinking: bool,
-    /// The last text was thinking.
-    dimmed: bool,
-}
-
-impl Shown {
-    fn new(hides_thinking: bool) -> Self {
-        Self { hides_thinking, dimmed: false }
-    }
-
-    fn show(&mut self, console: &mut Console, part: Part, text: &str) {
-        match part {
-            Part::Mark => return,
-            Part::Thinking if self.hides_thinking => return,
-            Part::Thinking if !self.dimmed => console.print("\x1b[2m"),
-            Part::Answer if self.dimmed => console.print("\x1b[22m\n\n"),
-            Part::Thinking | Part::Answer => {}
-        }
-        self.dimmed = part == Part::Thinking;
-        console.print(text);
-    }
-
-    /// The answer is over.
-    fn finish(self, console: &mut Console) {
-        if self.dimmed {
-            console.print("\x1b[22m");
-        }
-    }
-}
-
-/// A conversation at the console.
-struct Chat<'c, 't, D> {
-    console: &'c mut Console,
-    config: &'c mut Config<'t>,
-    session: &'c mut Session<'static>,
-    plan: &'c Plan,
-    cores: &'c Cores,
-    disk: &'c mut Queue<D>,
-    load_time: Micros,
-    used: u64,
-    /// Those of them that are not the arena.
-    overhead: &'c [(&'static str, u64)],
-    /// What the tokens of the last answer cost.
-    meter: Meter,
-}
-
-impl<'c, D: Driver> Chat<'c, '_, D> {
-    /// Begins a conversation.
-    fn begin(&mut self) -> Result<(), SequenceError> {
-        self.session.reset();
-        self.config.answer.begin_conversation();
-        match self.config.system {
-            Some(system) => self.session.append_message(Role::System, system),
-            None => Ok(()),
-        }
-    }
-
-    /// One line and what it asks for.
-    fn turn(&mut self) {
-        let mut line = Line::new();
-        self.read(&mut line);
-        let Some(text) = line.text() else {
-            self.console.print("error: the line is not UTF-8 text\n");
-            return;
-        };
-        match text.trim() {
-            "" => {}
-            "/quit" | "/exit" => {
-                self.console.drain();
-                power::off();
-            }
-            "/restart" => {
-                self.console.drain();
-                power::restart();
-            }
-            "/help" => {
-                let _ = writeln!(self.console, "{HELP}");
-            }
-            "/stats" => {
-                let report = self.report();
-                let _ = writeln!(self.console, "{report}");
-                self.report_stacks();
-                let _ = write!(self.console, "{}", self.meter);
-            }
-            "/reset" => {
-                if let Err(error) = self.begin() {
-                    let _ = writeln!(self.console, "error: {error}");
-                }
-            }
-            command if command.starts_with('/') => {
-                let _ = writeln!(self.console, "no command `{command}`; /help lists them");
-            }
-            message => self.answer(message),
-        }
-    }
-
-    /// Reads a line, with a prompt before it.
-    fn read(&mut self, line: &mut Line) {
-        self.console.print("> ");
-        loop {
-            WATCHDOG.kick();
-            let Some(byte) = self.console.wait(1_000_000) else { continue };
-            match line.feed(byte, |shown| self.console.show(shown)) {
-                Key::Edited => {}
-                Key::Enter => return,
-                Key::Interrupt => {
-                    line.clear();
-                    self.console.print("^C\n> ");
-                }
-            }
-        }
-    }
-
-    /// Answers a message. What goes wrong is said, and the next line may help it.
-    fn answer(&mut self, message: &str) {
-        match self.speak(message) {
-            Ok(ending) => {
-                self.console.print("\n");
-                match ending {
-                    Ending::ContextFull => {
-                        let _ = writeln!(
-                            self.console,
-                            "note: the context is full: /reset, or a larger one (`context` in \
-                             {CONFIG_NAME})"
-                        );
-                    }
-                    Ending::Interrupted => self.console.print("note: interrupted\n"),
-                    Ending::Stop | Ending::MaxTokens => {}
-                }
-            }
-            Err(error) => {
-                let _ = writeln!(self.console, "\nerror: {error} (/reset)");
-            }
-        }
-    }
-
-    fn speak(&mut self, message: &str) -> Result<Ending, SequenceError> {
-        forget_thinking(self.session, &mut self.config.answer);
-        self.session.append_message(Role::User, message)?;
-        self.session.begin_answer()?;
-        let thinking = &self.session.chat().thinking;
-        self.config.answer.begin(thinking.as_ref().is_some_and(|thinking| thinking.prompted));
-        let mut world =
-            World { storage: self.disk, parallel: self.cores, clock: &CLOCK, events: &mut Log };
-        // Both the text and the wish to stop go through the console.
-        let console = RefCell::new(&mut *self.console);
-        let mut shown = Shown::new(self.config.hides_thinking);
-        let spoken = Cell::new(false);
-        self.meter.reset();
-        let ending = generate(
-            self.session,
-            &mut world,
-            &mut self.config.answer,
-            self.config.max_tokens.unwrap_or(u64::MAX),
-            &mut Free,
-            || {
-                self.meter.between(spoken.get());
-                console.borrow_mut().interrupted()
-            },
-            |part, text| {
-                spoken.set(true);
-                shown.show(&mut console.borrow_mut(), part, text);
-            },
-        );
-        shown.finish(self.console);
-        ending
-    }
-
-    /// How much of its stack each core has ever used.
-    fn report_stacks(&mut self) {
-        self.console.print("stacks   ");
-        for core in 0..self.cores.width() {
-            let (used, bytes) = boot::stack_use(core);
-            let _ = write!(self.console, " {} of {}", Size(used as u64), Size(bytes as u64));
-        }
-        self.console.print("\n");
-    }
-
-    fn report(&self) -> Report<'c> {
-        let around = Surroundings {
-            threads: self.cores.width(),
-            storage: self.disk.driver().name(),
-            load_time: self.load_time,
-            budget: self.used,
-            overhead: self.overhead,
-            peak_resident: None,
-            answer_time: None,
-            thought: self.config.answer.thought(),
-            faults: None,
-        };
-        Report::new(self.session, self.plan, around)
     }
 }

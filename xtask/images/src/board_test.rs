@@ -10,13 +10,15 @@ use serde_json::Value;
 use xtask::board_args::BoardArgs;
 use xtask::workspace;
 
-use crate::chat::{TURNS, Transcript, converse};
+use crate::chat::{TALKS, Transcript, converse};
 use crate::image::Inputs;
 use crate::run::Emulation;
 use crate::{fault_test, log, power_cut_test, program, run};
 
 /// Options of `rill chat` for both sides: sampling as the image advises, and an end.
-const SETTINGS: [(&str, Option<&str>); 2] = [("seed", Some("7")), ("max-tokens", Some("48"))];
+const SETTINGS: [(&str, Option<&str>); 2] = [("seed", Some("7")), ("max-tokens", Some("32"))];
+/// As many conversations as the script holds.
+const CONVERSATIONS: (&str, Option<&str>) = ("conversations", Some("3"));
 /// What else makes counters comparable: a budget divides alike, and nothing depends on time.
 const COUNTED: [(&str, Option<&str>); 5] = [
     ("context", Some("1024")),
@@ -57,7 +59,7 @@ fn compare(name: &str, args: &BoardArgs) -> Result<()> {
         Some(host) => run::over_ssh(&inputs, host)?,
         None => run::machine(&inputs, emulation)?,
     };
-    let there = converse(machine, &TURNS)?;
+    let there = converse(machine, &TALKS)?;
     let mut host = self::inputs("host", args)?;
     // A name of its own: how often experts were used in earlier runs is kept beside the image.
     let image = files.path().join("model.rill");
@@ -66,7 +68,7 @@ fn compare(name: &str, args: &BoardArgs) -> Result<()> {
     if args.counters {
         host.ram = ram_for(&host, there.slots().context("no experts in the answer to /stats")?)?;
     }
-    let here = converse(run::machine(&host, &Emulation::default())?, &TURNS)?;
+    let here = converse(run::machine(&host, &Emulation::default())?, &TALKS)?;
     print!("{}", there.answers);
     println!("{}", there.stats);
     if there.answers != here.answers {
@@ -88,7 +90,7 @@ fn compare(name: &str, args: &BoardArgs) -> Result<()> {
         check_log(&board, &log::decode(&board, &frames)?, emulation, &there)?;
     }
     let what = if args.counters { "answers, hits and bytes" } else { "answers" };
-    println!("{name}: {what} of {} turns equal those of this machine ({kernels})", TURNS.len());
+    println!("{name}: {what} of {} lines equal those of this machine ({kernels})", TALKS.len());
     Ok(())
 }
 
@@ -108,7 +110,7 @@ fn inputs(name: &str, args: &BoardArgs) -> Result<Inputs> {
     let ram = args.ram.unwrap_or(default);
     let mut inputs = Inputs::new(name, args.model.as_deref(), Some(ram))?;
     let counted = if args.counters { &COUNTED[..] } else { &[] };
-    let settings = SETTINGS.iter().chain(counted);
+    let settings = SETTINGS.iter().chain([&CONVERSATIONS]).chain(counted);
     inputs.settings =
         settings.map(|(name, value)| ((*name).to_owned(), value.map(str::to_owned))).collect();
     Ok(inputs)
@@ -120,7 +122,8 @@ fn ram_for(host: &Inputs, slots: u64) -> Result<u64> {
     let ample = host.ram.max(host.board.budget.as_u64());
     let mut command = Command::new(program::build(&host.board, "rill")?);
     command.args(["plan", "--json", "--ram", &ample.to_string(), "--model"]).arg(&host.model);
-    for (name, value) in COUNTED.iter().filter_map(|(name, value)| Some((name, (*value)?))) {
+    let planned = COUNTED.iter().chain([&CONVERSATIONS]);
+    for (name, value) in planned.filter_map(|(name, value)| Some((name, (*value)?))) {
         command.arg(format!("--{name}")).arg(value);
     }
     let plan: Value = serde_json::from_str(&workspace::output(&mut command)?)?;

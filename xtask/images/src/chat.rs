@@ -10,6 +10,9 @@ use anyhow::{Context, Result, bail, ensure};
 
 /// What is asked, one message a turn.
 pub const TURNS: [&str; 2] = ["Hello, my name is Nora.", "Tell me a story about a fox and a kite."];
+/// The same in conversations of their own, and a copy of the first that goes on.
+pub const TALKS: [&str; 7] =
+    [TURNS[0], "/new", TURNS[1], "/switch 3", "/switch 1", "/fork", "What is my name?"];
 
 /// Longest silence: emulated boards are slow, and a hang is to end at some time.
 const PATIENCE: Duration = Duration::from_secs(300);
