@@ -19,11 +19,31 @@ after(async () => {
   await served.stop();
 });
 
+/** A page whose time stands still but where a test lets it go on. */
+async function frozen(options) {
+  const page = await browser.page(served.url, { ...options, clock: true });
+  await page.locator("[data-view=start]").waitFor();
+  await page.clock.pauseAt(Date.now() + 60_000);
+  return page;
+}
+
+/** Asks a question and has the answer. */
+async function ask(page) {
+  await page.getByRole("button", { name: "Where is the lift?" }).click();
+  await page.locator("#send:not([hidden])").waitFor();
+}
+
+/** Nobody does anything, until it is asked whether somebody is there. */
+async function wait(page) {
+  await page.clock.runFor(2_500);
+  await page.locator("dialog[open]").waitFor();
+}
+
 /** A page with a conversation, about to be wiped. */
 async function leftAlone(options) {
-  const page = await browser.page(served.url, options);
-  await page.getByRole("button", { name: "Where is the lift?" }).click();
-  await page.locator("dialog[open]").waitFor();
+  const page = await frozen(options);
+  await ask(page);
+  await wait(page);
   return page;
 }
 
@@ -41,23 +61,23 @@ async function isWiped(page) {
 }
 
 test("nobody is there: the conversation is wiped", async () => {
-  const page = await browser.page(served.url);
-  await page.getByRole("button", { name: "Where is the lift?" }).click();
-  await page.locator(".said").waitFor();
+  const page = await frozen();
+  await ask(page);
   await page.locator("#question").fill("half a quest");
-  await page.locator("dialog[open]").waitFor();
+  await wait(page);
+  await page.clock.runFor(2_500);
   await isWiped(page);
   // The next visitor begins from nothing.
-  await page.getByRole("button", { name: "Where is the lift?" }).click();
-  await page.locator(".said").waitFor();
+  await ask(page);
   assert.equal(served.asked.at(-1).messages.length, 1);
   await page.done();
 });
 
 test("what was begun to be written is wiped too", async () => {
-  const page = await browser.page(served.url);
+  const page = await frozen();
   await page.locator("#question").fill("half a quest");
-  await page.locator("dialog[open]").waitFor();
+  await wait(page);
+  await page.clock.runFor(2_500);
   await isWiped(page);
   await page.done();
 });
@@ -67,7 +87,7 @@ test("who is there stays, or starts over", async () => {
   await page.getByRole("button", { name: "Yes, continue" }).click();
   await page.locator("dialog:not([open])").waitFor({ state: "attached" });
   assert.equal(await page.locator(".turn").count(), 1);
-  await page.locator("dialog[open]").waitFor();
+  await wait(page);
   await page.locator("dialog").getByRole("button", { name: "Start over" }).click();
   await isWiped(page);
   await page.done();
@@ -100,14 +120,7 @@ test("nothing is wiped while an answer comes", async () => {
 
 for (const [screen, scheme] of [["kiosk", "light"], ["phone", "dark"]]) {
   test(`the question whether somebody is there, on a ${screen}, ${scheme}`, async () => {
-    const page = await browser.page(served.url, { screen, scheme, clock: true });
-    // Time stands still while it is looked at.
-    await page.locator("[data-view=start]").waitFor();
-    await page.clock.pauseAt(Date.now() + 60_000);
-    await page.getByRole("button", { name: "Where is the lift?" }).click();
-    await page.locator("#send:not([hidden])").waitFor();
-    await page.clock.runFor(2_500);
-    await page.locator("dialog[open]").waitFor();
+    const page = await leftAlone({ screen, scheme });
     await fitsFingers(page);
     await isAccessible(page);
     await picture(page, `idle-${screen}-${scheme}`);
