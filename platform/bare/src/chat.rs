@@ -147,7 +147,8 @@ impl<'c, D: Driver> Chat<'c, '_, D> {
             return;
         };
         let thoughts = if copy {
-            self.session.fork(to);
+            // One that did not begin is there and is not this one.
+            let _ = self.session.fork(to);
             self.config.answer.thoughts().clone()
         } else {
             self.session.select(to);

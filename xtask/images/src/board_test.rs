@@ -28,7 +28,7 @@ const COUNTED: [(&str, Option<&str>); 5] = [
     ("no-draft", None),
 ];
 /// Too little for all experts of the kiosk model: the test is one of paging too.
-const RAM: ByteSize = ByteSize::mib(18);
+const RAM: ByteSize = ByteSize::mib(19);
 /// As little for a board whose counters are compared, where a shorter context takes less.
 const COUNTED_RAM: ByteSize = ByteSize::mib(8);
 
