@@ -213,6 +213,11 @@ impl<'a> Sequence<'a> {
         &self.tokens[self.memory.len()..self.len]
     }
 
+    /// Whether an answer is under way whose last token is all that is pending.
+    pub(crate) fn is_answering(&self) -> bool {
+        self.sampled && self.pending().len() == 1
+    }
+
     /// Most tokens it can have.
     pub fn context(&self) -> usize {
         self.tokens.len()

@@ -11,9 +11,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "load"))
+from server import Server, program  # noqa: E402
+
 KIOSK = Path(__file__).parent.parent / "data" / "kiosk"
-# On Unix cargo becomes the program: a signal for one reaches the other.
-RILL = ["cargo", "run", "--quiet", "--package", "rill-linux", "--bin", "rill", "--"]
 
 
 def with_tools(folder):
@@ -31,34 +32,13 @@ def with_tools(folder):
     ]
     (checkpoint / "tokenizer.json").write_text(json.dumps(tokenizer))
     image = folder / "kiosk.rill"
-    subprocess.run([*RILL, "pack", checkpoint, "-o", image], check=True, capture_output=True)
+    subprocess.run([program(), "pack", checkpoint, "-o", image], check=True, capture_output=True)
     return image
 
 
-def serve(image, command):
-    """The status of the command, and that of the server."""
-    options = ["--listen", "127.0.0.1:0", "--ram", "256MiB", "-c", "2048", "--conversations", "4"]
-    server = subprocess.Popen(
-        [*RILL, "serve", "-m", image, *options], stderr=subprocess.PIPE, text=True
-    )
-    address = None
-    try:
-        for line in server.stderr:
-            if "listening at " in line:
-                address = line.split("listening at ")[1].strip()
-            if line.strip().endswith("ready"):
-                break
-        if address is None:
-            sys.exit("the server did not start")
-        status = subprocess.run([*command, address]).returncode
-    finally:
-        server.terminate()
-        server.communicate(timeout=60)
-    return status, server.returncode
-
-
 with tempfile.TemporaryDirectory() as folder:
-    status, ended = serve(with_tools(Path(folder)), sys.argv[1:])
-if status == 0 and ended != 0:
-    sys.exit(f"the server ended with status {ended}")
+    options = ["-m", with_tools(Path(folder)), "--ram", "256MiB", "--conversations", "4"]
+    with Server(*options, context=2048) as server:
+        address = f"http://127.0.0.1:{server.port}"
+        status = subprocess.run([*sys.argv[1:], address]).returncode
 sys.exit(status)

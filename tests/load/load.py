@@ -156,6 +156,11 @@ def main():
             time.sleep(0.2)
         assert not tally.wrong, tally.wrong[:5]
         assert settled(server), "a place is lost"
+        # Refusals are right where the queue is full, but most are answered, and some of each kind come.
+        outcomes = tally.outcomes
+        kinds = ["answered alike", "left", "rubbish refused"]
+        assert all(outcomes.get(kind) for kind in kinds), outcomes
+        assert outcomes["answered alike"] >= sum(outcomes.values()) / 2, outcomes
         # As many as there are places are at work at once, and all are answered.
         together = [server.connect() for _ in range(args.conversations)]
         replies = [ask(connection, request(0)) for connection in together]

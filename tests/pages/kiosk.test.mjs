@@ -109,9 +109,12 @@ test("an answer is stopped, and its place is free", async () => {
   await page.locator("#stop").click();
   await page.locator(".ending").getByText("Stopped.").waitFor();
   served.release();
-  for (;;) {
-    const slots = JSON.parse((await served.get("/slots")).text);
-    if (slots.every(({ is_processing }) => !is_processing)) break;
+  const isFree = async () =>
+    JSON.parse((await served.get("/slots")).text).every(({ is_processing }) => !is_processing);
+  let looks = 0;
+  while (!(await isFree())) {
+    assert.ok(++looks < 600, "the place of an answer that was stopped is not free");
+    await new Promise((resolve) => setTimeout(resolve, 100));
   }
   // The next question is answered, and knows what was said.
   await page.getByRole("button", { name: "Is there a café?" }).click();
@@ -144,6 +147,28 @@ test("a server that goes in the middle of an answer is told, and its return too"
   await page.locator(".said").waitFor();
   assert.notEqual(await answered(page), "");
   assert.equal(served.asked.at(-1).messages.length, 1);
+  await page.done();
+});
+
+test("a question that is asked again forgets nothing that was said since", async () => {
+  const page = await open();
+  const ask = async (question) => {
+    await page.locator("#question").fill(question);
+    await page.keyboard.press("Enter");
+  };
+  await page.route("**/kiosk/chat", (route) =>
+    route.fulfill({ status: 429, json: { error: { message: "m", code: "queue_full" } } }));
+  await ask("Where is the lift?");
+  await page.locator(".ending").getByText("Many people").waitFor();
+  await page.unroute("**/kiosk/chat");
+  await ask("Where is the café?");
+  await page.locator(".turn").nth(1).locator(".said").waitFor();
+  await answered(page);
+  await page.getByRole("button", { name: "Try again" }).click();
+  await page.locator(".turn").nth(1).locator(".said").waitFor();
+  await answered(page);
+  const said = served.asked.at(-1).messages.map(({ role }) => role);
+  assert.deepEqual(said, ["user", "assistant", "user"]);
   await page.done();
 });
 
@@ -256,6 +281,13 @@ test("what is hard to read as Markdown takes no time", async () => {
     "![](".repeat(4000), "\\".repeat(9000), "1. a\n".repeat(3000), "~~".repeat(9000)]) {
     await say(page, [{ content: evil }]);
   }
+  // Blocks are found in a time as long as the text: a step for each pair of characters would take hours.
+  const found = await page.evaluate(async () => {
+    const { blocks } = await import("/pages/blocks.js");
+    const evil = ["> ", "- ", "# ", "1. a\n", "- a\n", "```\n", "|-", "a\n\n", "  ", "> - "];
+    return evil.map((text) => [...blocks(text.repeat(500_000 / text.length))].length);
+  });
+  assert.equal(found.length, 10);
   await page.done();
 });
 

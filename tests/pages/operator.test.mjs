@@ -13,7 +13,6 @@ const folder = mkdtempSync(join(tmpdir(), "rill-keys-"));
 const keys = {};
 
 before(async () => {
-  const folder = (await import("node:fs")).mkdtempSync("/tmp/rill-keys-");
   const file = join(folder, "keys.txt");
   for (const name of ["operator", "visitors"]) keys[name] = rill("key", file, name).trim();
   [browser, served, open] = await Promise.all([
@@ -77,8 +76,7 @@ for (const [screen, scheme] of [["kiosk", "light"], ["kiosk", "dark"], ["phone",
     assert.match(await page.locator("#cache-text").innerText(), /^\d+ of \d+ experts are in RAM, where there is room for \d+;/);
     await page.getByText("expert slots").waitFor();
     await page.locator("summary").click();
-    const layers = await page.locator("#layers tr").count();
-    assert.ok(layers > 0);
+    await page.locator("#layers tr").first().waitFor();
     // The picture has as many cells as there are experts, in the colours of what they are.
     const colours = await page.locator("#picture").evaluate((canvas) => {
       const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
@@ -104,6 +102,16 @@ test("an answer under way is seen, and counted when it is over", async () => {
   await whole.filter({ hasText: new RegExp(`^${before + 1}$`) }).waitFor();
   assert.match(await page.locator("#speeds dd").nth(1).innerText(), /tokens\/s/);
   await visitor.done();
+  await page.done();
+});
+
+test("an answer that breaks off is told, and the next is shown", async () => {
+  const page = await entered();
+  await page.route("**/operator/state", (route) =>
+    route.fulfill({ status: 200, contentType: "application/json", body: '{"stage": "rea' }));
+  await page.locator("#state").getByText("not reachable").waitFor();
+  await page.unroute("**/operator/state");
+  await page.locator("#state").getByText("ready").waitFor();
   await page.done();
 });
 

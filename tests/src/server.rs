@@ -68,13 +68,20 @@ impl Gate {
 
 /// A server, once it answers.
 fn ready(running: Running) -> Running {
+    soon(|| (running.get("/health").status == 200).then_some(()));
+    running
+}
+
+/// What `look` finds, as soon as it does: it looks again and again, for a minute at most.
+#[track_caller]
+pub fn soon<T>(mut look: impl FnMut() -> Option<T>) -> T {
     for _ in 0..6000 {
-        if running.get("/health").status == 200 {
-            return running;
+        if let Some(found) = look() {
+            return found;
         }
         std::thread::sleep(Duration::from_millis(10));
     }
-    panic!("the server did not become ready");
+    panic!("what was waited for did not come");
 }
 
 fn serve(

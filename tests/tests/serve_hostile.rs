@@ -9,7 +9,7 @@ use std::time::Duration;
 use rill_serve::keys::Key;
 use rill_serve::{Config, Limits, Listen, Server, StartError, Supervisor};
 use rill_tests::rig::Setting;
-use rill_tests::server::{Gate, Reply, Running, post, start, start_for};
+use rill_tests::server::{Gate, Reply, Running, post, soon, start, start_for};
 use serde_json::json;
 
 fn here() -> Config {
@@ -342,9 +342,7 @@ fn a_stuck_device_ends_answers_and_not_the_server() {
     let limits = Limits { stuck: Duration::from_secs(3), ..Limits::default() };
     let config = Config { limits, ..here() };
     let server = start_for(config, Supervisor::default(), Setting::default(), gate.clone());
-    while server.get("/health").status != 200 {
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    soon(|| (server.get("/health").status == 200).then_some(()));
     let body = json!({
         "messages": [{"role": "user", "content": "Hi"}],
         "max_tokens": 100_000,
@@ -369,8 +367,6 @@ fn a_stuck_device_ends_answers_and_not_the_server() {
     assert!(refused.header("retry-after").parse::<u64>().is_ok());
     // Once the device answers again, so does the server; no place is lost.
     drop(closed);
-    while server.get("/health").status != 200 {
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    soon(|| (server.get("/health").status == 200).then_some(()));
     is_up(&server);
 }

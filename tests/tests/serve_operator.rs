@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use rill_serve::keys::Key;
 use rill_serve::{Config, Listen, Server, StartError};
 use rill_tests::rig::Setting;
-use rill_tests::server::{Reply, Running, post, start};
+use rill_tests::server::{Reply, Running, post, soon, start};
 use serde_json::{Value, json};
 
 const STATE: &str = "/operator/state";
@@ -23,12 +23,7 @@ fn served() -> Running {
 
 /// The server's state once it is as `is` says.
 fn once(server: &Running, is: impl Fn(&Value) -> bool) -> Value {
-    loop {
-        let state = server.get(STATE).ok();
-        if is(&state) {
-            return state;
-        }
-    }
+    soon(|| Some(server.get(STATE).ok()).filter(|state| is(state)))
 }
 
 fn question(more: &Value) -> Value {
@@ -82,7 +77,10 @@ fn an_answer_under_way_is_seen_and_so_is_who_left_it() {
     let mut seen = None;
     let mut left = 0;
     // An answer may be whole before anybody looks: then the next is looked at.
-    while seen.is_none() || left == 0 {
+    for _ in 0..1000 {
+        if seen.is_some() && left > 0 {
+            break;
+        }
         let mut stream = server.connect();
         stream
             .write_all(post("/v1/chat/completions", &long.to_string(), "").as_bytes())

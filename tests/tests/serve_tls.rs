@@ -12,7 +12,7 @@ use rill_serve::config::TlsFiles;
 use rill_serve::{Config, Listen, Server};
 use rill_tests::program::{path, rill};
 use rill_tests::rig::Setting;
-use rill_tests::server::{Gate, Reply, Running, post, start_for};
+use rill_tests::server::{Gate, Reply, Running, post, soon, start_for};
 use rustix::process::{Pid, Signal, kill_process};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
@@ -96,15 +96,12 @@ fn what_goes_over_the_network_is_encrypted() {
 /// Starts a server and waits over its socket in the file system, which has no TLS.
 fn start_over_unix(config: Config, socket: &Path) -> Running {
     let running = start_for(config, Default::default(), Setting::default(), Gate::default());
-    for _ in 0..6000 {
+    soon(|| {
         let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
         stream.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
-        if Reply::read(stream).status == 200 {
-            return running;
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    panic!("the server did not become ready");
+        (Reply::read(stream).status == 200).then_some(())
+    });
+    running
 }
 
 #[test]

@@ -107,7 +107,7 @@ impl Need {
         ]),
     };
     /// Shows pages as their visitors see them.
-    pub const CHROMIUM: Self = Self::program("chromium", "apt-get install chromium");
+    pub const CHROMIUM: Self = Self::program("/usr/bin/chromium", "apt-get install chromium");
     /// Drives the browser, and looks for what keeps people out.
     pub const NODE_PAGES: Self = Self {
         what: Cow::Borrowed("Playwright's core and axe for JavaScript"),

@@ -354,7 +354,8 @@ mod tests {
         let text = "# kiosk\r\nsystem = You are a guide. A = B.\r\n\r\n ram=200MiB\n\
                     temp = 0\nseed = 7\nstop = User:\nstop = Guide:\nno-lookahead = true\n\
                     no-draft = true\n\
-                    policy = lru\nkv = int8\nprefixes = 3\nconversations = 2\nmax-tokens = 64\nthinking = 100\n\
+                    policy = lru\nkv = int8\nprefixes = 3\nconversations = 2\n\
+                    max-tokens = 64\nthinking = 100\n\
                     presence-penalty = 0.5\nfrequency-penalty = -0.25\ntop-n-sigma = 1.5\n\
                     ignore-eos = true\nmin-tokens = 8\n";
         let config = Config::parse(text).unwrap();

@@ -2,7 +2,8 @@
 //!
 //! QEMU-tested, hardware-unverified. In reading order: [`boot`] brings the first core to [`main`];
 //! [`cpu`], [`interrupts`] and [`cores`] are what the engine computes with; [`console`], [`mod@log`]
-//! and [`block`] are its devices, [`pmu`] counts; [`program`] loads the model, [`chat`] holds conversations; [`power`] ends them.
+//! and [`block`] are its devices, [`pmu`] counts; [`program`] loads the model, [`chat`] holds
+//! conversations; [`power`] ends them.
 
 #![no_std]
 #![no_main]

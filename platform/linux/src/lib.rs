@@ -7,6 +7,8 @@ pub mod arena;
 pub mod clock;
 pub mod crew;
 pub mod engine;
+#[cfg(test)]
+mod fixtures;
 pub mod memory;
 pub mod model;
 pub mod pool;
@@ -14,4 +16,5 @@ pub mod regular;
 pub mod replace;
 pub mod sealed;
 pub mod storage;
+pub mod system;
 pub mod talk;

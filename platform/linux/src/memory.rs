@@ -200,6 +200,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::fixtures::tree;
 
     #[test]
     fn free_memory_is_read() {
@@ -217,17 +218,6 @@ mod tests {
         let memory = std::hint::black_box(vec![1_u8; 8 << 20]);
         let [after, _] = page_faults().unwrap();
         assert!(after > before, "{} bytes are new", memory.len());
-    }
-
-    /// A folder with these files.
-    fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
-        let root = tempfile::tempdir().unwrap();
-        for (path, content) in files {
-            let path = root.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, content).unwrap();
-        }
-        root
     }
 
     #[test]

@@ -76,7 +76,7 @@ impl Model {
 
     /// What tells this image from others.
     pub fn identity(&self) -> u64 {
-        checksum(&self.image.header.to_bytes())
+        self.image.header.identity()
     }
 }
 

@@ -10,7 +10,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rill::image::MAGIC;
 use rustix::fs::{
@@ -57,6 +57,18 @@ pub fn replace(
     file.finish()
 }
 
+/// The folder that a file is in, as far as its name says.
+pub fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// The file whose name adds an ending to that of another.
+pub fn with_ending(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
+
 /// Who a file belongs to: a user's and a group's number.
 type Owner = (u32, u32);
 
@@ -71,10 +83,7 @@ impl NewFile {
     /// Links, folders, pipes and devices are refused, and a model's image: it took long to make.
     pub fn create(path: &Path, access: Access) -> io::Result<Self> {
         let name = path.file_name().ok_or(io::ErrorKind::InvalidFilename)?.to_owned();
-        let folder = match path.parent() {
-            Some(folder) if folder != Path::new("") => folder,
-            _ => Path::new("."),
-        };
+        let folder = folder_of(path);
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = rustix::fs::open(folder, flags, Mode::empty())?;
         let before = replaceable(&folder, &name)?;

@@ -86,8 +86,10 @@ impl Seal {
         file.rewind()?;
         let mut found = [[0; 8]; 4];
         let whole = found.iter_mut().try_for_each(|part| file.read_exact(part));
-        if whole.is_err() || found[..2] != expected[..2] {
-            return Err(SealError::Kind);
+        match whole {
+            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(error.into()),
+            Ok(()) if found[..2] == expected[..2] => {}
+            _ => return Err(SealError::Kind),
         }
         if found[2] != expected[2] {
             return Err(SealError::Image);

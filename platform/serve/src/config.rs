@@ -39,12 +39,15 @@ pub struct Config {
     pub origins: Vec<String>,
     /// The file of the page for visitors; without one it is as it is by default.
     pub kiosk: Option<PathBuf>,
+    /// Tells whoever runs the server something, in a line; may take its time.
+    pub tell: fn(&str),
     /// The limits.
     pub limits: Limits,
 }
 
 impl Config {
-    /// At one address, for this machine alone, with all limits as they are by default.
+    /// At one address, for this machine alone, with all limits as they are by default; tells nobody
+    /// anything.
     pub fn new(listen: Listen) -> Self {
         Self {
             listen: vec![listen],
@@ -54,6 +57,7 @@ impl Config {
             names: Vec::new(),
             origins: Vec::new(),
             kiosk: None,
+            tell: |_| {},
             limits: Limits::default(),
         }
     }

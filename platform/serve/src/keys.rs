@@ -220,7 +220,8 @@ fn entry(line: &str) -> Option<Entry> {
     words.next().is_none().then_some(Entry { name, hash, requests, tokens })
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Bytes as hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -1,7 +1,7 @@
 //! Serves a loaded model over HTTP, in the APIs that clients speak.
 //!
-//! [`Server::run`] listens, lets the caller load its model, and works until it is asked to end. Two sides meet
-//! in it, and nothing but messages passes between them:
+//! [`Server::run`] listens, lets the caller load its model, and works until it is asked to end. Two
+//! sides meet in it, and nothing but messages passes between them:
 //!
 //! - the caller's thread owns the engine and its sequences: `worker` takes jobs, computes batches of all
 //!   answers and prompts under way, and sends what was said; `clerk` writes prompts beside it;
@@ -18,7 +18,7 @@
 //! - `door` and [`keys`]: connections, and who comes in;
 //! - `error`, `fields` and `api`: requests and answers in their dialects;
 //! - `pages`: what people see in a browser;
-//! - `files` and `log`: what the server reads, and what it tells whoever runs it.
+//! - `files`: what the server reads of its own.
 
 mod api;
 mod calls;
@@ -31,7 +31,6 @@ mod files;
 mod form;
 mod job;
 pub mod keys;
-mod log;
 mod metrics;
 pub mod model;
 mod pages;

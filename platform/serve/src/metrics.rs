@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use rill::stats::{Phase, Stats};
 
+use crate::server::lock;
+
 /// Upper bounds of the times to the first token, in seconds.
 const BUCKETS: [f64; 10] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0];
 
@@ -181,11 +183,6 @@ impl Metrics {
         page.machine();
         page.text
     }
-}
-
-/// A lock that no panic of another thread keeps.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 #[derive(Default)]

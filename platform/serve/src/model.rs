@@ -26,8 +26,11 @@ pub trait Machine<'a> {
         false
     }
 
-    /// Keeps what was found out so far, in case the power goes.
-    fn keep(&mut self, _: &mut Engine<'a>) {}
+    /// Keeps what was found out so far, in case the power goes. Answers wait for it where it is not
+    /// `idle`: then only what takes a moment.
+    fn keep(&mut self, _: &mut Engine<'a>, idle: bool) {
+        let _ = idle;
+    }
 }
 
 /// A loaded model.

@@ -78,6 +78,8 @@ pub(crate) struct Shared {
     pub names: Vec<String>,
     pub origins: Vec<String>,
     pub kiosk: Kiosk,
+    /// Tells whoever runs the server.
+    pub say: fn(&str),
     /// Places in the queue and at the engine.
     pub queue: Arc<Semaphore>,
     /// Bytes of bodies that may be read at once.
@@ -162,6 +164,7 @@ impl Server {
             names,
             origins: config.origins,
             kiosk,
+            say: config.tell,
             queue: Arc::new(Semaphore::new(config.limits.queue)),
             bodies: Arc::new(Semaphore::new(config.limits.bodies.div_ceil(1024))),
             keys,
@@ -198,7 +201,12 @@ impl Server {
     ) -> Result<(), E> {
         let Self { shared, listeners, desk, .. } = self;
         let door_shared = Arc::clone(&shared);
-        let start = move || door::run(listeners, &door_shared);
+        let start = move || {
+            let outcome = door::run(listeners, &door_shared);
+            // Without a door nobody can ask.
+            door_shared.end_worker();
+            outcome
+        };
         let thread = Builder::new().name("rill-door".into());
         let thread = thread.spawn(start).map_err(StartError::System)?;
         let outcome = load(desk);
@@ -352,7 +360,7 @@ fn kiosk(path: &Path, keys: Option<&Mutex<Keys>>) -> Result<Kiosk, KioskError> {
 }
 
 /// A lock that no panic of another thread keeps.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

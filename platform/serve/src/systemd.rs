@@ -10,6 +10,7 @@ use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::io::FdFlags;
@@ -36,12 +37,16 @@ const MOST: RawFd = 64;
 
 impl Supervisor {
     /// As the environment of this process says. To be called before anything opens a file: what is
-    /// passed has the lowest numbers.
+    /// passed has the lowest numbers. Sockets are passed once: a second call has none.
     pub fn from_env() -> io::Result<Self> {
         let number = |name: &str| env::var(name).ok()?.parse::<u64>().ok();
         let own = u64::from(std::process::id());
+        // They have one owner.
+        static TAKEN: AtomicBool = AtomicBool::new(false);
         let sockets = match (number("LISTEN_PID"), number("LISTEN_FDS")) {
-            (Some(pid), Some(count)) if pid == own => passed(count)?,
+            (Some(pid), Some(count)) if pid == own && !TAKEN.swap(true, Ordering::SeqCst) => {
+                passed(count)?
+            }
             _ => Vec::new(),
         };
         let notify = env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty());
@@ -58,7 +63,7 @@ fn passed(count: u64) -> io::Result<Vec<OwnedFd>> {
     let count = count.ok_or_else(|| io::Error::other("LISTEN_FDS is no number of sockets"))?;
     (FIRST..FIRST + count)
         .map(|number| {
-            // SAFETY: only looks whether the number is open; nothing is read, written or closed.
+            // SAFETY: only marks it, where it is open; nothing is read, written or closed.
             let fd = unsafe { BorrowedFd::borrow_raw(number) };
             rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC)?;
             // SAFETY: it is open, and the environment says that it was opened for this process to own.

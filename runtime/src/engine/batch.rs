@@ -40,7 +40,7 @@ impl<'s, 'a> Share<'s, 'a> {
 
     /// Whether its token was sampled.
     pub(crate) fn is_answer(&self) -> bool {
-        self.sequence.sampled && self.sequence.pending().len() == 1
+        self.sequence.is_answering()
     }
 }
 
@@ -75,9 +75,8 @@ impl<'a> Engine<'a> {
         sequence: &mut Sequence<'a>,
         most: usize,
     ) -> Guess {
-        let is_answer = sequence.sampled && sequence.pending().len() == 1;
         let most = most.min(self.batch - 1).min(self.results() - 1);
-        if !self.draft || !is_answer || most == 0 {
+        if !self.draft || !sequence.is_answering() || most == 0 {
             return Guess::default();
         }
         let guess = sequence.guess(drafter, most);
@@ -91,8 +90,8 @@ impl<'a> Engine<'a> {
     }
 
     /// Takes pending tokens of one or several sequences through the model: together at most
-    /// [`Self::batch`] tokens, guesses included, of at most [`MAX_RUNS`] sequences. What comes out for each of them is bit
-    /// for bit what it would be alone.
+    /// [`Self::batch`] tokens, guesses included, of at most [`MAX_RUNS`] sequences. What comes out for
+    /// each of them is bit for bit what it would be alone.
     ///
     /// After an error every sequence is as it was, and the call can be made again.
     pub fn forward(
@@ -178,7 +177,7 @@ impl<'a> Engine<'a> {
         for (number, sequence) in sequences.iter_mut().enumerate() {
             self.reuse(sequence);
             let tokens = sequence.pending().len();
-            let is_answer = sequence.sampled && tokens == 1;
+            let is_answer = sequence.is_answering();
             if tokens == 0 || shares.is_full() || self.waits(sequence, &mut shares) {
                 continue;
             }

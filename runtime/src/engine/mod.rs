@@ -153,8 +153,8 @@ impl<'a> Engine<'a> {
         self.desk.logits.len() / self.model.shape.vocab as usize
     }
 
-    /// Blocks of keys and values that neither a sequence nor a known beginning has, of [`KV_BLOCK`](crate::kernels::KV_BLOCK) tokens
-    /// each.
+    /// Blocks of keys and values that neither a sequence nor a known beginning has, of
+    /// [`KV_BLOCK`](crate::kernels::KV_BLOCK) tokens each.
     pub const fn free_blocks(&self) -> usize {
         self.model.kv.free()
     }

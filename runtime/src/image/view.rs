@@ -180,6 +180,11 @@ impl Header {
         self.spans[section as usize]
     }
 
+    /// What tells this image from others: a checksum of the header, which has those of all sections.
+    pub fn identity(&self) -> u64 {
+        checksum(&self.to_bytes())
+    }
+
     /// The header as it stands in the file.
     pub fn to_bytes(&self) -> [u8; HEADER_BYTES] {
         let mut bytes = [0; HEADER_BYTES];

@@ -9,26 +9,32 @@ pub struct CpuFeatures {
 }
 
 macro_rules! features {
-    ($($(#[$doc:meta])* $name:ident = $bit:literal;)*) => {
+    ($($(#[$doc:meta])* $name:ident = $bit:literal, $text:literal;)*) => {
         impl CpuFeatures {
             $($(#[$doc])* pub const $name: u32 = 1 << $bit;)*
+
+            /// Those that are there, by name.
+            pub fn names(self) -> impl Iterator<Item = &'static str> {
+                let all = [$((Self::$name, $text)),*];
+                all.into_iter().filter_map(move |(bit, text)| self.has(bit).then_some(text))
+            }
         }
     };
 }
 
 features! {
     /// aarch64 Advanced SIMD.
-    NEON = 0;
+    NEON = 0, "neon";
     /// aarch64 `sdot`, `udot`.
-    DOTPROD = 1;
+    DOTPROD = 1, "dotprod";
     /// aarch64 `smmla`.
-    I8MM = 2;
+    I8MM = 2, "i8mm";
     /// x86-64 AVX2, FMA and F16C together.
-    AVX2 = 8;
+    AVX2 = 8, "avx2";
     /// x86-64 AVX-VNNI.
-    AVX_VNNI = 9;
+    AVX_VNNI = 9, "avxvnni";
     /// x86-64 AVX-512 F, BW, DQ, VL and VNNI together.
-    AVX512_VNNI = 10;
+    AVX512_VNNI = 10, "avx512vnni";
 }
 
 impl CpuFeatures {

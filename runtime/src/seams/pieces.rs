@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Completion, Micros, Read, StorageError, StorageErrorKind, Urgency};
 
-pub use piece::{INTERRUPTIONS, Outcome, Piece, Progress};
+pub use piece::{Outcome, Piece, Progress};
 
 /// How reads are cut and how many pieces go at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -336,9 +336,9 @@ pub fn rest(attempts: u8) -> Micros {
     1000 << attempts.min(6)
 }
 
-/// What a read ends with that would write outside the arena; the code is Linux's `EFAULT`.
-const MISDIRECTED: StorageError = StorageError { kind: StorageErrorKind::Permanent, code: 14 };
+/// What a read ends with that would write outside the arena.
+const MISDIRECTED: StorageError = StorageError { kind: StorageErrorKind::Permanent, code: 0 };
 /// What a read ends with that reaches past the end of the device.
 const PAST_END: StorageError = StorageError { kind: StorageErrorKind::PastEnd, code: 0 };
-/// What an abandoned read ends with; the code is Linux's `ECANCELED`.
-const ABANDONED: StorageError = StorageError { kind: StorageErrorKind::Transient, code: 125 };
+/// What an abandoned read ends with.
+const ABANDONED: StorageError = StorageError { kind: StorageErrorKind::Transient, code: 0 };

@@ -26,15 +26,16 @@ pub const TIME: Duration = Duration::from_secs(10);
 /// Most bytes by which the process may grow during a rendering, on Linux.
 pub const MEMORY: u64 = 256 << 20;
 
-/// Fuel of every rendering: about so many instructions, or 64 times as many bytes.
+/// Fuel of every rendering: one for about an instruction, for 16 bytes that are made, or for 64 that are
+/// read.
 const FUEL: u64 = 200_000;
 /// Fuel for each value of the conversation: a message, a key, a text.
 const FUEL_PER_VALUE: u64 = 500;
-/// Fuel for each byte of the conversation's texts: a template may copy and search them this many
-/// times 64.
+/// Fuel for each byte of the conversation's texts: a template may copy them 16 times, and search them 64
+/// times.
 const FUEL_PER_BYTE: u64 = 1;
 
-/// Most fuel: that for [`MEMORY`] bytes. More than a conversation needs that fits a model's context.
+/// Most fuel: that for a quarter of [`MEMORY`] in bytes that are made. More than a conversation needs that fits a model's context.
 const FUEL_MOST: u64 = MEMORY / 64;
 
 /// The fuel for a conversation of so many values with so many bytes of text.

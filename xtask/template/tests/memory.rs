@@ -83,7 +83,12 @@ fn what_a_template_holds_is_paid_for_before_it_is_made() {
         let most = MOST.load(Ordering::SeqCst).saturating_sub(before);
         assert!(most < MOST_BYTES, "{source}: {} MiB", most >> 20);
         let error = rendered.expect_err(source);
-        let is_clear = matches!(error, TemplateError::Work | TemplateError::Failed(_));
+        let is_clear = match &error {
+            TemplateError::Work => true,
+            // What is too wide is refused at once; a test of something that is not there tests nothing.
+            TemplateError::Failed(what) => !what.contains("unknown"),
+            _ => false,
+        };
         assert!(is_clear, "{source}: {error}");
     }
 }

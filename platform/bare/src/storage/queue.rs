@@ -95,8 +95,7 @@ impl<D: Driver> Queue<D> {
         } else if self.clock.now().saturating_sub(self.progress) > STALL {
             self.give_up();
         }
-        while self.pieces.has_room()
-            && let Some(slot) = self.free_slot()
+        while let Some(slot) = self.free_slot()
             && let Some(mut piece) = self.pieces.next(self.clock.now())
         {
             let (offset, into) = (piece.offset(), NonNull::from(piece.buffer()));
@@ -398,12 +397,12 @@ mod tests {
     #[test]
     fn a_read_that_failed_rests_before_it_goes_again() {
         let mut queue = queue(1);
+        let submitted = queue.clock.now();
         assert!(queue.submit(Read { attempt: 4, ..read(1, 0, 1, Urgency::Demand) }).is_ok());
         assert!(queue.submit(read(2, 9, 1, Urgency::Ahead)).is_ok());
-        let submitted = queue.clock.now();
         assert_eq!(queue.wait().unwrap().tag, 2, "others do not wait for it");
         assert_eq!(queue.wait().unwrap().tag, 1);
-        assert!(queue.clock.now() - submitted >= rest(4) - 10_000);
+        assert!(queue.clock.now() - submitted >= rest(4));
         assert_eq!((&queue.driver.started[..], queue.driver.resets), (&[9, 0][..], 0));
     }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::builder::RangedU64ValueParser;
 use rill_linux::regular;
-use rill_linux::replace::{Access, replace};
+use rill_linux::replace::{Access, folder_of, replace};
 use rill_serve::keys::{Key, Keys, MOST_BYTES, is_name};
 use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 
@@ -67,9 +67,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 /// Holds the folder of a file until it is dropped, against everybody else who does: what is read of the
 /// file is still so when it is replaced.
 fn hold(path: &Path) -> io::Result<OwnedFd> {
-    let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let folder = rustix::fs::open(folder, flags, Mode::empty())?;
+    let folder = rustix::fs::open(folder_of(path), flags, Mode::empty())?;
     flock(&folder, FlockOperation::LockExclusive)?;
     Ok(folder)
 }

@@ -29,6 +29,8 @@ use clap::{Parser, Subcommand};
 
 use rill::size::Size;
 
+use rill_linux::replace::folder_of;
+
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::terminal::stdout;
@@ -55,7 +57,8 @@ Examples:
   rill doctor -m LFM2-8B-A1B-Q4_0.rill                  what this machine gives, and what to expect
 
 Exit status: 0 done, 1 failed, 2 wrong command line, 130 after Ctrl-C or another
-request to end (SIGTERM, SIGHUP); a second request ends at once.";
+request to end (SIGTERM, SIGHUP); a second request ends at once. `serve` lets answers
+under way end, then exits with 0; SIGHUP has it read its files again.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -161,8 +164,7 @@ fn spare<'p>(result: &Path, inputs: impl IntoIterator<Item = &'p Path>) -> Resul
 /// Refuses to write two results to one file, be it there already or not.
 fn apart(one: &Path, other: &Path) -> Result<(), Failure> {
     let place = |path: &Path| {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let folder = folder.unwrap_or(Path::new(".")).canonicalize().ok()?;
+        let folder = folder_of(path).canonicalize().ok()?;
         let is_new = !path.exists() || path.is_file();
         is_new.then(|| path.file_name().map(|name| folder.join(name))).flatten()
     };

@@ -165,6 +165,7 @@ impl Args {
             names: self.name.clone(),
             origins: self.origin.clone(),
             kiosk: self.kiosk.clone(),
+            tell: |line| tell(line),
             limits: Limits {
                 body,
                 bodies: defaults.bodies.max(body),
@@ -194,8 +195,11 @@ impl<'m> Machine<'m> for Bench<'_, 'm> {
         self.learned.warm(core, self.machine)
     }
 
-    fn keep(&mut self, core: &mut Core<'m>) {
-        tell_failure(self.learned.keep_meanwhile(core));
+    fn keep(&mut self, core: &mut Core<'m>, idle: bool) {
+        match idle {
+            true => tell_failure(self.learned.keep_meanwhile(core)),
+            false => self.learned.keep_uses(core),
+        }
     }
 }
 

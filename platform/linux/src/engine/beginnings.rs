@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use rill::engine::Engine;
 use rill::saving::SaveError;
 
-use super::beside;
 use crate::regular;
+use crate::replace::with_ending;
 use crate::sealed::{Seal, SealError};
 
 const MAGIC: [u8; 8] = *b"RILLPREF";
@@ -58,7 +58,7 @@ pub(super) struct Beginnings {
 impl Beginnings {
     /// Of `image` (what tells images apart); the names of what is kept for it begin with `kept`.
     pub(super) fn new(kept: &Path, image: u64, most: u64) -> Self {
-        let path = beside::file(kept, ".beginnings");
+        let path = with_ending(kept, ".beginnings");
         Self { path, most, image, remembered: 0, written: None }
     }
 

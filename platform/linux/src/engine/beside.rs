@@ -3,10 +3,10 @@
 //! nothing.
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::regular;
-use crate::replace::{Access, replace};
+use crate::replace::{Access, replace, with_ending};
 use rill::image::checksum;
 
 /// A kind of file.
@@ -27,7 +27,7 @@ impl Kind {
     /// `most`. `None` where there are none that fit.
     pub fn read(self, path: &Path, image: u64, most: usize) -> Option<Vec<u32>> {
         let most = (HEAD + most * size_of::<u32>() + TAIL) as u64;
-        self.decode(&regular::read(&file(path, self.ending), most).ok()?, image)
+        self.decode(&regular::read(&with_ending(path, self.ending), most).ok()?, image)
     }
 
     /// Keeps words, whole or not at all. A folder that may not be written costs the next run some
@@ -35,7 +35,7 @@ impl Kind {
     pub fn write(self, path: &Path, image: u64, words: impl Iterator<Item = u32>) {
         let bytes = self.encode(image, words);
         let _: io::Result<()> =
-            replace(&file(path, self.ending), Access::Ordinary, |out| out.write_all(&bytes));
+            replace(&with_ending(path, self.ending), Access::Ordinary, |out| out.write_all(&bytes));
     }
 
     fn encode(self, image: u64, words: impl Iterator<Item = u32>) -> Vec<u8> {
@@ -53,13 +53,6 @@ impl Kind {
         let right = checksum(body) == u64::from_le_bytes(*sum) && rest.is_empty();
         right.then(|| words.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect())
     }
-}
-
-/// The file whose name adds an ending to that of an image.
-pub(super) fn file(image: &Path, ending: &str) -> PathBuf {
-    let mut name = image.as_os_str().to_owned();
-    name.push(ending);
-    name.into()
 }
 
 #[cfg(test)]

@@ -3,8 +3,7 @@ use std::num::NonZeroUsize;
 use std::thread::available_parallelism;
 
 use rill::image::{Image, Section};
-use rill::plan::KvFormat;
-use rill::plan::{Plan, PlanError, PlanRequest, Sizes};
+use rill::plan::{KvFormat, Plan, PlanError, PlanRequest, Sizes};
 use rill::size::Size;
 
 use super::LoadError;
@@ -97,7 +96,7 @@ pub struct Budget {
     /// The arena.
     pub plan: Plan,
     /// Threads that compute.
-    pub(super) threads: usize,
+    pub threads: usize,
     /// What was asked for, and of the rest as little as works.
     least: Sizes,
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::slice;
 use std::sync::Arc;
 
-use rill::image::{Image, Section, Span, checksum};
+use rill::image::{Image, Section, Span};
 use rill::plan::Plan;
 use rill::seams::{Completion, Geometry, Read, Storage, StorageError};
 
@@ -69,7 +69,7 @@ impl<'m> Lent<'m> {
             return bytes;
         }
         let Span { offset, len, .. } = image.header.span(Section::Pages);
-        let identity = checksum(&image.header.to_bytes());
+        let identity = image.header.identity();
         let file = storage::probe_file(kept);
         storage::tune(disk, identity, (offset, len), &file, self.arena.forever(bytes))
     }

@@ -31,7 +31,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rill::experts::{Policy, Reuse};
-use rill::image::{ChatTemplate, Image, ImageError, Section, checksum};
+use rill::image::{ChatTemplate, Image, ImageError, Section};
 use rill::kernels::{self, CpuFeatures, Kernels};
 use rill::report::{Report, Surroundings};
 use rill::seams::{Events, Parallel, Silent, World};
@@ -199,7 +199,7 @@ impl<'m> Engine<'m> {
     ) -> Result<Self, LoadError> {
         let start = Instant::now();
         let kernels = options.choose_kernels()?;
-        let kept = options.kept()?;
+        let kept = kept(options.model.as_deref(), options.state.as_deref())?;
         let mut model = Model::open(options.model.as_deref(), options.via)?;
         let budget = options.budget.plan(&model, options.threads)?;
         match options.budget.ram {
@@ -246,7 +246,7 @@ impl<'m> Engine<'m> {
 
     /// What tells this image from others.
     pub fn identity(&self) -> u64 {
-        checksum(&self.image.header.to_bytes())
+        self.image.header.identity()
     }
 
     /// The chat template that came with the model; `None` when there is none.
@@ -333,6 +333,17 @@ impl<'m> Engine<'m> {
     }
 }
 
+/// What the names of files begin with that are kept for an image: its own name, in the folder `state`
+/// where one is named. `None` for the model that is built in.
+pub fn kept(image: Option<&Path>, state: Option<&Path>) -> Result<Option<PathBuf>, LoadError> {
+    let Some(image) = image else { return Ok(None) };
+    let Some(folder) = state else { return Ok(Some(image.to_owned())) };
+    if !folder.is_dir() {
+        return Err(LoadError::State(folder.to_owned()));
+    }
+    Ok(image.file_name().map(|name| folder.join(name)))
+}
+
 /// The section of the chat template, where there is one.
 fn template(model: &mut Model) -> Result<Option<SectionBytes>, LoadError> {
     if model.image.header.span(Section::Template).len == 0 {
@@ -354,14 +365,19 @@ impl Learned<'_> {
         core.warm(&mut machine.world(&mut Silent), self.warm_first).unwrap_or(false)
     }
 
+    /// Keeps what was found out about the experts' uses, which takes a moment.
+    pub fn keep_uses(&self, core: &rill::engine::Engine<'_>) {
+        if let Some(path) = self.kept {
+            usage::save(core.history(), self.image, path);
+        }
+    }
+
     /// Keeps what was found out, as [`Engine::keep_meanwhile`] does, but for which experts are in RAM.
     pub fn keep_meanwhile(
         &mut self,
         core: &mut rill::engine::Engine<'_>,
     ) -> Result<(), BeginningsError> {
-        if let Some(path) = self.kept {
-            usage::save(core.history(), self.image, path);
-        }
+        self.keep_uses(core);
         self.beginnings.as_mut().map_or(Ok(()), |beginnings| beginnings.keep_meanwhile(core))
     }
 }
@@ -379,16 +395,6 @@ impl<'m> Machine<'m> {
 }
 
 impl Options {
-    /// What the names of files begin with that are kept for the image.
-    fn kept(&self) -> Result<Option<PathBuf>, LoadError> {
-        let Some(image) = &self.model else { return Ok(None) };
-        let Some(folder) = &self.state else { return Ok(Some(image.clone())) };
-        if !folder.is_dir() {
-            return Err(LoadError::State(folder.clone()));
-        }
-        Ok(image.file_name().map(|name| folder.join(name)))
-    }
-
     /// Where what is known of conversations is kept, if it is to be and can be.
     fn beginnings(
         &self,
@@ -406,7 +412,7 @@ impl Options {
             note(Note::Remark("nothing is kept of conversations: there is no RAM to know it"));
             return None;
         }
-        Some(Beginnings::new(kept, checksum(&image.header.to_bytes()), most))
+        Some(Beginnings::new(kept, image.header.identity(), most))
     }
 
     fn choose_kernels(&self) -> Result<&'static Kernels, LoadError> {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::disk::Disk;
 use crate::regular;
-use crate::replace::{Access, replace};
+use crate::replace::{Access, replace, with_ending};
 
 /// What a probe found, as it is remembered in a small file beside the image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -51,9 +51,7 @@ const SPLITS: [usize; 5] = [128 << 10, 256 << 10, 512 << 10, 1 << 20, 2 << 20];
 
 /// The file that remembers the probe of an image.
 pub fn probe_file(image: &Path) -> PathBuf {
-    let mut name = image.as_os_str().to_owned();
-    name.push(".probe");
-    name.into()
+    with_ending(image, ".probe")
 }
 
 /// Tunes the reads of `disk` by what [`probe`] finds. Gives the arena back.

@@ -10,7 +10,6 @@ use rill::seams::pieces::{Pieces, Tuning, rest};
 use rill::seams::{
     Clock, Completion, Geometry, Micros, Read, Storage, StorageError, StorageErrorKind,
 };
-use rustix::io::Errno;
 
 use super::queue::Queue;
 use super::source::Source;
@@ -241,8 +240,7 @@ impl<B> Shared<B> {
 /// The engine looks after what is due no more often than this.
 const LEAST_REST: Micros = 500;
 /// What a read ends with that is under way when its file is closed; nobody hears of it.
-const ENDED: StorageError =
-    StorageError { kind: StorageErrorKind::Permanent, code: Errno::CANCELED.raw_os_error() };
+const ENDED: StorageError = StorageError { kind: StorageErrorKind::Permanent, code: 0 };
 
 impl<B: Bell> Shared<B> {
     fn wake(&self) {

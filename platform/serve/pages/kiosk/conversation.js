@@ -45,17 +45,19 @@ export class Conversation {
     this.#on.begin();
     this.#on.say(this.#texts.writing);
     this.#follow(true);
-    const messages = [...this.#messages, { role: "user", content: question }];
+    const asked = { role: "user", content: question };
+    const messages = [...this.#messages, asked];
     const end = await this.#listen(messages, turn, under.signal);
     // Whoever wiped the conversation has taken everything away.
     if (this.#under !== under) return;
     this.#under = null;
     const said = turn.text.trim();
-    if (said !== "") this.#messages = [...messages, { role: "assistant", content: said }];
+    const own = said === "" ? [] : [asked, { role: "assistant", content: said }];
+    this.#messages = [...this.#messages, ...own];
     const again = () => {
       if (this.isBusy) return;
-      // What was said in vain is not part of the conversation.
-      this.#messages = messages.slice(0, -1);
+      // What was said in vain is not part of the conversation; what came later is.
+      this.#messages = this.#messages.filter((message) => !own.includes(message));
       turn.element.remove();
       this.ask(question);
     };

@@ -23,7 +23,10 @@ let isOld = false;
 
 byId("over").addEventListener("click", over);
 byId("idle-stay").addEventListener("click", () => idle.touch());
-byId("idle-over").addEventListener("click", over);
+byId("idle-over").addEventListener("click", () => {
+  idle.touch();
+  over();
+});
 byId("idle").addEventListener("cancel", () => idle.touch());
 // Nothing comes back with the browser's "back".
 addEventListener("pageshow", (event) => event.persisted && over());

@@ -38,7 +38,7 @@ export async function* answer(messages, signal) {
 }
 
 /** The data of the events of a body, up to the last word. */
-export async function* events(body) {
+async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let held = "";
   try {

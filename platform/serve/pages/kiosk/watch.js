@@ -16,10 +16,6 @@ export class Watch {
     this.#plan(0);
   }
 
-  get state() {
-    return this.#state;
-  }
-
   /** Something went wrong: looks at once. */
   look() {
     this.#wait = FIRST;

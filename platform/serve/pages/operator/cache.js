@@ -15,6 +15,7 @@ export class Cache {
     new ResizeObserver(() => this.#draw()).observe(this.#canvas.parentElement);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.#draw());
     this.#canvas.addEventListener("pointermove", (event) => this.#point(event));
+    byId("table").addEventListener("toggle", () => this.#table());
     this.#canvas.addEventListener("pointerleave", () => (byId("pointed").textContent = "\u00a0"));
   }
 
@@ -33,6 +34,7 @@ export class Cache {
   }
 
   #table() {
+    if (!this.#experts || !byId("table").open) return;
     const { banks, experts, states, often, used } = this.#experts;
     const row = (bank) => {
       const range = [bank * experts, (bank + 1) * experts];

@@ -11,27 +11,32 @@ const figures = new Figures();
 const cache = new Cache();
 const key = new Key(() => look());
 let timer = 0;
+let under = new AbortController();
 look();
 
-/** Asks once, shows it, and plans the next time. */
+/** Asks once, shows it, and plans the next time; what was asked before is not shown any more. */
 async function look() {
   clearTimeout(timer);
-  const wait = await ask();
-  if (wait !== null) timer = setTimeout(look, wait);
+  under.abort();
+  const own = (under = new AbortController());
+  const wait = await ask(own.signal);
+  if (wait !== null && !own.signal.aborted) timer = setTimeout(look, wait);
 }
 
 /** Asks once; gives the time until the next, or nothing where a key must be given first. */
-async function ask() {
+async function ask(own) {
   // Nobody looks at a page that is hidden.
   if (document.hidden) return EVERY;
-  let response;
+  let response, state;
   try {
-    const signal = AbortSignal.timeout(10_000);
+    const signal = AbortSignal.any([own, AbortSignal.timeout(10_000)]);
     response = await fetch("/operator/state", { headers: key.headers, cache: "no-store", signal });
+    if (response.ok) state = await response.json();
   } catch {
-    tell("down", "not reachable");
+    if (!own.aborted) tell("down", "not reachable");
     return EVERY;
   }
+  if (own.aborted) return null;
   if (response.status === 401) {
     tell("locked", "");
     byId("board").hidden = true;
@@ -40,9 +45,8 @@ async function ask() {
   }
   if (!response.ok) {
     tell("down", `refused with status ${response.status}`);
-    return 1000 * Number(response.headers.get("retry-after") ?? 5);
+    return 1000 * (Number(response.headers.get("retry-after")) || 5);
   }
-  const state = await response.json();
   key.fits();
   byId("board").hidden = false;
   tell(state.stage, said(state));

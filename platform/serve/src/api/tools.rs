@@ -9,7 +9,7 @@ use crate::form::{Calls, Tool, Wanted};
 use crate::job::Style;
 use crate::server::Open;
 
-use rill::sampler::Bias;
+use rill::sampler::{Bias, MOST_BIASES};
 
 /// Most tools of a request.
 const MOST: usize = 512;
@@ -174,6 +174,13 @@ impl Tools {
             }
         };
         if self.choice == Choice::None {
+            style.biases.retain(|bias| bias.id != marks.begin);
+            if style.biases.len() >= MOST_BIASES {
+                let message = format!(
+                    "has {MOST_BIASES} tokens, and `tool_choice` takes the place of one: leave one out"
+                );
+                return Err(ApiError::field("logit_bias", message));
+            }
             style.biases.push(Bias { id: marks.begin, bias: -100.0 });
             return Ok(other);
         }

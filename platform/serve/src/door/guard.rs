@@ -106,7 +106,17 @@ fn is_public(request: &Request) -> bool {
 /// The key in whose name a visitor asks, who uses this machine's own browser: neither through a proxy nor
 /// with a key of their own.
 fn visitor<'s>(shared: &'s Shared, way: Way, request: &Request) -> Option<&'s str> {
-    const OTHERS: [&str; 5] = ["authorization", "forwarded", "via", "x-api-key", "x-forwarded-for"];
+    const OTHERS: [&str; 8] = [
+        "authorization",
+        "x-api-key",
+        // What proxies add, where they are told to.
+        "forwarded",
+        "via",
+        "x-forwarded-for",
+        "x-forwarded-host",
+        "x-forwarded-proto",
+        "x-real-ip",
+    ];
     let is_here = way == Way::Loopback && request.uri().path() == pages::CHAT;
     let is_bare = || OTHERS.iter().all(|name| !request.headers().contains_key(*name));
     shared.kiosk.key.as_deref().filter(|_| is_here && is_bare())

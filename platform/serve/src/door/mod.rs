@@ -33,7 +33,6 @@ use tokio::time::timeout;
 
 use crate::api;
 use crate::config::Listen;
-use crate::log;
 use crate::server::{Shared, StartError};
 use crate::watch;
 use patient::Patient;
@@ -206,7 +205,7 @@ fn renewer(shared: &Arc<Shared>) -> io::Result<Sender<()>> {
         while calls.recv().is_ok() {
             // Calls that came meanwhile want the same.
             while calls.try_recv().is_ok() {}
-            shared.renew().iter().for_each(log::tell);
+            shared.renew().iter().for_each(|line| (shared.say)(line));
         }
     };
     Builder::new().name("rill-renewer".into()).spawn(renew)?;

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::crypto::ring;
@@ -12,6 +12,7 @@ use tokio_rustls::rustls::{Error, ServerConfig};
 
 use crate::config::TlsFiles;
 use crate::files;
+use crate::server::lock;
 
 /// Why there is no TLS.
 #[derive(Debug, thiserror::Error)]
@@ -49,13 +50,13 @@ impl Tls {
     /// Reads the files again. Those that cannot be used change nothing.
     pub fn renew(&self) -> Result<(), TlsError> {
         let fresh = Arc::new(load(&self.files)?);
-        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+        *lock(&self.config) = fresh;
         Ok(())
     }
 
     /// What greets the next connection.
     pub fn acceptor(&self) -> TlsAcceptor {
-        Arc::clone(&self.config.lock().unwrap_or_else(PoisonError::into_inner)).into()
+        Arc::clone(&lock(&self.config)).into()
     }
 }
 

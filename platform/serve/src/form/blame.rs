@@ -18,7 +18,8 @@ pub fn find(forms: &Forms, schema: &Value, message: String) -> FormError {
         .collect();
     let (mut at, mut tries) = (schema, 0);
     'deeper: loop {
-        for (path, part) in parts(at) {
+        // Of a part with references to others than definitions, alone, nothing can be said.
+        for (path, part) in parts(at).filter(|(_, part)| calls::refers_to_definitions(part)) {
             tries += 1;
             if tries > TRIES {
                 return found;

@@ -25,12 +25,8 @@ pub struct Marks {
 impl Marks {
     /// Those of a vocabulary that has them.
     pub fn of(tokenizer: &Tokenizer<'_>) -> Option<Self> {
-        let find = |name: &str| {
-            let ids = 0..u32::try_from(tokenizer.len()).unwrap_or(u32::MAX);
-            ids.into_iter().find(|&id| tokenizer.piece(id) == name.as_bytes())
-        };
-        let [begin, end] = CALL_MARKS;
-        Some(Self { begin: find(begin)?, end: find(end)? })
+        let [begin, end] = CALL_MARKS.map(|name| tokenizer.token_id(name.as_bytes()));
+        Some(Self { begin: begin?, end: end? })
     }
 }
 
@@ -150,6 +146,28 @@ fn as_python(text: &mut String, name: &str, tool: &Tool, arguments: &[Argument])
     rule(text, &format!("{name}_h{}", arguments.len()), "\"\"");
 }
 
+/// What the arguments of a tool may refer to.
+const SHARED: [&str; 3] = ["$defs", "definitions", "$schema"];
+
+/// Bytes of all schemas that a grammar has of a tool: each argument that refers to definitions has them
+/// all.
+pub fn bytes(tool: &Tool) -> usize {
+    let len = |schema: &Value| schema.to_string().len();
+    let shared = SHARED.iter().filter_map(|name| tool.parameters.get(name)).map(len).sum::<usize>();
+    let properties = tool.parameters.get("properties").and_then(Value::as_object);
+    let times = properties.map_or(0, |all| all.values().filter(|own| refers(own)).count());
+    len(&tool.parameters).saturating_add(shared.saturating_mul(times))
+}
+
+/// Whether there is any reference in a schema.
+fn refers(schema: &Value) -> bool {
+    match schema {
+        Value::Object(fields) => fields.contains_key("$ref") || fields.values().any(refers),
+        Value::Array(items) => items.iter().any(refers),
+        _ => false,
+    }
+}
+
 /// The arguments of a tool, where Python has a call for it.
 fn arguments(tool: &Tool) -> Option<Vec<Argument>> {
     let schema = tool.parameters.as_object()?;
@@ -172,11 +190,12 @@ fn arguments(tool: &Tool) -> Option<Vec<Argument>> {
     }
     let required = schema.get("required").and_then(Value::as_array);
     let argument = |(name, own): (&String, &Value)| {
+        let shared = if refers(own) { &SHARED[..] } else { &[] };
         let mut own = own.clone();
         if let Value::Object(fields) = &mut own {
-            for definitions in ["$defs", "definitions", "$schema"] {
-                if let Some(value) = schema.get(definitions) {
-                    fields.insert(definitions.into(), value.clone());
+            for name in shared {
+                if let Some(value) = schema.get(*name) {
+                    fields.insert((*name).into(), value.clone());
                 }
             }
         }
@@ -214,7 +233,7 @@ fn is_listed(schema: &Map<String, Value>) -> bool {
 }
 
 /// Whether every reference in a schema is one to a definition at its root.
-fn refers_to_definitions(schema: &Value) -> bool {
+pub(super) fn refers_to_definitions(schema: &Value) -> bool {
     match schema {
         Value::Object(fields) => fields.iter().all(|(name, value)| match (&**name, value) {
             ("$ref", Value::String(to)) => {

@@ -135,8 +135,9 @@ fn bound(wanted: &Wanted) -> Result<(), FormError> {
             let tool = calls.tools.iter().find(|tool| depth::of_tool(tool) > depth::MOST);
             let other = calls.other.as_ref();
             let path = tool.map(|tool| &tool.path).or(other.map(|(path, _)| path));
-            let tools = calls.tools.iter().map(|tool| len(&tool.parameters));
-            let bytes = tools.chain(other.map(|(_, schema)| len(schema))).sum();
+            let tools = calls.tools.iter().map(calls::bytes);
+            let other = other.map(|(_, schema)| len(schema));
+            let bytes = tools.chain(other).fold(0, usize::saturating_add);
             (path.cloned().unwrap_or_default(), depth::of_calls(calls), bytes)
         }
     };

@@ -23,6 +23,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use axum::body::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -127,9 +128,9 @@ pub struct Kiosk {
     pub thinking: Option<String>,
     /// The key in whose name visitors on this machine ask.
     pub key: Option<String>,
-    settings: Vec<u8>,
-    colours: Vec<u8>,
-    logo: (&'static str, Vec<u8>),
+    settings: Bytes,
+    colours: Bytes,
+    logo: (&'static str, Bytes),
 }
 
 impl Default for Kiosk {
@@ -200,14 +201,14 @@ impl Kiosk {
             tokens: Some(written.tokens.unwrap_or(TOKENS)),
             thinking: written.thinking,
             key: written.key,
-            settings: settings.to_string().into_bytes(),
-            colours: colours.into_bytes(),
-            logo,
+            settings: settings.to_string().into(),
+            colours: colours.into(),
+            logo: (logo.0, logo.1.into()),
         }
     }
 
     /// One of its own files: its type, and what is in it.
-    pub fn file(&self, path: &str) -> Option<(&'static str, &[u8])> {
+    pub fn file(&self, path: &str) -> Option<(&'static str, &Bytes)> {
         match path {
             SETTINGS => Some(("application/json", &self.settings)),
             COLOURS => Some((super::CSS, &self.colours)),

@@ -9,6 +9,8 @@ mod kiosk;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
+use crate::keys::hex;
+
 pub use kiosk::{Kiosk, KioskError};
 
 /// A file, as it is served.
@@ -73,7 +75,7 @@ pub fn is_page(path: &str) -> bool {
 /// The page at a path.
 pub fn page(kiosk: &Kiosk, path: &str) -> Option<Response> {
     if let Some((kind, bytes)) = kiosk.file(path) {
-        return Some(respond(kind, bytes.to_vec()));
+        return Some(respond(kind, bytes.clone()));
     }
     let page = PAGES.iter().find(|page| page.path == path)?;
     Some(respond(page.kind, page.bytes))
@@ -98,7 +100,7 @@ fn fingerprint(more: &[&[u8]]) -> String {
         .map(|page| page.bytes)
         .chain(more.iter().copied())
         .for_each(|bytes| hash.update(bytes));
-    hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    hex(&hash.finalize()[..8])
 }
 
 #[cfg(test)]

@@ -70,7 +70,7 @@ impl<'l, 'a> Worker<'l, 'a> {
             self.step();
             self.shared.metrics.beat();
             if self.kept.elapsed() > KEEP {
-                self.keep();
+                self.keep(false);
             }
         }
         for place in &mut self.places {
@@ -88,6 +88,9 @@ impl<'l, 'a> Worker<'l, 'a> {
                 Err(TryRecvError::Disconnected) => None,
                 Err(TryRecvError::Empty) if !is_idle => return,
                 Err(TryRecvError::Empty) if may_warm => {
+                    // One read at most: who asks meanwhile is heard, and nothing is stuck.
+                    self.shared.metrics.load(0, 0);
+                    self.shared.metrics.beat();
                     may_warm = self.machine.warm(self.engine);
                     continue;
                 }
@@ -120,7 +123,7 @@ impl<'l, 'a> Worker<'l, 'a> {
                 true => jobs.recv().ok(),
                 false => match jobs.recv_timeout(until.saturating_duration_since(Instant::now())) {
                     Err(RecvTimeoutError::Timeout) => {
-                        self.keep();
+                        self.keep(true);
                         is_kept = true;
                         continue;
                     }
@@ -136,12 +139,15 @@ impl<'l, 'a> Worker<'l, 'a> {
 
     /// Says how the engine is.
     fn tell(&self, tell: Sender<View>) {
-        // Whoever asked may have left.
+        // Whoever asked may have left, long ago after a long batch.
+        if tell.is_closed() {
+            return;
+        }
         let _ = tell.send(View::of(self.engine, &self.places));
     }
 
-    fn keep(&mut self) {
-        self.machine.keep(self.engine);
+    fn keep(&mut self, idle: bool) {
+        self.machine.keep(self.engine, idle);
         self.kept = Instant::now();
     }
 

@@ -48,14 +48,14 @@ pub enum Outcome {
     /// So many more bytes have arrived, from the first missing one on; 0 at the end of the device.
     Arrived(usize),
     /// Nothing arrived, which says nothing of the device: it is tried again at once, up to
-    /// [`INTERRUPTIONS`] times; then it is this error.
+    /// 64 times; then it is this error.
     Interrupted(StorageError),
     /// It cannot be read.
     Failed(StorageError),
 }
 
 /// How often a piece may be interrupted.
-pub const INTERRUPTIONS: u32 = 64;
+pub(super) const INTERRUPTIONS: u32 = 64;
 
 /// How far a piece, or another read that may come short, has got.
 #[derive(Debug, Clone, Copy)]

@@ -6,6 +6,7 @@ use std::vec::Vec;
 
 use proptest::prelude::*;
 
+use super::piece::INTERRUPTIONS;
 use super::*;
 
 /// Most reads and pieces of the examples and of the random schedules.

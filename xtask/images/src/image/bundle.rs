@@ -16,7 +16,7 @@ use crate::program;
 /// Names every file of a bundle with its checksum, as `sha256sum` reads it.
 pub const SUMS: &str = "SHA256SUMS";
 /// Time of all files in an archive: 2000-01-01, so that it does not depend on the clock.
-pub const TIME: u64 = 946_684_800;
+const TIME: u64 = 946_684_800;
 /// Weights do not shrink; a higher level would only take longer.
 pub const LEVEL: i32 = 3;
 
@@ -146,6 +146,17 @@ impl Write for Hashing {
     }
 }
 
+/// What an archive says of a file: nothing that differs from one time to the next.
+pub fn header(size: u64, mode: u32) -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(size);
+    header.set_mode(mode);
+    header.set_mtime(TIME);
+    header.set_uid(0);
+    header.set_gid(0);
+    header
+}
+
 /// Packs files of `parent/name`; nothing but names, modes and contents goes into the archive.
 fn pack(parent: &Path, name: &str, files: &[(String, u32)], archive: &Path) -> Result<()> {
     let out = BufWriter::with_capacity(1 << 20, File::create(archive)?);
@@ -153,13 +164,7 @@ fn pack(parent: &Path, name: &str, files: &[(String, u32)], archive: &Path) -> R
     for (path, mode) in files {
         let path = Path::new(name).join(path);
         let mut file = File::open(parent.join(&path))?;
-        let mut header = tar::Header::new_gnu();
-        header.set_size(file.metadata()?.len());
-        header.set_mode(*mode);
-        header.set_mtime(TIME);
-        header.set_uid(0);
-        header.set_gid(0);
-        tar.append_data(&mut header, &path, &mut file)?;
+        tar.append_data(&mut header(file.metadata()?.len(), *mode), &path, &mut file)?;
     }
     tar.into_inner()?.finish()?.flush()?;
     Ok(())

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use xtask::{needs, workspace};
 
-use super::bundle::{LEVEL, TIME};
+use super::bundle::{LEVEL, header};
 use super::sizes::Sizes;
 use super::{licences, put};
 use crate::program;
@@ -149,16 +149,6 @@ fn digest(bytes: &[u8]) -> String {
     let hash = Sha256::digest(bytes);
     let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
     format!("sha256:{hex}")
-}
-
-fn header(size: u64, mode: u32) -> tar::Header {
-    let mut header = tar::Header::new_gnu();
-    header.set_size(size);
-    header.set_mode(mode);
-    header.set_mtime(TIME);
-    header.set_uid(0);
-    header.set_gid(0);
-    header
 }
 
 fn append(tar: &mut tar::Builder<impl Write>, path: &str, bytes: &[u8], mode: u32) -> Result<()> {

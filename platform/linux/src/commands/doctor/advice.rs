@@ -1,10 +1,10 @@
 //! What is not as it should be, and what helps.
 
 use rill::size::Size;
+use rill_linux::system::{Flags, Power, System};
 
 use super::Choice;
 use super::device::Ring;
-use super::system::{Power, System};
 
 /// One sentence for each.
 pub fn warnings(system: &System, ring: &Ring, choice: Option<&Choice>) -> Vec<String> {
@@ -16,7 +16,7 @@ pub fn warnings(system: &System, ring: &Ring, choice: Option<&Choice>) -> Vec<St
                 "under-voltage {when}: use the power supply made for the board, and a short cable"
             ));
         }
-        let slowed = |flags: super::system::Flags| {
+        let slowed = |flags: Flags| {
             flags.frequency_capped || flags.throttled || flags.soft_temperature_limit
         };
         if slowed(now) || slowed(since_start) {

@@ -82,10 +82,11 @@ impl Flash {
             .map_err(|error| LoadError::Ram { bytes: ROOM as u64, error })?
             .leak();
         let (found, _) = probe(disk, identity, (offset, len), &probe_file(kept), arena);
-        if let Some(Probe { tuning, bytes_per_second, .. }) = found {
+        let measured = found.filter(|found| found.bytes_per_second > 0);
+        if let Some(Probe { tuning, bytes_per_second, .. }) = measured {
             flash.piece_bytes = Some(tuning.split);
             flash.depth = Some(tuning.depth);
-            flash.bytes_per_second = Some(bytes_per_second).filter(|&speed| speed > 0);
+            flash.bytes_per_second = Some(bytes_per_second);
         }
         Ok(flash)
     }

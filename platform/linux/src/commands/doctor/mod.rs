@@ -1,13 +1,12 @@
 //! What this machine gives, and what to expect of it.
 //!
-//! In reading order: `system` reads what the kernel tells, `device` and `cores` measure, `forecast`
-//! computes what to expect of an image, `advice` says what is not as it should be.
+//! In reading order: `device` and `cores` measure, `forecast` computes what to expect of an image,
+//! `advice` says what is not as it should be.
 
 mod advice;
 mod cores;
 mod device;
 mod forecast;
-mod system;
 
 use std::io::Write;
 use std::num::NonZeroUsize;
@@ -16,10 +15,11 @@ use std::path::{Path, PathBuf};
 use rill::kernels::{self, CpuFeatures};
 use rill::plan::Use;
 use rill::size::Size;
-use rill_linux::engine::{Budget, BudgetOptions};
+use rill_linux::engine::{Budget, BudgetOptions, kept};
 use rill_linux::memory::Ram;
 use rill_linux::model::Model;
 use rill_linux::storage::Via;
+use rill_linux::system::{Flags, Power, System};
 use serde::Serialize;
 
 use crate::args::BudgetArgs;
@@ -27,7 +27,6 @@ use crate::failure::Failure;
 use crate::terminal::stdout;
 use device::{Flash, Ring};
 use forecast::{Forecast, Token};
-use system::System;
 
 /// Show what this machine gives, and what to expect of an image on it
 ///
@@ -111,7 +110,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let system = System::read(&args.system, ram.clone());
     let features = CpuFeatures::detect();
     let kernels = Kernels {
-        features: FEATURES.iter().filter(|(bit, _)| features.has(*bit)).map(|f| f.1).collect(),
+        features: features.names().collect(),
         tables: kernels::all(features).map(|table| table.name).collect(),
     };
     let image = args.model.as_deref().map(|path| args.choose(path, &ram)).transpose()?;
@@ -128,15 +127,6 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-const FEATURES: [(u32, &str); 6] = [
-    (CpuFeatures::NEON, "neon"),
-    (CpuFeatures::DOTPROD, "dotprod"),
-    (CpuFeatures::I8MM, "i8mm"),
-    (CpuFeatures::AVX2, "avx2"),
-    (CpuFeatures::AVX_VNNI, "avxvnni"),
-    (CpuFeatures::AVX512_VNNI, "avx512vnni"),
-];
-
 impl Args {
     /// What would be chosen for an image.
     fn choose(&self, path: &Path, ram: &Ram) -> Result<Choice, Failure> {
@@ -145,12 +135,9 @@ impl Args {
         let options =
             BudgetOptions { ram: Some(named.unwrap_or(ram.budget())), ..self.budget.options() };
         let budget = options.plan(&model, self.threads)?;
-        let kept = match &self.state {
-            Some(folder) => folder.join(path.file_name().unwrap_or_default()),
-            None => path.to_owned(),
-        };
+        let kept = kept(Some(path), self.state.as_deref())?.unwrap_or_else(|| path.to_owned());
         let flash = Flash::measure(&mut model, &kept)?;
-        let weights = cores::weights_per_second(budget.overhead.threads)?;
+        let weights = cores::weights_per_second(budget.threads, ram.available)?;
         let token = Token::of(&model, &budget, &kept);
         let [least_bytes, most_bytes] = budget.bounds(&model.image);
         let Budget { total, plan, .. } = budget;
@@ -174,7 +161,7 @@ impl Args {
 
 impl Report {
     fn print(&self, out: &mut impl Write) -> std::io::Result<()> {
-        for (name, value) in self.system.lines() {
+        for (name, value) in of_system(&self.system) {
             line(out, name, &value)?;
         }
         line(out, "io_uring", &self.io_uring)?;
@@ -225,4 +212,47 @@ impl Choice {
 
 fn line(out: &mut impl Write, name: &str, value: &impl std::fmt::Display) -> std::io::Result<()> {
     writeln!(out, "{name:<20} {value}")
+}
+
+/// What the kernel tells, as text.
+fn of_system(system: &System) -> Vec<(&'static str, String)> {
+    let mut lines = Vec::new();
+    lines.extend(system.board.clone().map(|board| ("board", board)));
+    let cpu = system.cpu.as_deref().unwrap_or("of a kind that the kernel does not tell");
+    lines.push(("CPU", format!("{} cores, {cpu}", system.cores)));
+    let [all, free, budget] =
+        [system.ram_bytes, system.available_bytes, system.default_budget_bytes].map(Size);
+    lines.push(("RAM", format!("{all}, {free} free; Rill would take {budget} unless told")));
+    let limit = match (&system.group_limit_bytes, &system.group) {
+        (Some(bytes), Some(group)) => format!("{} by {}", Size(*bytes), group.display()),
+        _ => "none".into(),
+    };
+    lines.push(("control group", limit));
+    let locked = match system.lock_limit_bytes {
+        None => "any number of bytes".into(),
+        Some(bytes) => Size(bytes).to_string(),
+    };
+    lines.push(("may be locked", locked));
+    let swap = system.swap.iter().map(|swap| {
+        format!("{} of {} used in {}", Size(swap.used_bytes), Size(swap.bytes), swap.name)
+    });
+    lines.push(("swap", listed(swap, "none")));
+    let frequency = system.frequency.iter().map(|cores| {
+        let most = cores.most_khz.map_or(String::new(), |khz| format!(" up to {} MHz", khz / 1000));
+        format!("{}{most} (cores {})", cores.governor, cores.cores)
+    });
+    lines.push(("governor", listed(frequency, "the kernel does not tell")));
+    let heat = system.temperatures.iter().map(|t| format!("{:.0} °C {}", t.celsius, t.sensor));
+    lines.push(("temperature", listed(heat, "the kernel does not tell")));
+    if let Some(Power { now, since_start }) = &system.power {
+        let said = |flags: &Flags| listed(flags.names().map(str::to_owned), "fine");
+        let power = format!("now {}; since it started {}", said(now), said(since_start));
+        lines.push(("power and heat", power));
+    }
+    lines
+}
+
+fn listed(parts: impl Iterator<Item = String>, none: &str) -> String {
+    let all = parts.collect::<Vec<_>>().join(", ");
+    if all.is_empty() { none.to_owned() } else { all }
 }

@@ -1,6 +1,6 @@
 //! Where the answers to a file with prompts go.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -96,17 +96,14 @@ impl Answers {
     pub fn open(path: Option<&Path>) -> io::Result<Self> {
         let Some(path) = path else { return Ok(Self { file: None }) };
         let refused = |what| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
-        // Opening a pipe would wait for its reader.
-        match path.symlink_metadata() {
-            Ok(found) if found.is_symlink() => {
-                return refused("is a link: name the file that it leads to");
-            }
-            Ok(found) if !found.is_file() => return refused("not a regular file"),
-            Ok(found) if found.uid() != geteuid().as_raw() => {
-                return refused("is another user's file");
-            }
-            _ => {}
-        }
+        let check = |found: Metadata| match found {
+            _ if found.is_symlink() => refused("is a link: name the file that it leads to"),
+            _ if !found.is_file() => refused("not a regular file"),
+            _ if found.uid() != geteuid().as_raw() => refused("is another user's file"),
+            _ => Ok(()),
+        };
+        // Opening some devices does something already.
+        path.symlink_metadata().map_or(Ok(()), check)?;
         let mut options = OpenOptions::new();
         options.read(true).write(true);
         options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32);
@@ -116,6 +113,7 @@ impl Answers {
             }
             file => (file?, Some(path.to_owned())),
         };
+        check(file.metadata()?)?;
         flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|error| match error {
             rustix::io::Errno::WOULDBLOCK => {
                 io::Error::new(io::ErrorKind::ResourceBusy, "another run writes to it")

@@ -132,9 +132,11 @@ impl Item {
 /// A response as it comes, and the events that tell of it.
 pub struct Events {
     frame: Frame,
+    /// Whether anybody takes the events.
+    streams: bool,
     reader: Reader,
     items: Vec<Item>,
-    /// Tokens whose text has not come yet.
+    /// Tokens of a message whose text has not come yet.
     tokens: Vec<(Token, Vec<Token>)>,
     /// Events so far.
     number: u64,
@@ -143,10 +145,11 @@ pub struct Events {
 }
 
 impl Events {
-    /// Of a response that has said nothing yet.
-    pub fn new(frame: Frame) -> Self {
-        let (items, tokens) = (Vec::new(), Vec::new());
-        Self { frame, reader: Reader::default(), items, tokens, number: 0, out: String::new() }
+    /// Of a response that has said nothing yet; without `streams` there are no events, and what it is
+    /// in the end is all.
+    pub fn new(frame: Frame, streams: bool) -> Self {
+        let (reader, items, tokens) = (Reader::default(), Vec::new(), Vec::new());
+        Self { frame, streams, reader, items, tokens, number: 0, out: String::new() }
     }
 
     /// The response as it is.
@@ -174,6 +177,9 @@ impl Events {
 
     /// Adds an event.
     fn tell(&mut self, kind: &str, mut data: Value) {
+        if !self.streams {
+            return;
+        }
         data["type"] = kind.into();
         data["sequence_number"] = self.number.into();
         self.number += 1;
@@ -185,11 +191,15 @@ impl Events {
             Spoken::Thinking(text) => self.add(Kind::Reasoning, &text),
             Spoken::Text(text) => self.add(Kind::Message, &text),
             Spoken::Call(Piece::Begin(name)) => {
+                self.tokens.clear();
                 let id = self.frame.ids.next();
                 self.open(Kind::Call, [id, name]);
             }
             Spoken::Call(Piece::Arguments(text)) => self.add(Kind::Call, &text),
-            Spoken::Call(Piece::End) => self.close("completed"),
+            Spoken::Call(Piece::End) => {
+                self.tokens.clear();
+                self.close("completed");
+            }
         }
     }
 
@@ -203,6 +213,9 @@ impl Events {
         let Some(item) = self.items.last_mut() else { return };
         item.text.push_str(text);
         let mut data = json!({"item_id": item.id, "output_index": index, "delta": text});
+        if kind != Kind::Message {
+            self.tokens.clear();
+        }
         let name = match kind {
             Kind::Call => "response.function_call_arguments.delta",
             Kind::Reasoning => "response.reasoning_text.delta",
@@ -220,7 +233,7 @@ impl Events {
     }
 
     fn open(&mut self, kind: Kind, call: [String; 2]) {
-        self.close("completed");
+        self.end_item("completed");
         let index = self.items.len();
         let sort = match kind {
             Kind::Reasoning => "rs",
@@ -239,6 +252,12 @@ impl Events {
                 json!({"item_id": id, "output_index": index, "content_index": 0, "part": part});
             self.tell("response.content_part.added", data);
         }
+    }
+
+    /// Ends the item that is under way with what follows it: a call that was not at its end is cut.
+    fn end_item(&mut self, status: &'static str) {
+        let is_call = self.items.last().is_some_and(|item| item.kind == Kind::Call);
+        self.close(if is_call { "incomplete" } else { status });
     }
 
     /// Ends the item that is under way.
@@ -283,7 +302,7 @@ impl Events {
         }
         let is_whole = account.ending != Ending::Length;
         let status = if is_whole { "completed" } else { "incomplete" };
-        self.close(status);
+        self.end_item(status);
         let body = &mut self.frame.body;
         body["status"] = status.into();
         if !is_whole {
@@ -296,8 +315,10 @@ impl Events {
             "output_tokens_details": {"reasoning_tokens": account.thought},
             "total_tokens": account.prompt as u64 + account.tokens,
         });
-        let response = self.response();
-        self.tell(&format!("response.{status}"), json!({"response": response}));
+        if self.streams {
+            let response = self.response();
+            self.tell(&format!("response.{status}"), json!({"response": response}));
+        }
     }
 }
 

@@ -43,7 +43,7 @@ async fn answer(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiE
     let prompt = ask::conversation(&open, "input", messages, shown).await?;
     drop(room);
     let mut answers = ask::answer(shared, guest, vec![prompt], 1, style)?;
-    let mut events = Events::new(frame);
+    let mut events = Events::new(frame, streams);
     if streams {
         return Ok(respond(answers, events));
     }

@@ -9,27 +9,36 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 
-use rill::size::Size;
-use rill_linux::memory::Ram;
 use serde::Serialize;
+
+use crate::memory::Ram;
 
 /// What is known; what the kernel does not tell is `None` or missing.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct System {
+    /// What the board calls itself.
     pub board: Option<String>,
+    /// What the CPU is called.
     pub cpu: Option<String>,
+    /// Cores that this process may use.
     pub cores: usize,
+    /// All RAM.
     pub ram_bytes: u64,
+    /// RAM that is free, or can be.
     pub available_bytes: u64,
     /// The least limit of the control groups around this process.
     pub group_limit_bytes: Option<u64>,
+    /// The folder of that group.
     pub group: Option<PathBuf>,
     /// The budget when none is named.
     pub default_budget_bytes: u64,
     /// Bytes that may be locked into RAM; `None` for any number.
     pub lock_limit_bytes: Option<u64>,
+    /// Where pages of RAM may be moved.
     pub swap: Vec<Swap>,
+    /// How fast cores run.
     pub frequency: Vec<Frequency>,
+    /// How warm it is.
     pub temperatures: Vec<Temperature>,
     /// What the firmware of a Raspberry Pi says of its power and heat, now and since it started.
     pub power: Option<Power>,
@@ -38,26 +47,35 @@ pub struct System {
 /// A place where pages of RAM may be moved.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Swap {
+    /// Its file or device.
     pub name: String,
+    /// Bytes of room.
     pub bytes: u64,
+    /// Bytes that are in use.
     pub used_bytes: u64,
 }
 
 /// How fast cores that belong together run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Frequency {
+    /// Their numbers.
     pub cores: String,
+    /// What sets their frequency.
     pub driver: String,
+    /// By which rule.
     pub governor: String,
-    /// What they may have, and what the hardware could.
+    /// What they may have.
     pub most_khz: Option<u64>,
+    /// What the hardware could.
     pub hardware_khz: Option<u64>,
 }
 
 /// A sensor.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Temperature {
+    /// What it is called.
     pub sensor: String,
+    /// What it shows.
     pub celsius: f64,
     /// From here on the kernel slows the machine down.
     pub slows_at_celsius: Option<f64>,
@@ -66,15 +84,22 @@ pub struct Temperature {
 /// Flags, for now and for some time since the board started.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Power {
+    /// Now.
     pub now: Flags,
+    /// At some time since the board started.
     pub since_start: Flags,
 }
 
+/// What the firmware says of its power and heat.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Flags {
+    /// The supply gave too little.
     pub under_voltage: bool,
+    /// The firmware held the frequency down.
     pub frequency_capped: bool,
+    /// The firmware slowed the cores down.
     pub throttled: bool,
+    /// It was warmer than the firmware likes.
     pub soft_temperature_limit: bool,
 }
 
@@ -98,50 +123,6 @@ impl System {
             power: power(&root.join("sys")),
         }
     }
-
-    /// As text.
-    pub fn lines(&self) -> Vec<(&'static str, String)> {
-        let mut lines = Vec::new();
-        lines.extend(self.board.clone().map(|board| ("board", board)));
-        let cpu = self.cpu.as_deref().unwrap_or("of a kind that the kernel does not tell");
-        lines.push(("CPU", format!("{} cores, {cpu}", self.cores)));
-        let [all, free, budget] =
-            [self.ram_bytes, self.available_bytes, self.default_budget_bytes].map(Size);
-        lines.push(("RAM", format!("{all}, {free} free; Rill would take {budget} unless told")));
-        let limit = match (&self.group_limit_bytes, &self.group) {
-            (Some(bytes), Some(group)) => format!("{} by {}", Size(*bytes), group.display()),
-            _ => "none".into(),
-        };
-        lines.push(("control group", limit));
-        let locked = match self.lock_limit_bytes {
-            None => "any number of bytes".into(),
-            Some(bytes) => Size(bytes).to_string(),
-        };
-        lines.push(("may be locked", locked));
-        let swap = self.swap.iter().map(|swap| {
-            format!("{} of {} used in {}", Size(swap.used_bytes), Size(swap.bytes), swap.name)
-        });
-        lines.push(("swap", listed(swap, "none")));
-        let frequency = self.frequency.iter().map(|cores| {
-            let most =
-                cores.most_khz.map_or(String::new(), |khz| format!(" up to {} MHz", khz / 1000));
-            format!("{}{most} (cores {})", cores.governor, cores.cores)
-        });
-        lines.push(("governor", listed(frequency, "the kernel does not tell")));
-        let heat = self.temperatures.iter().map(|t| format!("{:.0} °C {}", t.celsius, t.sensor));
-        lines.push(("temperature", listed(heat, "the kernel does not tell")));
-        if let Some(Power { now, since_start }) = &self.power {
-            let said = |flags: &Flags| listed(flags.names().map(str::to_owned), "fine");
-            let power = format!("now {}; since it started {}", said(now), said(since_start));
-            lines.push(("power and heat", power));
-        }
-        lines
-    }
-}
-
-fn listed(parts: impl Iterator<Item = String>, none: &str) -> String {
-    let all = parts.collect::<Vec<_>>().join(", ");
-    if all.is_empty() { none.to_owned() } else { all }
 }
 
 impl Flags {
@@ -296,16 +277,7 @@ fn power(sys: &Path) -> Option<Power> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
-        let root = tempfile::tempdir().unwrap();
-        for (path, content) in files {
-            let path = root.path().join(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, content).unwrap();
-        }
-        root
-    }
+    use crate::fixtures::tree;
 
     #[test]
     fn the_firmware_of_a_raspberry_pi_tells_of_its_power() {
