@@ -10,10 +10,15 @@ use rill::seams::{StorageError, StorageErrorKind};
 use rustix::fs::{Advice, OFlags};
 use rustix::io::Errno;
 
-/// An open image file.
+use super::program::image_in;
+
+/// An open image file, or the part of an ExecuTorch program that is an image. Offsets count from the
+/// image's first byte.
 #[derive(Debug)]
 pub struct Source {
     file: File,
+    /// Where the image begins in the file.
+    base: u64,
     len: u64,
     device: u64,
     direct: bool,
@@ -37,6 +42,8 @@ impl Source {
         } else {
             (metadata.len(), metadata.dev())
         };
+        let place = image_in(&file, len)?;
+        let (base, len) = (place.start, place.end - place.start);
         let whole_pages = len > 0 && len.is_multiple_of(PAGE_ALIGN as u64);
         // What is not made of whole pages is no intact image; buffered reads can look at it.
         let (file, direct, note) = match whole_pages.then(|| open_direct(path)) {
@@ -48,15 +55,15 @@ impl Source {
             // Pages are read whole and in no order: reading on would fetch what nobody asked for.
             let _ = rustix::fs::fadvise(&file, 0, None, Advice::Random);
         }
-        Ok(Self { file, len, device, direct, note })
+        Ok(Self { file, base, len, device, direct, note })
     }
 
-    /// Bytes of the file when it was opened.
+    /// Bytes of the image when it was opened.
     pub fn len(&self) -> u64 {
         self.len
     }
 
-    /// Whether the file has no bytes.
+    /// Whether it has no bytes.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -97,7 +104,15 @@ impl Source {
 
     /// One read, which may be short.
     pub(super) fn read_some(&self, offset: u64, into: &mut [u8]) -> Result<usize, Errno> {
-        rustix::io::pread(&self.file, into, offset)
+        // What follows an image in its file is none of it.
+        let left = self.len.saturating_sub(offset);
+        let bytes = into.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        rustix::io::pread(&self.file, &mut into[..bytes], self.place_of(offset))
+    }
+
+    /// Where `offset` of the image is in the file.
+    pub(super) fn place_of(&self, offset: u64) -> u64 {
+        self.base.saturating_add(offset)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use rill::image::{MAGIC, PAGE_ALIGN};
 use rill::seams::pieces::Tuning;
 use rill::seams::{InMemory, Read, Storage, StorageErrorKind, Urgency};
 
@@ -13,8 +14,10 @@ const PAGE: usize = 48 << 10;
 /// Every back end is content with this.
 const ALIGN: usize = 4096;
 
+/// Noise that begins as an image.
 fn content(len: usize) -> Vec<u8> {
-    (0..len as u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect()
+    let noise = (0..len as u64).map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8);
+    MAGIC.into_iter().chain(noise.skip(MAGIC.len())).collect()
 }
 
 /// Runs the suite for a file of `len` bytes in `folder`, through both back ends, cut in several
@@ -23,13 +26,18 @@ fn check_files_in(folder: &Path, len: usize) {
     let folder = tempfile::tempdir_in(folder).unwrap();
     let path = folder.path().join("image");
     std::fs::write(&path, content(len)).unwrap();
+    check_file(&path);
+}
+
+/// Runs the suite for a file.
+fn check_file(path: &Path) {
     for via in [Via::Threads, Via::Uring] {
-        let open = || Disk::open(&path, via);
+        let open = || Disk::open(path, via);
         match open() {
             // Containers often forbid io_uring; then threads take over.
             Err(OpenError::Queue(error)) if via == Via::Uring => {
                 eprintln!("io_uring is not there: {error}");
-                assert_eq!(Disk::open(&path, Via::Best).unwrap().via(), "threads");
+                assert_eq!(Disk::open(path, Via::Best).unwrap().via(), "threads");
                 continue;
             }
             result => check(&mut result.unwrap()),
@@ -129,6 +137,21 @@ fn in_memory() {
 #[test]
 fn files_read_directly() {
     check_files_in(&std::env::temp_dir(), LEN);
+}
+
+#[test]
+fn images_in_programs() {
+    // Between the head of a program and what is none of it.
+    let mut program = vec![0xee; 5 * PAGE_ALIGN];
+    program[4..12].copy_from_slice(b"ET12eh00");
+    program[12..16].copy_from_slice(&32_u32.to_le_bytes());
+    for (at, word) in [(16, 64), (24, 3 * PAGE_ALIGN as u64), (32, LEN as u64)] {
+        program[at..at + 8].copy_from_slice(&word.to_le_bytes());
+    }
+    program.splice(3 * PAGE_ALIGN..3 * PAGE_ALIGN, content(LEN));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), program).unwrap();
+    check_file(file.path());
 }
 
 #[test]

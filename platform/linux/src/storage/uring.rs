@@ -225,7 +225,7 @@ impl Drop for Lane {
 /// The kernel's order for a piece.
 fn entry(piece: &mut Piece<'_>, source: &Source) -> squeue::Entry {
     let fd = types::Fd(source.as_fd().as_raw_fd());
-    let offset = piece.offset();
+    let offset = source.place_of(piece.offset());
     let buffer = piece.buffer();
     // Registered buffers would save a little work at each read, for 24 bytes of the kernel's RAM
     // for each page of the arena where it has no huge pages.
