@@ -19,13 +19,17 @@ pub trait Drafter {
 pub struct Guess {
     /// How many tokens.
     pub len: usize,
-    /// How sure it is, from 0 to [`Guess::LEVELS`] - 1; how often each level is right is learned.
+    /// How sure it is, from 0 to [`Guess::LEVELS`] - 1; how often each level is right is learned. At
+    /// [`Guess::CERTAIN`] nothing else can come.
     pub level: usize,
 }
 
 impl Guess {
     /// Levels of trust.
     pub const LEVELS: usize = 3;
+    /// The level of tokens that a mask leaves no choice of: whatever a row costs, one that is needed
+    /// anyway costs less in this step than in one of its own.
+    pub const CERTAIN: usize = Self::LEVELS;
 }
 
 /// Guesses that a sequence says again what it has said: after the longest run of its last tokens that
@@ -105,7 +109,7 @@ impl Trust {
     /// A token of a guess was compared with what was sampled.
     pub fn compared(&mut self, level: usize, right: bool) {
         let keep = libm::exp2f(-1.0 / Self::HALF_LIFE);
-        let [hits, all] = &mut self.counts[level];
+        let Some([hits, all]) = self.counts.get_mut(level) else { return };
         *hits = *hits * keep + f32::from(u8::from(right));
         *all = *all * keep + 1.0;
     }
@@ -117,8 +121,10 @@ impl Trust {
 
     /// The length, up to `most`, of a guess of `level` that gives the most tokens for their time.
     pub fn length(&mut self, level: usize, most: usize, costs: &Costs) -> usize {
-        if self.pause[level] > 0 {
-            return 0;
+        match self.pause.get(level) {
+            None => return most,
+            Some(0) => {}
+            Some(_) => return 0,
         }
         let chance = self.chance(level);
         let pace = |tokens: f32, len: usize| tokens / costs.of(len);
@@ -254,6 +260,19 @@ mod tests {
             len
         };
         (0..400).map(step).collect()
+    }
+
+    #[test]
+    fn what_is_certain_is_guessed_whole_whatever_it_costs() {
+        let (mut trust, mut costs) = (Trust::new(), Costs::default());
+        costs.step(0, 100);
+        costs.step(1, 1000);
+        for _ in 0..100 {
+            assert_eq!(trust.length(0, 8, &costs), 0);
+            assert_eq!(trust.length(Guess::CERTAIN, 8, &costs), 8);
+            // An answer that ends within it says nothing about others.
+            trust.compared(Guess::CERTAIN, false);
+        }
     }
 
     #[test]

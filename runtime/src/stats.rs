@@ -16,6 +16,8 @@ pub struct Stats {
     pub drafted: u64,
     /// Of them, those that were what was sampled.
     pub accepted: u64,
+    /// Of the guessed tokens, those that a mask left no choice of.
+    pub forced: u64,
     /// Tokens of prompts that were not computed, because a known beginning has them.
     pub reused: u64,
 }

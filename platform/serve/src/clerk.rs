@@ -91,7 +91,7 @@ impl<'a> Clerk<'a> {
                 none.insert(Forms::new(&self.tokenizer, vocab, end, marks).map_err(whole)?)
             }
         };
-        forms.form(wanted)
+        forms.form(wanted, &self.tokenizer)
     }
 
     /// The tokens of a conversation, up to where the assistant answers.

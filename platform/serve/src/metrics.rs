@@ -246,6 +246,8 @@ impl Page {
             "Tokens that were guessed.",
             stats.drafted as f64,
         );
+        let what = "Guessed tokens that the form of an answer left no choice of.";
+        self.one("rill_drafts_forced_total", "counter", what, stats.forced as f64);
         let what = "Guessed tokens that were right.";
         self.one("rill_drafts_accepted_total", "counter", what, stats.accepted as f64);
     }

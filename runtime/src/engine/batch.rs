@@ -75,13 +75,26 @@ impl<'a> Engine<'a> {
         sequence: &mut Sequence<'a>,
         most: usize,
     ) -> Guess {
-        let most = most.min(self.batch - 1).min(self.results() - 1);
+        self.guess_beside(drafter, sequence, most, 0)
+    }
+
+    /// As [`Self::guess_with`], in a batch where `others` have something to compute too: beside others
+    /// only rows that are needed anyway are worth it.
+    fn guess_beside(
+        &mut self,
+        drafter: &mut dyn Drafter,
+        sequence: &mut Sequence<'a>,
+        most: usize,
+        others: usize,
+    ) -> Guess {
+        // Of each row the logits are wanted, and of the others' last ones.
+        let most = most.min(self.results().saturating_sub(1 + others));
         if !self.draft || !sequence.is_answering() || most == 0 {
             return Guess::default();
         }
         let guess = sequence.guess(drafter, most);
-        if guess.len == 0 {
-            return guess;
+        if guess.len == 0 || others > 0 && guess.level != Guess::CERTAIN {
+            return Guess::default();
         }
         let len = sequence.trust.length(guess.level, guess.len, &self.costs);
         // No conversation does without blocks for a guess.
@@ -145,6 +158,9 @@ impl<'a> Engine<'a> {
             sequence.results = Some(Results { batch, first, count, staged, guess });
             first += count + guess.len;
             self.stats.drafted += guess.len as u64;
+            if guess.level == Guess::CERTAIN {
+                self.stats.forced += guess.len as u64;
+            }
         }
         self.write_logits(world.parallel, first.saturating_sub(self.results())..first);
         let cache = self.cache_stats().since(before);
@@ -170,10 +186,22 @@ impl<'a> Engine<'a> {
         world: &mut World<'_, 'a>,
         sequences: &mut [&mut Sequence<'a>],
     ) -> Result<Advance, SequenceError> {
+        self.advance_with(world, sequences, &mut [])
+    }
+
+    /// As [`Self::advance`], with the drafter of each sequence, in the same order; those that have none
+    /// are guessed on by [`Repeats`]. What is [`Guess::CERTAIN`] is guessed beside others too.
+    pub fn advance_with(
+        &mut self,
+        world: &mut World<'_, 'a>,
+        sequences: &mut [&mut Sequence<'a>],
+        drafters: &mut [&mut dyn Drafter],
+    ) -> Result<Advance, SequenceError> {
         let mut advance = Advance::default();
         let mut wishes = heapless::Vec::<Wish, MAX_RUNS>::new();
         let mut shares = heapless::Vec::<Share<'_, 'a>, MAX_RUNS>::new();
         let busy = sequences.iter().filter(|sequence| !sequence.pending().is_empty()).count();
+        let mut guessed = 0;
         for (number, sequence) in sequences.iter_mut().enumerate() {
             self.reuse(sequence);
             let tokens = sequence.pending().len();
@@ -186,7 +214,13 @@ impl<'a> Engine<'a> {
                 advance.refused.get_or_insert(number);
                 continue;
             }
-            let guess = if busy == 1 { self.guess(sequence, usize::MAX) } else { Guess::default() };
+            let others = busy - 1 + guessed;
+            let guess = match drafters.get_mut(number) {
+                Some(drafter) => self.guess_beside(*drafter, sequence, usize::MAX, others),
+                None if others == 0 => self.guess(sequence, usize::MAX),
+                None => Guess::default(),
+            };
+            guessed += guess.len;
             let tokens = tokens + guess.len;
             // Both have room, as was asked.
             let _ = wishes.push(Wish { tokens, is_answer });

@@ -71,6 +71,7 @@ fn describe(shared: &Shared, stage: &Stage, view: Option<View>) -> Value {
             "answer": phase(&stats.decode),
             "drafted": stats.drafted,
             "accepted": stats.accepted,
+            "forced": stats.forced,
             "reused": figures.reused,
         },
         "temperature": temperature(),

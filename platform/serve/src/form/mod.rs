@@ -3,13 +3,16 @@
 mod blame;
 mod calls;
 mod depth;
+mod forced;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{Matcher, ParserFactory};
+use rill::draft::{Drafter, Guess};
 use rill::tokenizer::Tokenizer;
 use serde_json::{Value, json};
 
@@ -78,9 +81,15 @@ impl Forms {
         Ok(Self { factory, marks })
     }
 
-    /// What an answer of a form begins with; an error where there can be no such answer. It takes up to
-    /// [`STACK`] bytes of the thread's stack.
-    pub fn form(&self, wanted: Wanted) -> Result<Form, FormError> {
+    /// What an answer of a form begins with, written with the tokens of `tokenizer`; an error where there
+    /// can be no such answer. It takes up to [`STACK`] bytes of the thread's stack.
+    pub fn form(&self, wanted: Wanted, tokenizer: &Tokenizer<'_>) -> Result<Form, FormError> {
+        let mut form = self.begin(wanted)?;
+        form.force(tokenizer);
+        Ok(form)
+    }
+
+    fn begin(&self, wanted: Wanted) -> Result<Form, FormError> {
         let whole = |message| FormError { path: String::new(), message };
         bound(&wanted)?;
         match wanted {
@@ -182,6 +191,8 @@ pub struct Form {
     gate: Option<Gate>,
     /// Whether any text may come: the form has not begun, or is over.
     is_free: bool,
+    /// Tokens that must come, the next one first: nothing else is allowed in their places.
+    forced: VecDeque<u32>,
 }
 
 /// What begins a form in the middle of an answer.
@@ -196,7 +207,8 @@ struct Gate {
 impl Form {
     fn new(matcher: Matcher, gate: Option<Gate>) -> Self {
         let fresh = gate.filter(|gate| gate.again).map(|_| matcher.deep_clone());
-        Self { fresh, matcher, mask: SimpleVob::new(), gate, is_free: gate.is_some() }
+        let (mask, forced, is_free) = (SimpleVob::new(), VecDeque::new(), gate.is_some());
+        Self { fresh, matcher, mask, gate, is_free, forced }
     }
 
     /// Whether an answer begins with it.
@@ -209,12 +221,23 @@ impl Form {
         if self.is_free {
             return Ok(None);
         }
-        self.mask = self.matcher.compute_mask_or_eos().map_err(said)?;
+        self.mask = match self.forced.front() {
+            Some(&id) => {
+                let tokens = self.matcher.tok_env().map_err(said)?;
+                tokens.tok_trie().singleton_token_set(id)
+            }
+            None => self.matcher.compute_mask_or_eos().map_err(said)?,
+        };
         Ok(Some(self.mask.as_slice()))
     }
 
     /// This token came; `spoken` says whether outside of thinking.
-    pub fn accept(&mut self, id: u32, spoken: bool) -> Result<(), String> {
+    pub fn accept(
+        &mut self,
+        id: u32,
+        spoken: bool,
+        tokenizer: &Tokenizer<'_>,
+    ) -> Result<(), String> {
         if self.is_free {
             if !spoken || self.gate.is_none_or(|gate| gate.begin != id) {
                 return Ok(());
@@ -230,7 +253,30 @@ impl Form {
             self.matcher = fresh.deep_clone();
             self.is_free = true;
         }
+        self.forced.pop_front();
+        self.force(tokenizer);
         Ok(())
+    }
+
+    /// Finds out whether there is no choice of the next tokens. A model is used to the tokens that its
+    /// tokenizer writes a text with: they are the only ones then, and no mask is computed for them.
+    fn force(&mut self, tokenizer: &Tokenizer<'_>) {
+        if self.is_free || !self.forced.is_empty() || self.matcher.is_stopped() {
+            return;
+        }
+        // What goes wrong is said by the next mask.
+        let bytes = self.matcher.compute_ff_bytes();
+        if let Ok(environment) = self.matcher.tok_env() {
+            self.forced.extend(forced::tokens(&bytes, tokenizer, environment.tok_trie()));
+        }
+    }
+}
+
+impl Drafter for Form {
+    /// The tokens that must come.
+    fn draft(&mut self, _: &[u32], draft: &mut [u32]) -> Guess {
+        draft.iter_mut().zip(&self.forced).for_each(|(to, &id)| *to = id);
+        Guess { len: self.forced.len().min(draft.len()), level: Guess::CERTAIN }
     }
 }
 
@@ -247,6 +293,7 @@ impl Clone for Form {
             mask: SimpleVob::new(),
             gate: self.gate,
             is_free: self.is_free,
+            forced: self.forced.clone(),
         }
     }
 }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::{Duration, Instant};
 
+use rill::draft::Drafter;
 use rill::engine::Engine;
 use rill::seams::Silent;
 use rill::sequence::{Sequence, SequenceError};
@@ -193,9 +194,12 @@ impl<'l, 'a> Worker<'l, 'a> {
         at_work.sort_by_key(|place| place.order);
         let mut silent = Silent;
         let mut world = machine.world(&mut silent);
-        let mut sequences: Vec<&mut Sequence<'_>> =
-            at_work.iter_mut().map(|place| &mut *place.sequence).collect();
-        match engine.advance(&mut world, &mut sequences) {
+        let parts = at_work.iter_mut().map(|place| {
+            let Place { sequence, state, .. } = &mut **place;
+            (&mut **sequence, state as &mut dyn Drafter)
+        });
+        let (mut sequences, mut drafters): (Vec<_>, Vec<_>) = parts.unzip();
+        match engine.advance_with(&mut world, &mut sequences, &mut drafters) {
             Ok(advance) => {
                 if let Some(number) = advance.refused.filter(|_| advance.rows == 0) {
                     let error = SequenceError::NoBlocks;
@@ -205,7 +209,9 @@ impl<'l, 'a> Worker<'l, 'a> {
             // One of them cannot be computed: the others are, one by one.
             Err(_) => {
                 for place in &mut at_work {
-                    let alone = engine.advance(&mut world, &mut [&mut *place.sequence]);
+                    let Place { sequence, state, .. } = &mut **place;
+                    let alone =
+                        engine.advance_with(&mut world, &mut [&mut **sequence], &mut [state]);
                     match alone {
                         Ok(_) => place.speak(engine, &mut world, &shared.metrics),
                         Err(error) => place.end(engine, Err(error.into())),

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use rill::draft::{Drafter, Guess, Repeats};
 use rill::engine::{Ask, Engine, Step};
 use rill::sampler::Logprobs;
 use rill::seams::World;
@@ -189,6 +190,22 @@ impl<'l, 'a> Place<'l, 'a> {
     }
 }
 
+impl Drafter for State {
+    /// What the form of an answer leaves no choice of, else what was said before, as far as the answer may
+    /// go.
+    fn draft(&mut self, tokens: &[u32], draft: &mut [u32]) -> Guess {
+        let Self::Busy(task) = self else { return Guess::default() };
+        let Task { job, tokens: said, .. } = &mut **task;
+        let Work::Answer(style) = &mut job.work else { return Guess::default() };
+        let left = usize::try_from(style.most.saturating_sub(*said)).unwrap_or(usize::MAX);
+        // The last token is not continued.
+        let most = draft.len().min(left.saturating_sub(1));
+        let draft = &mut draft[..most];
+        let forced = style.form.as_mut().map(|form| form.draft(tokens, draft));
+        forced.filter(|guess| guess.len > 0).unwrap_or_else(|| Repeats.draft(tokens, draft))
+    }
+}
+
 impl Task {
     /// The next tokens of an answer; says how it ended, if it did.
     fn say<'a>(
@@ -234,7 +251,7 @@ impl Task {
             let ask = Ask { allowed, logprobs: style.logprobs };
             let sample = engine.sample_as(world, sequence, &ask)?;
             if let Some(form) = &mut style.form {
-                form.accept(sample.id, !speech.is_thinking())?;
+                form.accept(sample.id, !speech.is_thinking(), engine.tokenizer())?;
             }
             if self.first.is_none() {
                 self.first = Some(Instant::now());
