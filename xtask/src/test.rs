@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
-use rill_board::{Disk, Emulator, Platform};
+use rill_board::{Disk, Emulator, Platform, TABLES};
 use xtask::board_args::BoardArgs;
 use xtask::need::Need;
 use xtask::needs::{self, LINUX_ARM};
@@ -37,14 +37,6 @@ pub struct Args {
 const LINUX_X86: &str = "x86_64-unknown-linux-gnu";
 /// Target of boards without an operating system.
 const BARE_ARM: &str = "aarch64-unknown-none";
-/// Emulated CPUs, without and with dot products and with 8-bit matrix products, each with the table
-/// that must be the best there: a feature that went undetected would leave its table untested.
-const CPUS: [(&str, &str); 4] =
-    [("cortex-a53", "neon"), ("cortex-a72", "neon"), ("cortex-a76", "dotprod"), ("max", "i8mm")];
-/// The same for x86-64. Emulating them takes minutes: where this machine has the table itself, the
-/// tests run it.
-const X86_CPUS: [(&str, &str); 2] = [("corei7_icelake_u", "avx512vnni"), ("arrow_lake", "avxvnni")];
-
 /// Where everything is that is built with `--cfg loom`.
 const LOOM: &str = "target/loom";
 /// Package of the fuzz targets, which is no part of the workspace.
@@ -112,16 +104,20 @@ fn checks() -> Result<Vec<Check>> {
     for (target, runs) in FUZZ {
         checks.push(fuzzed(target, runs)?);
     }
-    for (cpu, table) in CPUS {
+    // A feature that went undetected would leave its table untested: each says which must be best.
+    let (arm, x86) = (TABLES.iter().filter(|t| t.is_arm()), TABLES.iter().filter(|t| !t.is_arm()));
+    for (table, cpu) in arm.clone().flat_map(|t| t.emulated.iter().map(move |cpu| (t.name, cpu))) {
         let kernels = emulated("kernels", cpu, &["-p", "rill", "--lib", "kernels::"]);
         checks.push(kernels.env("RILL_TEST_KERNELS", table));
     }
-    // Once for each table.
-    for cpus in CPUS.chunk_by(|one, next| one.1 == next.1) {
-        checks.push(emulated("parity", cpus[0].0, &["-p", "rill-tests", "--test", "parity"]));
+    for cpu in arm.filter_map(|table| table.emulated.first()) {
+        checks.push(emulated("parity", cpu, &["-p", "rill-tests", "--test", "parity"]));
     }
-    for (cpu, table) in X86_CPUS.into_iter().filter(|(_, table)| !is_here(table)) {
-        checks.push(emulated_x86(cpu, table)?);
+    // Emulating x86-64 takes minutes: where this machine has the table itself, the tests run it.
+    for table in x86.filter(|table| !is_here(table.name)) {
+        for cpu in table.emulated {
+            checks.push(emulated_x86(cpu, table.name)?);
+        }
     }
     checks.extend(client_checks());
     checks.push(page_check());

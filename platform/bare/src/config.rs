@@ -347,6 +347,8 @@ impl<'t> Config<'t> {
 mod tests {
     use std::string::ToString;
 
+    use rill::experts::POLICIES;
+
     use super::*;
 
     #[test]
@@ -416,6 +418,14 @@ mod tests {
         }
         let long = std::format!("stop = {}", "x".repeat(65));
         assert!(matches!(Config::parse(&long).err().unwrap().problem, Problem::Stop(_)));
+    }
+
+    #[test]
+    fn every_policy_is_named_where_one_is_unknown() {
+        let message = Config::parse("policy = random").err().unwrap().to_string();
+        for policy in POLICIES {
+            assert!(message.contains(policy.name()), "{message}");
+        }
     }
 
     #[test]

@@ -40,6 +40,9 @@ pub enum Format {
 }
 
 impl Format {
+    /// Every format, in the order of their numbers.
+    pub const ALL: [Self; 2] = [Self::Q4, Self::Q8];
+
     /// Bytes of the integers of one block of one tile row.
     pub const fn quant_bytes(self) -> usize {
         match self {

@@ -34,7 +34,7 @@ pub use panel::{
     BLOCK_WORDS, FINE_WORDS, FinePanel, MAX_WIDTH, Panel, Quantised, group_at, pair_at,
 };
 pub use scalar::SCALAR;
-pub use select::{CpuFeatures, all, best, by_name};
+pub use select::{CpuFeatures, all, best, by_name, tables};
 
 use core::ops::Range;
 
@@ -51,20 +51,14 @@ pub const KV_BLOCK: usize = 64;
 pub struct Kernels {
     /// As in `--kernels NAME`.
     pub name: &'static str,
-    /// Most tokens that `matmul_*` takes at once, 1..=[`MAX_WIDTH`].
+    /// Most tokens that `products` take at once, 1..=[`MAX_WIDTH`].
     pub width: usize,
-    /// Most tokens that `matmul_fine_*` takes at once, 1..=[`MAX_WIDTH`].
+    /// Most tokens that `fine_products` take at once, 1..=[`MAX_WIDTH`].
     pub fine_width: usize,
-    /// Product with Q4 weights; see [`Kernels::matmul`].
-    pub matmul_q4: MatmulFn,
-    /// Product with Q8 weights; see [`Kernels::matmul`].
-    pub matmul_q8: MatmulFn,
-    /// Product of Q4 weights with what `quantise_fine` of this table made; see
-    /// [`Kernels::matmul_fine`].
-    pub matmul_fine_q4: FineMatmulFn,
-    /// Product of Q8 weights with what `quantise_fine` of this table made; see
-    /// [`Kernels::matmul_fine`].
-    pub matmul_fine_q8: FineMatmulFn,
+    /// Products with weights of each [`Format`], in its order; see [`Kernels::matmul`].
+    pub products: [MatmulFn; Format::ALL.len()],
+    /// Products with what `quantise_fine` of this table made; see [`Kernels::matmul_fine`].
+    pub fine_products: [FineMatmulFn; Format::ALL.len()],
     /// `y[r] = sum_k w[r, k] x[k]` in f32, for the router.
     ///
     /// Shapes: w `(tile rows, cols, 16)`, x `(cols,)`, y `(tile rows, 16)`. Four partial sums by
@@ -252,18 +246,12 @@ impl Kernels {
     /// Shapes: `w` whole tile rows in `format`; `x` a panel no wider than [`Kernels::width`];
     /// `y` (tile rows, tokens, 16).
     pub fn matmul(&self, format: Format, w: &[u8], x: Panel<'_>, y: &mut [f32]) {
-        match format {
-            Format::Q4 => (self.matmul_q4)(w, x, y),
-            Format::Q8 => (self.matmul_q8)(w, x, y),
-        }
+        (self.products[format as usize])(w, x, y);
     }
 
     /// As [`Kernels::matmul`], of a fine panel no wider than [`Kernels::fine_width`].
     pub fn matmul_fine(&self, format: Format, w: &[u8], x: FinePanel<'_>, y: &mut [f32]) {
-        match format {
-            Format::Q4 => (self.matmul_fine_q4)(w, x, y),
-            Format::Q8 => (self.matmul_fine_q8)(w, x, y),
-        }
+        (self.fine_products[format as usize])(w, x, y);
     }
 }
 

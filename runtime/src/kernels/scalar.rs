@@ -1,9 +1,7 @@
 //! The specification: every operation in plain Rust. Never tuned at the cost of clarity.
 
 use super::math::{exp, fma, from_f16, round_even, sum16};
-use super::panel::{
-    BLOCK_WORDS, FINE_WORDS, FinePanel, Panel, Quantised, put_block, put_fine_block,
-};
+use super::panel::{BLOCK_WORDS, FINE_WORDS, Quantised, put_block, put_fine_block};
 use super::{
     Attend, Conv, Element, Head, KEY_BLOCK, Kernels, KeyValues, check_attend, check_conv,
     check_matmul,
@@ -19,10 +17,14 @@ pub static SCALAR: Kernels = Kernels {
     name: "scalar",
     width: WIDTH,
     fine_width: WIDTH,
-    matmul_q4,
-    matmul_q8,
-    matmul_fine_q4,
-    matmul_fine_q8,
+    products: [
+        |w, x, y| q4(w, x, y, |b, group, t| x.group(b, group, t).map(i32::from)),
+        |w, x, y| q8(w, x, y, |b, group, t| x.group(b, group, t).map(i32::from)),
+    ],
+    fine_products: [
+        |w, x, y| q4(w, x, y, |b, group, t| x.group(b, group, t).map(i32::from)),
+        |w, x, y| q8(w, x, y, |b, group, t| x.group(b, group, t).map(i32::from)),
+    ],
     matmul_f32,
     quantise,
     quantise_fine,
@@ -33,22 +35,6 @@ pub static SCALAR: Kernels = Kernels {
     conv,
     checksum,
 };
-
-fn matmul_q4(w: &[u8], x: Panel<'_>, y: &mut [f32]) {
-    q4(w, x, y, |block, group, token| x.group(block, group, token).map(i32::from));
-}
-
-fn matmul_q8(w: &[u8], x: Panel<'_>, y: &mut [f32]) {
-    q8(w, x, y, |block, group, token| x.group(block, group, token).map(i32::from));
-}
-
-fn matmul_fine_q4(w: &[u8], x: FinePanel<'_>, y: &mut [f32]) {
-    q4(w, x, y, |block, group, token| x.group(block, group, token).map(i32::from));
-}
-
-fn matmul_fine_q8(w: &[u8], x: FinePanel<'_>, y: &mut [f32]) {
-    q8(w, x, y, |block, group, token| x.group(block, group, token).map(i32::from));
-}
 
 /// Q4 weights times activations, four of them by `group(block, group, token)`.
 fn q4<const WORDS: usize>(

@@ -88,6 +88,11 @@ static CANDIDATES: &[Candidate] = &[
     Candidate { kernels: &SCALAR, needs: 0 },
 ];
 
+/// Every table that was built, best first, with the features that it executes.
+pub fn tables() -> impl Iterator<Item = (&'static Kernels, CpuFeatures)> {
+    CANDIDATES.iter().map(|c| (c.kernels, CpuFeatures { bits: c.needs }))
+}
+
 /// Every table this CPU can run, best first.
 pub fn all(features: CpuFeatures) -> impl Iterator<Item = &'static Kernels> {
     CANDIDATES.iter().filter(move |c| features.has(c.needs)).map(|c| c.kernels)

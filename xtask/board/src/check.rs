@@ -1,17 +1,6 @@
 //! What the types of a board file cannot say.
 
-use super::{Board, Emulator, Platform, Region};
-
-/// CPU features that each kernel table executes; see `rill::kernels`.
-const TABLES: [(&str, &[&str]); 7] = [
-    ("scalar", &[]),
-    ("neon", &["neon"]),
-    ("dotprod", &["neon", "dotprod"]),
-    ("i8mm", &["neon", "dotprod", "i8mm"]),
-    ("avx2", &["avx2"]),
-    ("avxvnni", &["avx2", "avx-vnni"]),
-    ("avx512vnni", &["avx2", "avx512-vnni"]),
-];
+use super::{Board, Emulator, Platform, Region, TABLES};
 
 /// Finds the first contradiction: a key and what is wrong with it.
 pub fn check(board: &Board) -> Result<(), (&'static str, String)> {
@@ -72,16 +61,18 @@ pub fn check(board: &Board) -> Result<(), (&'static str, String)> {
 }
 
 fn check_kernels(board: &Board) -> Result<(), (&'static str, String)> {
-    let table = &board.cpu.kernels;
-    if table == "best" {
+    if board.cpu.kernels == "best" {
         return Ok(());
     }
-    let Some((_, needs)) = TABLES.iter().find(|(name, _)| name == table) else {
-        let names = TABLES.map(|(name, _)| name).join(", ");
+    let Some(table) = TABLES.iter().find(|known| known.name == board.cpu.kernels) else {
+        let table = &board.cpu.kernels;
+        let names = TABLES.map(|table| table.name).join(", ");
         return Err(("cpu.kernels", format!("no kernel table `{table}`; there are {names}")));
     };
-    match needs.iter().find(|need| !board.cpu.features.iter().any(|has| has == *need)) {
-        Some(need) => Err(("cpu.kernels", format!("`{table}` needs `{need}` in cpu.features"))),
+    match table.needs.iter().find(|need| !board.cpu.features.iter().any(|has| has == *need)) {
+        Some(need) => {
+            Err(("cpu.kernels", format!("`{}` needs `{need}` in cpu.features", table.name)))
+        }
         None => Ok(()),
     }
 }

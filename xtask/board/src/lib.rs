@@ -6,6 +6,7 @@
 
 mod bare;
 mod check;
+mod tables;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use bytesize::ByteSize;
 use serde::Deserialize;
 
 pub use bare::{Bare, Block, Boot, Console, Controller, Interrupts, Region, Secondaries};
+pub use tables::{TABLES, Table};
 
 /// A board.
 #[derive(Debug, Clone, PartialEq, Deserialize)]

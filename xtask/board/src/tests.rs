@@ -55,6 +55,19 @@ fn errors_name_the_key() {
     assert!(message.contains("line 1"), "{message}");
 }
 
+/// Those of this architecture; the tests run on both.
+#[test]
+fn the_tables_are_those_of_the_engine() {
+    for (kernels, needs) in rill::kernels::tables() {
+        let table = TABLES.iter().find(|table| table.name == kernels.name).unwrap();
+        let named: Vec<_> = table.needs.iter().map(|need| need.replace('-', "")).collect();
+        assert_eq!(needs.names().collect::<Vec<_>>(), named, "{}", kernels.name);
+    }
+    let here =
+        TABLES.iter().filter(|t| t.name == "scalar" || t.is_arm() == cfg!(target_arch = "aarch64"));
+    assert_eq!(rill::kernels::tables().count(), here.count());
+}
+
 #[test]
 fn the_file_is_named() {
     let message = Board::read(&folder().join("none.toml")).unwrap_err().to_string();

@@ -11,14 +11,15 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rill_board::TABLES;
+
 /// As in `examples/kernel_load.rs`: what one call does for one token.
 const MATMUL_WORK: u64 = 2 * 16 * 2048;
 const ATTEND_WORK: u64 = 2 * 4 * 256 * 64;
 const ELEMENTS: u64 = 2048;
 
-/// A table, a CPU model that runs it and the table's widths: of plain and of fine activations.
-const TABLES: [(&str, &str, [u64; 2]); 3] =
-    [("neon", "cortex-a72", [8, 8]), ("dotprod", "cortex-a76", [12, 8]), ("i8mm", "max", [12, 8])];
+/// The tables of aarch64 and their widths: of plain and of fine activations.
+const WIDTHS: [(&str, [u64; 2]); 3] = [("neon", [8, 8]), ("dotprod", [12, 8]), ("i8mm", [12, 8])];
 
 /// Operations that depend on the width, of plain and of fine activations, and those that do not.
 const PRODUCTS: [[&str; 2]; 2] = [["q4", "q8"], ["q4_fine", "q8_fine"]];
@@ -39,7 +40,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let plugin = profile.join("libinsncount.so");
     let load = build_load(&target, profile)?;
     println!("table     operation     tokens  instructions per multiply-add or element");
-    for (table, cpu, widths) in TABLES {
+    for (table, widths) in WIDTHS {
+        let cpus = TABLES.iter().find(|known| known.name == table).map(|known| known.emulated);
+        let cpu = cpus.and_then(<[_]>::last).ok_or("a table that no CPU of QEMU runs")?;
         let show = |operation: &str, tokens: u64, work: u64| -> Result<(), Box<dyn Error>> {
             let count = |calls: u64| total(&plugin, cpu, &load, table, operation, tokens, calls);
             let cost = (count(2)? - count(1)?) as f64 / (work * tokens) as f64;

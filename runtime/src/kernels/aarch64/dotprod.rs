@@ -6,8 +6,8 @@ use core::arch::asm;
 
 use super::super::{BLOCK_WORDS, FINE_WORDS, Kernels, Quantised};
 use super::{
-    Q4, Q8, ROW_VECTORS, Tile, Weights, combine, entry, for_pairs, load, load_at, load_half_at,
-    load2, matmul, neon, scales, spread, take2, times_lanes,
+    Q4, Q8, ROW_VECTORS, Tile, Weights, by_format, combine, entry, for_pairs, load, load_at,
+    load_half_at, load2, matmul, neon, scales, spread, take2, times_lanes,
 };
 
 /// For CPUs with `sdot`.
@@ -15,10 +15,8 @@ pub(in super::super) static DOTPROD: Kernels = Kernels {
     name: "dotprod",
     width: WIDTH,
     fine_width: FINE_WIDTH,
-    matmul_q4: entry!(tokens::<Q4, 1, BLOCK_WORDS>, w, x, y),
-    matmul_q8: entry!(tokens::<Q8, 1, BLOCK_WORDS>, w, x, y),
-    matmul_fine_q4: entry!(tokens::<Q4, 2, FINE_WORDS>, w, x, y),
-    matmul_fine_q8: entry!(tokens::<Q8, 2, FINE_WORDS>, w, x, y),
+    products: by_format!(tokens, 1, BLOCK_WORDS),
+    fine_products: by_format!(tokens, 2, FINE_WORDS),
     ..neon::TABLE
 };
 

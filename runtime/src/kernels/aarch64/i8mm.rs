@@ -5,8 +5,8 @@ use core::arch::asm;
 
 use super::super::{BLOCK_WORDS, FINE_WORDS, Kernels, Quantised};
 use super::{
-    Q4, Q8, ROW_VECTORS, Tile, Weights, combine, dotprod, entry, for_pairs, load_at, matmul, neon,
-    scales,
+    Q4, Q8, ROW_VECTORS, Tile, Weights, by_format, combine, dotprod, entry, for_pairs, load_at,
+    matmul, neon, scales,
 };
 
 /// For CPUs with `smmla` and `sdot`.
@@ -14,10 +14,8 @@ pub(in super::super) static I8MM: Kernels = Kernels {
     name: "i8mm",
     width: WIDTH,
     fine_width: FINE_WIDTH,
-    matmul_q4: entry!(tokens::<Q4, 1, BLOCK_WORDS>, w, x, y),
-    matmul_q8: entry!(tokens::<Q8, 1, BLOCK_WORDS>, w, x, y),
-    matmul_fine_q4: entry!(tokens::<Q4, 2, FINE_WORDS>, w, x, y),
-    matmul_fine_q8: entry!(tokens::<Q8, 2, FINE_WORDS>, w, x, y),
+    products: by_format!(tokens, 1, BLOCK_WORDS),
+    fine_products: by_format!(tokens, 2, FINE_WORDS),
     ..neon::TABLE
 };
 

@@ -12,6 +12,8 @@ mod dotprod;
 mod float;
 mod i8mm;
 mod neon;
+mod q4;
+mod q8;
 
 use core::arch::aarch64::*;
 use core::arch::asm;
@@ -19,6 +21,8 @@ use core::arch::asm;
 pub(super) use dotprod::DOTPROD;
 pub(super) use i8mm::I8MM;
 pub(super) use neon::NEON;
+use q4::Q4;
+use q8::Q8;
 
 use super::{Quantised, check_matmul};
 use crate::image::layout::{Format, TILE_ROWS};
@@ -50,6 +54,18 @@ macro_rules! entry {
 }
 use entry;
 
+/// The products of a table, `$function` for each format in the order of [`Format`], with the
+/// parameters that follow a format.
+macro_rules! by_format {
+    ($function:ident, $($parameter:tt),+) => {
+        [
+            entry!($function::<Q4, $($parameter),+>, w, x, y),
+            entry!($function::<Q8, $($parameter),+>, w, x, y),
+        ]
+    };
+}
+use by_format;
+
 /// Repeats a body for each pair of column groups, as a constant.
 macro_rules! for_pairs {
     ($pair:ident, $body:block) => {
@@ -80,47 +96,6 @@ trait Weights {
     /// # Safety
     /// The CPU has Advanced SIMD.
     unsafe fn start(offset: int32x4_t) -> int32x4_t;
-}
-
-struct Q4;
-
-impl Weights for Q4 {
-    const FORMAT: Format = Format::Q4;
-
-    #[inline]
-    #[target_feature(enable = "neon")]
-    unsafe fn eight_columns(block: *const u8, pair: usize, rows: usize) -> [int8x16_t; 2] {
-        // SAFETY: the block holds this vector, aligned as the block is.
-        let both = unsafe { block.cast::<uint8x16_t>().add(pair * ROW_VECTORS + rows).read() };
-        let low = vandq_u8(both, vdupq_n_u8(15));
-        [vreinterpretq_s8_u8(low), vreinterpretq_s8_u8(vshrq_n_u8::<4>(both))]
-    }
-
-    #[inline]
-    #[target_feature(enable = "neon")]
-    unsafe fn start(offset: int32x4_t) -> int32x4_t {
-        offset
-    }
-}
-
-struct Q8;
-
-impl Weights for Q8 {
-    const FORMAT: Format = Format::Q8;
-
-    #[inline]
-    #[target_feature(enable = "neon")]
-    unsafe fn eight_columns(block: *const u8, pair: usize, rows: usize) -> [int8x16_t; 2] {
-        let at = 2 * pair * ROW_VECTORS + rows;
-        // SAFETY: the block holds these vectors, aligned as the block is.
-        [0, ROW_VECTORS].map(|h| unsafe { block.cast::<int8x16_t>().add(at + h).read() })
-    }
-
-    #[inline]
-    #[target_feature(enable = "neon")]
-    unsafe fn start(_offset: int32x4_t) -> int32x4_t {
-        vdupq_n_s32(0)
-    }
 }
 
 /// One tile row as it meets a panel: pointers whose lengths [`matmul`] has checked.

@@ -5,8 +5,8 @@ use core::arch::aarch64::*;
 
 use super::super::{BLOCK_WORDS, FINE_WORDS, Kernels, Quantised};
 use super::{
-    PAIRS, Q4, Q8, ROW_VECTORS, Tile, Weights, combine, entry, float, for_pairs, load_at,
-    load_half_at, matmul, scales, spread,
+    PAIRS, Q4, Q8, ROW_VECTORS, Tile, Weights, by_format, combine, entry, float, for_pairs,
+    load_at, load_half_at, matmul, scales, spread,
 };
 use crate::image::checksum;
 
@@ -18,10 +18,8 @@ pub(super) const TABLE: Kernels = Kernels {
     name: "neon",
     width: WIDTH,
     fine_width: WIDTH,
-    matmul_q4: entry!(tokens::<Q4, BLOCK_WORDS>, w, x, y),
-    matmul_q8: entry!(tokens::<Q8, BLOCK_WORDS>, w, x, y),
-    matmul_fine_q4: entry!(tokens::<Q4, FINE_WORDS>, w, x, y),
-    matmul_fine_q8: entry!(tokens::<Q8, FINE_WORDS>, w, x, y),
+    products: by_format!(tokens, BLOCK_WORDS),
+    fine_products: by_format!(tokens, FINE_WORDS),
     matmul_f32: entry!(float::matmul_f32, w, x, y),
     quantise: entry!(float::quantise, x, width, panel),
     quantise_fine: entry!(float::quantise_fine, x, width, panel),
@@ -38,7 +36,7 @@ pub(super) const TABLE: Kernels = Kernels {
 const WIDTH: usize = 8;
 
 /// How a format's products of 8 columns are added up.
-trait Sums: Weights {
+pub(super) trait Sums: Weights {
     /// One token's sums over a block.
     type Block: Copy;
     const ZERO: Self::Block;
@@ -58,52 +56,15 @@ trait Sums: Weights {
 /// The low and the high half of `w[0] * a[0] + w[1] * a[1] + sums`.
 #[inline]
 #[target_feature(enable = "neon")]
-fn multiply_add(sums: [int16x8_t; 2], w: [int8x16_t; 2], a: [int8x16_t; 2]) -> [int16x8_t; 2] {
+pub(super) fn multiply_add(
+    sums: [int16x8_t; 2],
+    w: [int8x16_t; 2],
+    a: [int8x16_t; 2],
+) -> [int16x8_t; 2] {
     let [low, high] = sums;
     let low = vmlal_s8(low, vget_low_s8(w[0]), vget_low_s8(a[0]));
     let high = vmlal_high_s8(high, w[0], a[0]);
     [vmlal_s8(low, vget_low_s8(w[1]), vget_low_s8(a[1])), vmlal_high_s8(high, w[1], a[1])]
-}
-
-impl Sums for Q4 {
-    /// A lane adds 8 products in `add` and 16 in `finish`: at most 16 * 15 * 127 < 2^15.
-    type Block = [[int16x8_t; 2]; ROW_VECTORS];
-    // SAFETY: integers; every pattern is valid.
-    const ZERO: Self::Block = unsafe { core::mem::zeroed() };
-
-    #[inline]
-    #[target_feature(enable = "neon")]
-    unsafe fn add(sums: &mut Self::Block, rows: usize, w: [int8x16_t; 2], a: [int8x16_t; 2]) {
-        sums[rows] = multiply_add(sums[rows], w, a);
-    }
-
-    #[inline]
-    #[target_feature(enable = "neon")]
-    unsafe fn finish(sums: &Self::Block, rows: usize, offset: int32x4_t) -> int32x4_t {
-        let [low, high] = sums[rows];
-        vpadalq_s16(offset, vpaddq_s16(low, high))
-    }
-}
-
-impl Sums for Q8 {
-    /// A 16-bit lane adds 2 products: at most 2 * 128 * 127 < 2^15.
-    type Block = [[int32x4_t; 2]; ROW_VECTORS];
-    // SAFETY: integers; every pattern is valid.
-    const ZERO: Self::Block = unsafe { core::mem::zeroed() };
-
-    #[inline]
-    #[target_feature(enable = "neon")]
-    unsafe fn add(sums: &mut Self::Block, rows: usize, w: [int8x16_t; 2], a: [int8x16_t; 2]) {
-        let [low, high] = multiply_add([vdupq_n_s16(0); 2], w, a);
-        let sums = &mut sums[rows];
-        *sums = [vpadalq_s16(sums[0], low), vpadalq_s16(sums[1], high)];
-    }
-
-    #[inline]
-    #[target_feature(enable = "neon")]
-    unsafe fn finish(sums: &Self::Block, rows: usize, _offset: int32x4_t) -> int32x4_t {
-        vpaddq_s32(sums[rows][0], sums[rows][1])
-    }
 }
 
 #[target_feature(enable = "neon")]

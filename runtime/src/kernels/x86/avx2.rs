@@ -5,12 +5,13 @@ use core::ops::Range;
 
 use super::checksum::checksum;
 use super::floats::Running;
-use super::products::{format, prefetch};
-use super::wide;
+use super::products::{Lanes, Weights, prefetch};
+use super::q4::Q4;
+use super::q8::Q8;
 use crate::image::layout::{BLOCK, TILE_ROWS};
 use crate::kernels::panel::{
-    BLOCK_WORDS, FINE_WORDS, FinePanel, Panel, Quantised, for_each_block, group_at, pair_at,
-    put_block, put_fine_block,
+    BLOCK_WORDS, FINE_WORDS, Quantised, for_each_block, group_at, pair_at, put_block,
+    put_fine_block,
 };
 use crate::kernels::{
     Attend, Conv, Element, Head, KEY_BLOCK, KV_BLOCK, Kernels, KeyValues, check_attend, check_conv,
@@ -22,10 +23,8 @@ pub static AVX2: Kernels = Kernels {
     name: "avx2",
     width: WIDTH,
     fine_width: WIDTH,
-    matmul_q4: entry!(matmul_q4, w, x, y),
-    matmul_q8: entry!(matmul_q8, w, x, y),
-    matmul_fine_q4: entry!(matmul_fine_q4, w, x, y),
-    matmul_fine_q8: entry!(matmul_fine_q8, w, x, y),
+    products: by_format!(matmul, BLOCK_WORDS),
+    fine_products: by_format!(matmul, FINE_WORDS),
     matmul_f32: entry!(matmul_f32, w, x, y),
     quantise: entry!(quantise, x, width, panel),
     quantise_fine: entry!(quantise_fine, x, width, panel),
@@ -38,10 +37,12 @@ pub static AVX2: Kernels = Kernels {
 };
 
 float_kernels!("avx2,fma,f16c");
-product_kernels!("avx2,fma,f16c", 1 2 3 4 5 6, but q4 1 2 then avx2_q4, avx2_fine_q4);
+product_kernels!("avx2,fma,f16c", Sums, 1 2 3 4 5 6, by hand false);
 
 /// Lanes 0..8 and 8..16.
 pub type V = [__m256; 2];
+/// Rows 0..8 and 8..16.
+pub type I = [__m256i; 2];
 
 const KEYS_AT_ONCE: usize = 1;
 const VALUES_AT_ONCE: usize = 1;
@@ -195,105 +196,78 @@ with_features! {
         unsafe { _mm256_loadu_si256(bytes.as_ptr().cast()) }
     }
 
-    pub fn to_floats(sums: [__m256i; 2]) -> V {
+    pub fn to_floats(sums: I) -> V {
         [_mm256_cvtepi32_ps(sums[0]), _mm256_cvtepi32_ps(sums[1])]
     }
 
-    pub fn low_nibbles(bytes: __m256i) -> __m256i {
-        _mm256_and_si256(bytes, _mm256_set1_epi8(15))
+    pub fn splat_word(word: i32) -> I {
+        [_mm256_set1_epi32(word); 2]
     }
 
-    pub fn high_nibbles(bytes: __m256i) -> __m256i {
-        low_nibbles(_mm256_srli_epi16::<4>(bytes))
+    fn unpack<W: Sums>(quarter: &[u8]) -> [I; 2] {
+        // SAFETY: this function was compiled for the features of these vectors.
+        unsafe { W::groups(quarter) }
     }
 
-    /// Two groups of stored weights, rows 0..8 and 8..16 of each: 0..=15 for Q4, signed for Q8.
-    pub fn unpack<const Q8: bool>(quants: &[u8]) -> [[__m256i; 2]; 2] {
-        let (parts, _) = quants.as_chunks::<32>();
-        let (low, high) = (load_bytes(&parts[0]), load_bytes(&parts[1]));
-        if Q8 {
-            [[low, high], [load_bytes(&parts[2]), load_bytes(&parts[3])]]
-        } else {
-            [[low_nibbles(low), low_nibbles(high)], [high_nibbles(low), high_nibbles(high)]]
-        }
+    fn start<W: Sums>(_offset: i32) -> I {
+        splat_word(0)
     }
 
-    /// Four pairs of columns, as [`FinePanel`] has them, rows 0..8 and 8..16 of each.
-    pub fn unpack_fine<const Q8: bool>(quants: &[u8]) -> [[__m256i; 2]; 4] {
-        let (parts, _) = quants.as_chunks::<32>();
-        let mut pairs = [[_mm256_setzero_si256(); 2]; 4];
-        for half in 0..2 {
-            let low = load_bytes(&parts[half]);
-            if Q8 {
-                let high = load_bytes(&parts[2 + half]);
-                pairs[0][half] = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(low));
-                pairs[1][half] = _mm256_srai_epi16::<8>(low);
-                pairs[2][half] = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(high));
-                pairs[3][half] = _mm256_srai_epi16::<8>(high);
-            } else {
-                let nibble = _mm256_set1_epi16(15);
-                pairs[0][half] = _mm256_and_si256(low, nibble);
-                pairs[1][half] = _mm256_and_si256(_mm256_srli_epi16::<8>(low), nibble);
-                pairs[2][half] = _mm256_and_si256(_mm256_srli_epi16::<4>(low), nibble);
-                pairs[3][half] = _mm256_srli_epi16::<12>(low);
-            }
-        }
-        pairs
+    fn step<W: Sums>(sums: I, weights: I, group: i32) -> I {
+        let group = _mm256_set1_epi32(group);
+        // SAFETY: this function was compiled for the same features.
+        unsafe { [W::step(sums[0], weights[0], group), W::step(sums[1], weights[1], group)] }
     }
 
-    pub fn start_fine<const Q8: bool>(offset: i32) -> [__m256i; 2] {
-        [_mm256_set1_epi32(if Q8 { 0 } else { offset }); 2]
+    fn finish<W: Sums>(sums: I, offset: i32) -> V {
+        // SAFETY: this function was compiled for the same features.
+        to_floats(unsafe { [W::finish(sums[0], offset), W::finish(sums[1], offset)] })
     }
 
-    fn step_fine(sums: [__m256i; 2], weights: [__m256i; 2], pair: i32) -> [__m256i; 2] {
+    fn step_fine(sums: I, weights: I, pair: i32) -> I {
         let pair = _mm256_set1_epi32(pair);
         [
             _mm256_add_epi32(sums[0], _mm256_madd_epi16(weights[0], pair)),
             _mm256_add_epi32(sums[1], _mm256_madd_epi16(weights[1], pair)),
         ]
     }
+}
 
-    pub fn finish_fine(sums: [__m256i; 2]) -> V {
-        to_floats(sums)
-    }
-
-    fn start<const Q8: bool>(_offset: i32) -> [__m256i; 2] {
-        [_mm256_setzero_si256(); 2]
-    }
-
-    /// Adds the products with a group: 16-bit sums of column pairs for Q4, 32-bit sums for Q8.
+/// How a format's products of a group are added up without VNNI.
+pub trait Sums: Weights {
+    /// Adds the products of 8 rows with a group, which is in all lanes.
     ///
-    /// A Q4 pair is at most 2 x 15 x 127, and a block's eight groups stay below 2^15. For Q8 the
-    /// sign of the weight moves to the activation: a pair is at most 2 x 128 x 127 < 2^15.
-    fn step<const Q8: bool>(
-        sums: [__m256i; 2],
-        weights: [__m256i; 2],
-        group: i32
-    ) -> [__m256i; 2] {
-        let group = _mm256_set1_epi32(group);
-        [step8::<Q8>(sums[0], weights[0], group), step8::<Q8>(sums[1], weights[1], group)]
-    }
+    /// # Safety
+    /// The CPU has AVX2.
+    unsafe fn step(sums: __m256i, weights: __m256i, group: __m256i) -> __m256i;
 
-    /// [`step`] for 8 rows.
-    fn step8<const Q8: bool>(sums: __m256i, weights: __m256i, group: __m256i) -> __m256i {
-        if Q8 {
-            let signed = _mm256_sign_epi8(group, weights);
-            let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), signed);
-            _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-        } else {
-            _mm256_add_epi16(sums, _mm256_maddubs_epi16(weights, group))
-        }
-    }
+    /// The 32-bit sums of 8 rows, `offset` added to those of weights with a bias.
+    ///
+    /// # Safety
+    /// The CPU has AVX2.
+    unsafe fn finish(sums: __m256i, offset: i32) -> __m256i;
+}
 
-    fn finish<const Q8: bool>(sums: [__m256i; 2], offset: i32) -> V {
-        if Q8 {
-            return to_floats(sums);
-        }
-        let (ones, offset) = (_mm256_set1_epi16(1), _mm256_set1_epi32(offset));
-        to_floats([
-            _mm256_add_epi32(_mm256_madd_epi16(sums[0], ones), offset),
-            _mm256_add_epi32(_mm256_madd_epi16(sums[1], ones), offset),
-        ])
+lanes! {
+    I;
+
+    fn load(run: &[u8; 64]) {
+        [_mm256_loadu_si256(run.as_ptr().cast()), _mm256_loadu_si256(run[32..].as_ptr().cast())]
+    }
+    fn splat(word: i16) { [_mm256_set1_epi16(word); 2] }
+    fn and(a: I, b: I) { [_mm256_and_si256(a[0], b[0]), _mm256_and_si256(a[1], b[1])] }
+    fn xor(a: I, b: I) { [_mm256_xor_si256(a[0], b[0]), _mm256_xor_si256(a[1], b[1])] }
+    fn shl(a: I, bits: i32) {
+        let bits = _mm_cvtsi32_si128(bits);
+        [_mm256_sll_epi16(a[0], bits), _mm256_sll_epi16(a[1], bits)]
+    }
+    fn shr(a: I, bits: i32) {
+        let bits = _mm_cvtsi32_si128(bits);
+        [_mm256_srl_epi16(a[0], bits), _mm256_srl_epi16(a[1], bits)]
+    }
+    fn sar(a: I, bits: i32) {
+        let bits = _mm_cvtsi32_si128(bits);
+        [_mm256_sra_epi16(a[0], bits), _mm256_sra_epi16(a[1], bits)]
     }
 }
 

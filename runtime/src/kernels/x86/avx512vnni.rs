@@ -5,11 +5,13 @@ use core::ops::Range;
 
 use super::checksum::checksum;
 use super::floats::Running;
-use super::products::{format, prefetch};
+use super::products::{Lanes, Weights, prefetch, unsigned, unsigned_start};
+use super::q4::Q4;
+use super::q8::Q8;
 use crate::image::layout::{BLOCK, TILE_ROWS};
 use crate::kernels::panel::{
-    BLOCK_WORDS, FINE_WORDS, FinePanel, Panel, Quantised, for_each_block, group_at, pair_at,
-    put_block, put_fine_block,
+    BLOCK_WORDS, FINE_WORDS, Quantised, for_each_block, group_at, pair_at, put_block,
+    put_fine_block,
 };
 use crate::kernels::{
     Attend, Conv, Element, Head, KEY_BLOCK, KV_BLOCK, Kernels, KeyValues, check_attend, check_conv,
@@ -21,10 +23,8 @@ pub static AVX512_VNNI: Kernels = Kernels {
     name: "avx512vnni",
     width: WIDTH,
     fine_width: WIDTH,
-    matmul_q4: entry!(matmul_q4, w, x, y),
-    matmul_q8: entry!(matmul_q8, w, x, y),
-    matmul_fine_q4: entry!(matmul_fine_q4, w, x, y),
-    matmul_fine_q8: entry!(matmul_fine_q8, w, x, y),
+    products: by_format!(matmul, BLOCK_WORDS),
+    fine_products: by_format!(matmul, FINE_WORDS),
     matmul_f32: entry!(matmul_f32, w, x, y),
     quantise: entry!(quantise, x, width, panel),
     quantise_fine: entry!(quantise_fine, x, width, panel),
@@ -38,11 +38,12 @@ pub static AVX512_VNNI: Kernels = Kernels {
 
 float_kernels!("avx512f,avx512bw,avx512dq,avx512vl,avx512vnni");
 product_kernels!(
-    "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni",
+    "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni", Weights,
     1 2 3 4 5 6 7 8 9 10 11 12
 );
 
 type V = __m512;
+type I = __m512i;
 
 const KEYS_AT_ONCE: usize = 2;
 const VALUES_AT_ONCE: usize = 4;
@@ -146,70 +147,44 @@ with_features! {
         _mm512_cvtph_ps(unsafe { _mm256_loadu_si256(scales.as_ptr().cast()) })
     }
 
-    fn load_bytes(bytes: &[u8; 64]) -> __m512i {
-        // SAFETY: all 64 bytes are readable.
-        unsafe { _mm512_loadu_si512(bytes.as_ptr().cast()) }
+    fn to_floats(sums: I) -> V {
+        _mm512_cvtepi32_ps(sums)
     }
 
-    /// Two groups of unsigned weights: stored weight of Q4, weight + 128 of Q8.
-    fn unpack<const Q8: bool>(quants: &[u8]) -> [__m512i; 2] {
-        let (runs, _) = quants.as_chunks::<64>();
-        if Q8 {
-            let sign = _mm512_set1_epi8(-128);
-            [0, 1].map(|run| _mm512_xor_si512(load_bytes(&runs[run]), sign))
-        } else {
-            let nibble = _mm512_set1_epi8(15);
-            let both = load_bytes(&runs[0]);
-            let high = _mm512_srli_epi16::<4>(both);
-            [_mm512_and_si512(both, nibble), _mm512_and_si512(high, nibble)]
-        }
+    fn splat_word(word: i32) -> I {
+        _mm512_set1_epi32(word)
     }
 
-    /// Takes the bias of the weights off in advance: 16 times that of Q4 for Q8.
-    fn start<const Q8: bool>(offset: i32) -> __m512i {
-        _mm512_set1_epi32(if Q8 { 16 * offset } else { offset })
+    fn unpack<W: Weights>(quarter: &[u8]) -> [I; 2] {
+        // SAFETY: this function was compiled for the features of these vectors.
+        unsafe { unsigned::<W, I>(quarter) }
     }
 
-    fn step<const Q8: bool>(sums: __m512i, weights: __m512i, group: i32) -> __m512i {
+    fn start<W: Weights>(offset: i32) -> I {
+        splat_word(unsigned_start::<W>(offset))
+    }
+
+    fn step<W: Weights>(sums: I, weights: I, group: i32) -> I {
         _mm512_dpbusd_epi32(sums, weights, _mm512_set1_epi32(group))
     }
 
-    fn finish<const Q8: bool>(sums: __m512i, _offset: i32) -> V {
-        _mm512_cvtepi32_ps(sums)
+    fn finish<W: Weights>(sums: I, _offset: i32) -> V {
+        to_floats(sums)
     }
 
-    /// Four pairs of columns, as [`FinePanel`] has them.
-    fn unpack_fine<const Q8: bool>(quants: &[u8]) -> [__m512i; 4] {
-        let (runs, _) = quants.as_chunks::<64>();
-        let low = load_bytes(&runs[0]);
-        if Q8 {
-            let high = load_bytes(&runs[1]);
-            [
-                _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(low)),
-                _mm512_srai_epi16::<8>(low),
-                _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(high)),
-                _mm512_srai_epi16::<8>(high),
-            ]
-        } else {
-            let nibble = _mm512_set1_epi16(15);
-            [
-                _mm512_and_si512(low, nibble),
-                _mm512_and_si512(_mm512_srli_epi16::<8>(low), nibble),
-                _mm512_and_si512(_mm512_srli_epi16::<4>(low), nibble),
-                _mm512_srli_epi16::<12>(low),
-            ]
-        }
-    }
-
-    fn start_fine<const Q8: bool>(offset: i32) -> __m512i {
-        _mm512_set1_epi32(if Q8 { 0 } else { offset })
-    }
-
-    fn step_fine(sums: __m512i, weights: __m512i, pair: i32) -> __m512i {
+    fn step_fine(sums: I, weights: I, pair: i32) -> I {
         _mm512_dpwssd_epi32(sums, weights, _mm512_set1_epi32(pair))
     }
+}
 
-    fn finish_fine(sums: __m512i) -> V {
-        _mm512_cvtepi32_ps(sums)
-    }
+lanes! {
+    I;
+
+    fn load(run: &[u8; 64]) { _mm512_loadu_si512(run.as_ptr().cast()) }
+    fn splat(word: i16) { _mm512_set1_epi16(word) }
+    fn and(a: I, b: I) { _mm512_and_si512(a, b) }
+    fn xor(a: I, b: I) { _mm512_xor_si512(a, b) }
+    fn shl(a: I, bits: i32) { _mm512_sll_epi16(a, _mm_cvtsi32_si128(bits)) }
+    fn shr(a: I, bits: i32) { _mm512_srl_epi16(a, _mm_cvtsi32_si128(bits)) }
+    fn sar(a: I, bits: i32) { _mm512_sra_epi16(a, _mm_cvtsi32_si128(bits)) }
 }

@@ -3,12 +3,13 @@
 //! The functions are written once, over vectors of 16 floats, in the macros of `floats` and
 //! `products`. Each instruction set defines those vectors and its dot product, then expands the
 //! macros with its features: a function compiled for the features may call their intrinsics
-//! safely. The only unsafe steps are loads and stores through pointers, each in a small function,
-//! and the entry from a table into code compiled for its features.
+//! safely. A format of weights is a file of its own, over the vectors of any table. The only unsafe
+//! steps are loads and stores through pointers, each in a small function, and the entries from a
+//! table or a trait into code compiled for its features.
 
 /// A table's entry: calls a function that was compiled for the table's features.
 macro_rules! entry {
-    ($function:path, $($argument:ident),*) => {
+    ($function:expr, $($argument:ident),*) => {
         |$($argument),*| {
             // SAFETY: the CPU has the features that the function was compiled for, because the
             // table is reached only through a `CpuFeatures` that has them, and who made that
@@ -18,13 +19,22 @@ macro_rules! entry {
     };
 }
 
+/// The products of a table, `$function` for each format in the order of [`Format`].
+///
+/// [`Format`]: crate::image::layout::Format
+macro_rules! by_format {
+    ($function:ident, $words:ident) => {
+        [entry!($function::<Q4, $words>, w, x, y), entry!($function::<Q8, $words>, w, x, y)]
+    };
+}
+
 /// Compiles each function for `$features`, to be inlined into others that have them.
 macro_rules! with_features {
     (
         $features:literal;
         $(
             $(#[$attribute:meta])*
-            $visible:vis fn $name:ident $(<const $parameter:ident: bool>)?(
+            $visible:vis fn $name:ident $(<$parameter:ident: $bound:ident>)?(
                 $($argument:ident: $type:ty),*
             ) $(-> $result:ty)? $body:block
         )*
@@ -33,7 +43,7 @@ macro_rules! with_features {
             $(#[$attribute])*
             #[target_feature(enable = $features)]
             #[inline]
-            $visible fn $name $(<const $parameter: bool>)?(
+            $visible fn $name $(<$parameter: $bound>)?(
                 $($argument: $type),*
             ) $(-> $result)? $body
         )*
@@ -49,6 +59,8 @@ mod avx2;
 mod avx512vnni;
 mod avxvnni;
 mod checksum;
+mod q4;
+mod q8;
 mod wide;
 
 pub use avx2::AVX2;

@@ -14,7 +14,10 @@ use core::arch::asm;
 
 use super::products::prefetch;
 use crate::image::layout::{Format, TILE_ROWS};
-use crate::kernels::panel::{BLOCK_WORDS, FINE_WORDS, FinePanel, Panel};
+use crate::kernels::panel::{FINE_WORDS, Quantised};
+
+/// The least tokens; the most are 6.
+pub const LEAST: usize = 3;
 
 /// What the instructions need beside a block, aligned for their vectors.
 #[repr(C, align(32))]
@@ -263,28 +266,23 @@ macro_rules! block {
     };
 }
 
-/// Defines a product for 3 to 6 tokens whose sums `$sums` makes.
+/// Defines the products for 3 to 6 tokens whose sums `$plain` and, of fine activations, `$fine` make.
 macro_rules! product {
-    ($name:ident, $features:literal, $panel:ident, $words:ident, $sums:ident) => {
+    ($name:ident, $features:literal, $plain:ident, $fine:ident) => {
         /// See [`Kernels::matmul`](crate::kernels::Kernels::matmul): 3 to 6 tokens; the caller has
         /// checked the lengths.
         #[target_feature(enable = $features)]
-        pub fn $name(w: &[u8], x: $panel<'_>, y: &mut [f32]) {
+        pub fn $name<const WORDS: usize>(w: &[u8], x: Quantised<'_, WORDS>, y: &mut [f32]) {
             let tile_rows = w.chunks_exact(Format::Q4.tile_row_bytes(x.blocks()));
             for (w, y) in tile_rows.zip(y.chunks_exact_mut(x.width() * TILE_ROWS)) {
                 y.fill(0.0);
-                let words = x.words().chunks_exact(x.width() * $words);
+                let words = x.words().chunks_exact(x.width() * WORDS);
                 for (w, words) in w.chunks_exact(Format::Q4.block_bytes()).zip(words) {
                     prefetch(w, w.len());
-                    match x.width() {
-                        3 => block!($sums, w, words, y, 3, 0 0 1  1 2 3  2 4 5),
-                        4 => block!($sums, w, words, y, 4, 0 0 1  1 2 3  2 4 5  3 6 7),
-                        5 => block!($sums, w, words, y, 5, 0 0 1  1 2 3  2 4 5  3 6 7  4 8 9),
-                        6 => block!(
-                            $sums, w, words, y, 6,
-                            0 0 1  1 2 3  2 4 5  3 6 7  4 8 9  5 10 11
-                        ),
-                        width => unreachable!("width {width} was checked"),
+                    if WORDS == FINE_WORDS {
+                        blocks!($fine, w, words, y, x.width());
+                    } else {
+                        blocks!($plain, w, words, y, x.width());
                     }
                 }
             }
@@ -292,7 +290,21 @@ macro_rules! product {
     };
 }
 
-product!(avx2_q4, "avx2,fma,f16c", Panel, BLOCK_WORDS, plain_avx2);
-product!(avx2_fine_q4, "avx2,fma,f16c", FinePanel, FINE_WORDS, fine_avx2);
-product!(avxvnni_q4, "avxvnni,avx2,fma,f16c", Panel, BLOCK_WORDS, plain_avxvnni);
-product!(avxvnni_fine_q4, "avxvnni,avx2,fma,f16c", FinePanel, FINE_WORDS, fine_avxvnni);
+/// One block for `$width` tokens.
+macro_rules! blocks {
+    ($sums:ident, $w:ident, $words:ident, $y:ident, $width:expr) => {
+        match $width {
+            3 => block!($sums, $w, $words, $y, 3, 0 0 1  1 2 3  2 4 5),
+            4 => block!($sums, $w, $words, $y, 4, 0 0 1  1 2 3  2 4 5  3 6 7),
+            5 => block!($sums, $w, $words, $y, 5, 0 0 1  1 2 3  2 4 5  3 6 7  4 8 9),
+            6 => block!(
+                $sums, $w, $words, $y, 6,
+                0 0 1  1 2 3  2 4 5  3 6 7  4 8 9  5 10 11
+            ),
+            width => unreachable!("width {width} was checked"),
+        }
+    };
+}
+
+product!(avx2, "avx2,fma,f16c", plain_avx2, fine_avx2);
+product!(avxvnni, "avxvnni,avx2,fma,f16c", plain_avxvnni, fine_avxvnni);
