@@ -305,7 +305,7 @@ fn new_conversation(messages: Vec<Value>) -> Conversation {
 }
 
 /// Makes `tokens` the sequence of the session. What it has of them already is not computed again.
-fn follow(session: &mut Session<'_>, tokens: &[u32]) -> Result<(), SequenceError> {
+pub fn follow(session: &mut Session<'_>, tokens: &[u32]) -> Result<(), SequenceError> {
     if tokens.len() > session.context() {
         let (context, needed) = (session.context() as u32, Some(tokens.len()));
         return Err(SequenceError::ContextFull { context, needed });

@@ -1,7 +1,7 @@
 //! Text and messages to tokens of a sequence.
 
 use super::Engine;
-use crate::chat::{ChatError, Role};
+use crate::chat::{ChatError, Place, Role};
 use crate::sequence::{Sequence, SequenceError};
 use crate::tokenizer::EncodeError;
 
@@ -37,6 +37,19 @@ impl<'a> Engine<'a> {
         wrote(sequence, written.map(|count| begins + count).map_err(ChatError::Encode))
     }
 
+    /// Writes the tokens of a text to `out`, and says how many they are: see [`Tokenizer::encode`]. A run
+    /// without a place to cut has at most [`PIECE_BYTES`](super::PIECE_BYTES) bytes.
+    ///
+    /// [`Tokenizer::encode`]: crate::tokenizer::Tokenizer::encode
+    pub fn encode(
+        &mut self,
+        text: &str,
+        parse_specials: bool,
+        out: &mut [u32],
+    ) -> Result<usize, EncodeError> {
+        self.tokenizer.encode(text, parse_specials, self.desk.pieces, out)
+    }
+
     /// Appends raw text to the answer under way, as if the model had said it.
     pub fn append_to_answer(
         &mut self,
@@ -62,6 +75,24 @@ impl<'a> Engine<'a> {
         let written = conversation.message(&self.tokenizer, role, content, pieces, room);
         sequence.place = conversation.place();
         wrote(sequence, written)
+    }
+
+    /// Goes back to the first `len` tokens of a conversation: see [`Engine::cut`]. A message that is
+    /// appended next follows the last of them, which may lie within an answer.
+    pub fn cut_conversation(&mut self, sequence: &mut Sequence<'a>, len: usize) {
+        let before = sequence.tokens().len();
+        self.cut(sequence, len);
+        if sequence.tokens().len() < before {
+            let close = |id: &u32| Some(*id) == self.chat.close;
+            let is_line_end = |id: &u32| self.tokenizer.piece(*id) == b"\n";
+            sequence.place = match sequence.tokens() {
+                [] => Place::Start,
+                [begin] if Some(*begin) == self.chat.begin => Place::Between,
+                [.., last] if close(last) => Place::Closed,
+                [.., before, last] if close(before) && is_line_end(last) => Place::Between,
+                _ => Place::Answer,
+            };
+        }
     }
 
     /// Begins an answer: the next tokens are the assistant's.

@@ -2,17 +2,18 @@
 //!
 //! A platform implements these four traits; the engine knows no operating system, file or thread.
 //! Beside each trait lies a fake for tests (feature `fake`); [`Crew`] makes [`Parallel`] of any way to
-//! let cores sleep, [`InMemory`] is [`Storage`] where the image needs no device, and on [`pieces`]
-//! stands what is [`Storage`] on one.
+//! let cores sleep, [`Blocking`] is [`Storage`] where a read is a call that returns with the bytes, such
+//! as from memory ([`InMemory`]), and on [`pieces`] stands what is [`Storage`] on a device with a queue.
 
+mod blocking;
 mod clock;
 mod crew;
 mod events;
-mod in_memory;
 mod parallel;
 pub mod pieces;
 mod storage;
 
+pub use blocking::{Blocking, InMemory, ReadAt};
 #[cfg(any(test, feature = "fake"))]
 pub use clock::ManualClock;
 pub use clock::{Clock, Micros};
@@ -20,7 +21,6 @@ pub use crew::{Crew, Park};
 #[cfg(any(test, feature = "fake"))]
 pub use events::Recorder;
 pub use events::{Event, Events, Silent};
-pub use in_memory::InMemory;
 pub use parallel::{Parallel, Serial, Shared, for_each_chunk};
 pub use storage::{
     Completion, Geometry, RETRIES, Read, Slice, Storage, StorageError, StorageErrorKind, Urgency,

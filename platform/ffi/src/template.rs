@@ -1,0 +1,78 @@
+//! Conversations as the checkpoint's own chat template writes them.
+
+use std::time::SystemTime;
+
+use rill::chat::Role;
+use rill::image::{ChatTemplate, Image, ImageError, PAGE_ALIGN, Section, checksum};
+use rill::seams::Storage;
+use rill::sequence::SequenceError;
+use rill::session::Session;
+use rill_linux::clock::local_seconds;
+use rill_linux::talk::follow;
+use rill_template::{Conversation, TemplateError, Words};
+use serde_json::json;
+
+use crate::status::{Failure, Status};
+
+/// The section of an image's template; empty where there is none.
+pub fn section(image: &Image, storage: &mut dyn Storage<'static>) -> Result<Vec<u8>, Failure> {
+    let span = image.header.span(Section::Template);
+    if span.len == 0 {
+        return Ok(Vec::new());
+    }
+    let wrong = |error| Failure::from(error);
+    // A length that was checked when the image was opened. Devices want their reads aligned.
+    let padded = (span.len as usize).next_multiple_of(PAGE_ALIGN);
+    let mut room = vec![0; padded + PAGE_ALIGN];
+    let start = room.as_ptr().align_offset(PAGE_ALIGN);
+    let bytes = &mut room[start..start + padded];
+    storage
+        .read_patiently(span.offset, bytes)
+        .map_err(|error| wrong(ImageError::Storage(Section::Template, error)))?;
+    let bytes = &bytes[..span.len as usize];
+    if checksum(bytes) != span.checksum {
+        return Err(wrong(ImageError::Checksum(Section::Template)));
+    }
+    Ok(bytes.to_vec())
+}
+
+/// What renders conversations with a model.
+pub struct Template(Result<rill_template::Template, TemplateError>);
+
+impl Template {
+    /// Of a model, whose template came with it as `section`; `None` where there is none.
+    pub fn of(session: &Session<'_>, section: Vec<u8>) -> Result<Option<Self>, Failure> {
+        if section.is_empty() {
+            return Ok(None);
+        }
+        let wrong = || Failure::from(ImageError::Length(Section::Template));
+        let section = ChatTemplate::parse(&section).ok_or_else(wrong)?;
+        let words = Words::of(session.tokenizer(), session.chat(), &section);
+        // What cannot be compiled matters to who wants it alone.
+        Ok(Some(Self(rill_template::Template::new(section.source, words))))
+    }
+
+    /// Makes the selected conversation what it writes of `messages`.
+    pub fn follow<'t>(
+        &self,
+        session: &mut Session<'_>,
+        messages: impl Iterator<Item = (Role, &'t str)>,
+    ) -> Result<(), Failure> {
+        let refused = |error: &TemplateError| Failure::system(Status::Template, error);
+        let template = self.0.as_ref().map_err(refused)?;
+        let messages = messages.map(|(role, text)| {
+            let role = match role {
+                Role::System => "system",
+                Role::User => "user",
+                Role::Assistant => "assistant",
+            };
+            json!({"role": role, "content": text})
+        });
+        let mut conversation = Conversation::new(messages.collect());
+        conversation.add_generation_prompt = true;
+        conversation.now = local_seconds(SystemTime::now());
+        let rendered = template.render(&conversation).map_err(|error| refused(&error))?;
+        let tokens = rendered.tokens(session.tokenizer()).map_err(SequenceError::Text)?;
+        Ok(follow(session, &tokens)?)
+    }
+}
