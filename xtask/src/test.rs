@@ -101,6 +101,9 @@ fn checks() -> Result<Vec<Check>> {
         Check::cargo("engine without an OS", &["build", "-p", "rill", "--target", BARE_ARM])
             .needing(&[Need::target(BARE_ARM)]),
     ];
+    let bare = ["test", "-p", "rill-tests", "--test", "c_bare", "--", "--ignored"];
+    let needs = [Need::target(BARE_ARM), Need::CROSS_GCC, Need::QEMU_SYSTEM];
+    checks.push(Check::cargo("C library without an OS", &bare).needing(&needs));
     for (target, runs) in FUZZ {
         checks.push(fuzzed(target, runs)?);
     }
