@@ -14,7 +14,8 @@ const keys = {};
 
 before(async () => {
   const file = join(folder, "keys.txt");
-  for (const name of ["operator", "visitors"]) keys[name] = rill("key", file, name).trim();
+  keys.operator = rill("key", file, "house", "--operator").trim();
+  keys.visitors = rill("key", file, "visitors").trim();
   [browser, served, open] = await Promise.all([
     Browser.open(),
     Served.start({ "kiosk.toml": 'key = "visitors"\nprompts = ["Where is the lift?"]' },
@@ -48,6 +49,9 @@ test("a key is needed, kept in the tab and forgotten", async () => {
   await page.getByLabel("Key").fill("rill-wrong");
   await page.keyboard.press("Enter");
   await page.getByText("does not know this key").waitFor();
+  await page.getByLabel("Key").fill(keys.visitors);
+  await page.keyboard.press("Enter");
+  await page.getByText("is not the operator's").waitFor();
   await page.getByLabel("Key").fill(keys.operator);
   await page.getByRole("button", { name: "Open" }).click();
   await page.locator("#board").waitFor();

@@ -100,17 +100,29 @@ fn an_answer_under_way_is_seen_and_so_is_who_left_it() {
 }
 
 #[test]
-fn with_keys_it_needs_one() {
+fn with_keys_it_needs_the_operators() {
     let folder = tempfile::tempdir().expect("there is room");
     let path = folder.path().join("keys");
-    let key = Key::new("operator", None, None).expect("there is a random number");
-    fs::write(&path, &key.line).expect("it is written");
+    let key = |name| Key::new(name, None, None).expect("there is a random number");
+    let (guest, house) = (key("guest"), key("house").of_operator());
+    fs::write(&path, format!("{}\n{}", guest.line, house.line)).expect("it is written");
     let server = start(Config { keys: Some(path), ..here() }, Setting::default());
-    assert_eq!([server.get("/operator").status, server.get(STATE).status], [200, 401]);
-    let head = format!("Authorization: Bearer {}", key.secret);
-    let ask =
-        format!("GET {STATE} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{head}\r\n\r\n");
-    assert_eq!(server.send(ask).ok()["stage"], "ready");
+    assert_eq!(server.get("/operator").status, 200);
+    let ask = |path: &str, key: &Key| {
+        let head = format!("Host: localhost\r\nAuthorization: Bearer {}", key.secret);
+        server.send(format!("GET {path} HTTP/1.1\r\nConnection: close\r\n{head}\r\n\r\n"))
+    };
+    for path in [STATE, "/metrics"] {
+        assert_eq!(server.get(path).status, 401);
+        let refused = ask(path, &guest);
+        assert_eq!(refused.status, 403, "{refused:?}");
+        assert!(refused.body.contains("rill key --operator"), "{refused:?}");
+        assert_eq!(ask(path, &house).status, 200);
+    }
+    // It is a key like any other too.
+    for key in [&guest, &house] {
+        assert_eq!(ask("/v1/models", key).status, 200);
+    }
 }
 
 #[test]

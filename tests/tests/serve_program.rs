@@ -108,6 +108,8 @@ fn keys_are_made_and_read_again() {
     assert_eq!(served.ask("").status, 401);
     assert_eq!(served.ask(&kiosk).status, 200);
     let desk = format!("X-Api-Key: {}\r\n", rill(&["key", keys, "desk"]).ok().trim());
+    rill(&["key", keys, "house", "--operator"]).ok();
+    assert!(std::fs::read_to_string(keys).expect("it is text").ends_with(" - - operator\n"));
     assert_eq!(served.ask(&desk).status, 401);
     let reread = |served: &mut Served, says: &str| {
         served.signal(Signal::HUP);

@@ -2,11 +2,13 @@
 //!
 //! Each line is one key, as [`Key::line`] writes it: its name, the SHA-256 of the key in hexadecimal
 //! digits, how many requests and how many tokens (of prompts and answers) it may have a minute, `-` for
-//! any number. Empty lines and lines that begin with `#` say nothing.
+//! any number. With `operator` at its end it is a key of whoever runs the server: it also opens what tells
+//! how the server is. Empty lines and lines that begin with `#` say nothing.
 //!
 //! ```text
 //! # name   sha256             requests/minute  tokens/minute
 //! kiosk    0f3a...            60               20000
+//! house    77c1...            -                -              operator
 //! ```
 //!
 //! A key is 256 random bits, so a plain hash gives nobody who reads the file a way to guess it, and no
@@ -53,7 +55,18 @@ impl Key {
         let line = format!("{name} {hash} {} {}", limit(requests), limit(tokens));
         Ok(Self { secret, line })
     }
+
+    /// Makes it a key of whoever runs the server.
+    #[must_use]
+    pub fn of_operator(mut self) -> Self {
+        self.line.push(' ');
+        self.line.push_str(OPERATOR);
+        self
+    }
 }
+
+/// What stands at the end of a line whose key is an operator's.
+const OPERATOR: &str = "operator";
 
 /// Whether a name can stand in a file of keys.
 pub fn is_name(name: &str) -> bool {
@@ -72,7 +85,8 @@ pub enum KeysError {
     Long,
     /// A line is not as it must be.
     #[error(
-        "line {0}: not a name, a SHA-256, requests and tokens a minute; `rill key` writes such lines"
+        "line {0}: not a name, a SHA-256, requests and tokens a minute, or those and `operator`; `rill \
+         key` writes such lines"
     )]
     Line(usize),
     /// A name is there twice.
@@ -89,6 +103,7 @@ struct Entry {
     hash: [u8; 32],
     requests: Option<u64>,
     tokens: Option<u64>,
+    operator: bool,
 }
 
 /// What a key used since when.
@@ -177,6 +192,11 @@ impl Keys {
         self.entries.iter().any(|entry| entry.name == name)
     }
 
+    /// Whether the key of this name is one of whoever runs the server.
+    pub fn is_operators(&self, name: &str) -> bool {
+        self.entries.iter().any(|entry| entry.name == name && entry.operator)
+    }
+
     fn count(&mut self, number: usize, now: Instant) -> Verdict {
         let Some(entry) = self.entries.get(number) else { return Verdict::Unknown };
         let fresh = Use { since: now, requests: 0, tokens: 0 };
@@ -217,7 +237,11 @@ fn entry(line: &str) -> Option<Entry> {
         Some(number) => Some(Some(number.parse::<u64>().ok().filter(|limit| *limit > 0)?)),
     };
     let (requests, tokens) = (limit()?, limit()?);
-    words.next().is_none().then_some(Entry { name, hash, requests, tokens })
+    let operator = match words.next() {
+        None => false,
+        Some(word) => Some(true).filter(|_| word == OPERATOR)?,
+    };
+    words.next().is_none().then_some(Entry { name, hash, requests, tokens, operator })
 }
 
 /// Bytes as hexadecimal digits.
@@ -239,6 +263,18 @@ mod tests {
         for wrong in [&*other.secret, "", "rill-", &kiosk.secret[..68]] {
             assert_eq!(keys.judge(wrong, now), Verdict::Unknown);
         }
+    }
+
+    #[test]
+    fn a_key_is_an_operators_where_its_line_says_so() {
+        let kiosk = Key::new("kiosk", None, None).unwrap();
+        let house = Key::new("house", Some(5), None).unwrap().of_operator();
+        let mut keys = Keys::parse(&format!("{}\n{}", kiosk.line, house.line)).unwrap();
+        assert_eq!(keys.judge(&house.secret, Instant::now()), Verdict::Welcome("house".into()));
+        assert_eq!(
+            ["kiosk", "house", "other"].map(|name| keys.is_operators(name)),
+            [false, true, false]
+        );
     }
 
     #[test]
@@ -267,7 +303,11 @@ mod tests {
         let error = |text: &str| Keys::parse(text).unwrap_err().to_string();
         assert!(error("").contains("no key"));
         assert!(error(&format!("{line}\n{line}")).starts_with("line 2: the name"));
-        for wrong in ["kiosk", "kiosk 00", &line.replace("kiosk", "ki/osk"), &format!("{line} 7")] {
+        for more in ["7", "operators", "operator 7"] {
+            let wrong = format!("{line} {more}");
+            assert!(error(&wrong).starts_with("line 1: not"), "{wrong}");
+        }
+        for wrong in ["kiosk", "kiosk 00", "kiosk operator", &line.replace("kiosk", "ki/osk")] {
             assert!(error(&format!("# keys\n{wrong}")).starts_with("line 2: not"), "{wrong}");
         }
         for wrong in [line.replace(" 1 ", " 0 "), line.replace(" 1 ", " x ")] {

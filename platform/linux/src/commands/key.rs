@@ -28,6 +28,9 @@ pub struct Args {
     /// Most tokens a minute, of prompts and answers [default: any number]
     #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<u64>::new().range(1..))]
     tokens: Option<u64>,
+    /// A key of whoever runs the server: it opens the page at /operator and /metrics too
+    #[arg(long)]
+    operator: bool,
 }
 
 pub fn run(args: &Args) -> Result<(), Failure> {
@@ -45,6 +48,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     };
     let random = |error| Failure::System { what: "cannot make a key", error };
     let key = Key::new(&args.name, args.requests, args.tokens).map_err(random)?;
+    let key = if args.operator { key.of_operator() } else { key };
     if !text.is_empty() && !text.ends_with('\n') {
         text.push('\n');
     }

@@ -36,11 +36,14 @@ export class Key {
     byId("forget").hidden = sessionStorage.getItem(NAME) === null;
   }
 
-  /** The server takes none but another key. */
-  demand() {
+  /** The server takes none but another key; `known` says that this one opens other things. */
+  demand(known) {
     const was = sessionStorage.getItem(NAME) !== null;
     sessionStorage.removeItem(NAME);
-    byId("refused").textContent = was ? "The server does not know this key." : "";
+    const why = known
+      ? "This key is not the operator's: “rill key --operator” makes one that is."
+      : "The server does not know this key.";
+    byId("refused").textContent = was ? why : "";
     byId("forget").hidden = true;
     byId("gate").hidden = false;
     byId("key").focus();

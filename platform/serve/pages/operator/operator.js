@@ -37,10 +37,10 @@ async function ask(own) {
     return EVERY;
   }
   if (own.aborted) return null;
-  if (response.status === 401) {
+  if (response.status === 401 || response.status === 403) {
     tell("locked", "");
     byId("board").hidden = true;
-    key.demand();
+    key.demand(response.status === 403);
     return null;
   }
   if (!response.ok) {

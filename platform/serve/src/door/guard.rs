@@ -81,6 +81,11 @@ fn judge(shared: &Shared, way: Way, request: &Request) -> Result<Guest, ApiError
         None => keys.judge(presented(headers).unwrap_or_default(), now),
     };
     match verdict {
+        Verdict::Welcome(name) if is_operators(request) && !keys.is_operators(&name) => {
+            let message =
+                "this takes a key of whoever runs the server: `rill key --operator` makes one";
+            Err(ApiError::new(StatusCode::FORBIDDEN, message).code("insufficient_permissions"))
+        }
         Verdict::Welcome(name) => Ok(Guest(Some(name))),
         Verdict::Unknown => {
             let message = "a key is needed: `Authorization: Bearer rill-...`";
@@ -101,6 +106,11 @@ fn is_public(request: &Request) -> bool {
     request.method() == Method::OPTIONS
         || matches!(path, "/health" | "/v1/health")
         || pages::is_page(path)
+}
+
+/// What tells how the server is, and with it what others do: for whoever runs it.
+fn is_operators(request: &Request) -> bool {
+    matches!(request.uri().path(), "/metrics" | "/operator/state")
 }
 
 /// The key in whose name a visitor asks, who uses this machine's own browser: neither through a proxy nor
