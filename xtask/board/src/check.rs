@@ -34,6 +34,15 @@ pub fn check(board: &Board) -> Result<(), (&'static str, String)> {
         }
         _ => {}
     }
+    match (board.platform, board.sizes.bundle) {
+        (Platform::Linux, None) => {
+            return Err(("sizes.bundle", "is missing: what all but the model may take".into()));
+        }
+        (Platform::Bare, Some(_)) => {
+            return Err(("sizes.bundle", "only a board with Linux has a bundle".into()));
+        }
+        _ => {}
+    }
     if board.platform == Platform::Bare {
         if !matches!(board.emulator, Some(Emulator::System { .. })) {
             return Err(("emulator.kind", "only `system` boots a kernel".into()));

@@ -102,6 +102,8 @@ pub struct Storage {
 pub struct Sizes {
     /// The program, or the kernel image.
     pub program: ByteSize,
+    /// Everything that is installed on a board with Linux, but the model.
+    pub bundle: Option<ByteSize>,
     /// What it boots with: kernel, initramfs and firmware.
     pub boot: Option<ByteSize>,
     /// Code of the engine and all read-only data.

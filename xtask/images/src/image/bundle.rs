@@ -15,6 +15,8 @@ use crate::program;
 
 /// Names every file of a bundle with its checksum, as `sha256sum` reads it.
 pub const SUMS: &str = "SHA256SUMS";
+/// What has no limit among the parts.
+const MODEL: &str = "model";
 /// Time of all files in an archive: 2000-01-01, so that it does not depend on the clock.
 const TIME: u64 = 946_684_800;
 /// Weights do not shrink; a higher level would only take longer.
@@ -57,7 +59,7 @@ fn write(
     let bytes = bundle.copy("bin/rill", program, 0o755)?;
     sizes.add("program", bytes).limit("sizes.program", Some(board.sizes.program));
     sizes.add_sections(program)?;
-    sizes.add("model", bundle.copy("model.rill", &inputs.model, 0o644)?);
+    sizes.add(MODEL, bundle.copy("model.rill", &inputs.model, 0o644)?);
 
     let fill = |text: &str| {
         text.replace("@RAM@", &inputs.ram.to_string()).replace("@BOARD@", &board.title)
@@ -82,6 +84,8 @@ fn write(
     }
     sizes.add("licences", bytes);
     let files = bundle.finish()?;
+    sizes.add("checksums", fs::metadata(folder.join(SUMS))?.len());
+    sizes.sum_but(MODEL).limit("sizes.bundle", board.sizes.bundle);
     let archive = output.join(format!("{name}.tar.zst"));
     pack(output, &name, &files, &archive)?;
     Ok(([folder, archive], sizes))

@@ -36,6 +36,13 @@ impl Sizes {
         self
     }
 
+    /// The sum of all parts but one.
+    pub fn sum_but(&mut self, name: &str) -> &mut Self {
+        let others = self.parts.iter().filter(|part| !part.inner && part.name != name);
+        let bytes = others.map(|part| part.bytes).sum();
+        self.note(format!("all but the {name}"), bytes)
+    }
+
     /// The board's file limits the last part with a key, if it has that key.
     pub fn limit(&mut self, key: &'static str, limit: Option<ByteSize>) {
         if let Some(part) = self.parts.last_mut() {
@@ -108,6 +115,24 @@ mod tests {
         sizes.add("boot files", 1025).limit("sizes.boot", Some(ByteSize::kib(1)));
         let message = sizes.check("pi4").unwrap_err().to_string();
         for part in ["boot files", "1025", "1024", "boards/pi4.toml", "sizes.boot"] {
+            assert!(message.contains(part), "{message}");
+        }
+    }
+
+    #[test]
+    fn everything_but_the_model_has_a_limit_of_its_own() {
+        let mut sizes = Sizes::default();
+        sizes.add("program", 600).limit("sizes.program", Some(ByteSize::kib(1)));
+        sizes.note(".text", 500);
+        sizes.add("model", 1 << 40);
+        sizes.add("licences", 424);
+        sizes.sum_but("model").limit("sizes.bundle", Some(ByteSize::kib(1)));
+        sizes.check("pi4").unwrap();
+        assert!(sizes.to_string().contains("all but the model"), "{sizes}");
+        sizes.add("services", 1);
+        sizes.sum_but("model").limit("sizes.bundle", Some(ByteSize::kib(1)));
+        let message = sizes.check("pi4").unwrap_err().to_string();
+        for part in ["all but the model", "1025", "sizes.bundle"] {
             assert!(message.contains(part), "{message}");
         }
     }
