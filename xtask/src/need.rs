@@ -41,6 +41,12 @@ impl Need {
     /// Links programs for x86-64 Linux.
     pub const CROSS_GCC_X86: Self =
         Self::program("x86_64-linux-gnu-gcc", "apt-get install gcc-x86-64-linux-gnu");
+    /// Compiles C++ for 64-bit Arm Linux.
+    pub const CROSS_GXX: Self =
+        Self::program("aarch64-linux-gnu-g++", "apt-get install g++-aarch64-linux-gnu");
+    /// Compiles C++ for x86-64 Linux.
+    pub const CROSS_GXX_X86: Self =
+        Self::program("x86_64-linux-gnu-g++", "apt-get install g++-x86-64-linux-gnu");
     /// Runs programs for 64-bit Arm Linux.
     pub const QEMU_USER: Self = Self::program("qemu-aarch64", "apt-get install qemu-user");
     /// Runs whole machines with a 64-bit Arm CPU.
@@ -81,6 +87,12 @@ impl Need {
 
     /// Starts a server for its clients.
     pub const PYTHON3: Self = Self::program("python3", "apt-get install python3");
+    /// Fetches ExecuTorch's runtime.
+    pub const PIP: Self = Self {
+        what: Cow::Borrowed("pip"),
+        install: Cow::Borrowed("apt-get install python3-pip"),
+        how: How::Succeeds(&["python3", "-m", "pip", "--version"]),
+    };
     /// The official Python clients of the APIs that `rill serve` speaks.
     pub const PYTHON_CLIENTS: Self = Self {
         what: Cow::Borrowed("OpenAI's and Ollama's clients for Python, and jsonschema"),

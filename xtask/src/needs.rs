@@ -15,6 +15,11 @@ pub fn image(board: &Board) -> Vec<Need> {
     match board.platform {
         Platform::Linux => program(board),
         Platform::Bare => vec![Need::target(board.target.clone())],
+        Platform::Executorch => {
+            let mut needs = program(board);
+            needs.extend([cxx(board.architecture()), Need::PYTHON3, Need::PIP]);
+            needs
+        }
     }
 }
 
@@ -23,6 +28,7 @@ pub fn run(board: &Board) -> Result<Vec<Need>> {
     let mut needs = image(board);
     match board.emulator {
         None => {}
+        Some(Emulator::User) if board.runs_here() => {}
         Some(Emulator::User) => needs.push(user_emulator(board)?),
         Some(Emulator::System { .. }) => needs.push(Need::QEMU_SYSTEM),
     }
@@ -48,6 +54,15 @@ pub fn linker(architecture: &str) -> Need {
         "aarch64" => Need::CROSS_GCC,
         arch if arch == ARCH => Need::GCC,
         _ => Need::CROSS_GCC_X86,
+    }
+}
+
+/// What compiles C++ for Linux on this architecture.
+pub fn cxx(architecture: &str) -> Need {
+    match architecture {
+        arch if arch == ARCH => Need::GXX,
+        "aarch64" => Need::CROSS_GXX,
+        _ => Need::CROSS_GXX_X86,
     }
 }
 

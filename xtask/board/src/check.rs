@@ -29,7 +29,7 @@ pub fn check(board: &Board) -> Result<(), (&'static str, String)> {
         (Platform::Bare, None) => {
             return Err(("bare", "a board without an operating system needs this table".into()));
         }
-        (Platform::Linux, Some(_)) => {
+        (Platform::Linux | Platform::Executorch, Some(_)) => {
             return Err(("bare", "a board with Linux has no such table".into()));
         }
         _ => {}
@@ -38,10 +38,13 @@ pub fn check(board: &Board) -> Result<(), (&'static str, String)> {
         (Platform::Linux, None) => {
             return Err(("sizes.bundle", "is missing: what all but the model may take".into()));
         }
-        (Platform::Bare, Some(_)) => {
+        (Platform::Bare | Platform::Executorch, Some(_)) => {
             return Err(("sizes.bundle", "only a board with Linux has a bundle".into()));
         }
         _ => {}
+    }
+    if board.platform == Platform::Executorch && board.appliance.is_some() {
+        return Err(("appliance", "only boards with Linux have this table".into()));
     }
     if board.platform == Platform::Bare {
         if !matches!(board.emulator, Some(Emulator::System { .. })) {

@@ -61,6 +61,8 @@ pub enum Platform {
     Linux,
     /// `platform/bare`.
     Bare,
+    /// `platform/executorch`.
+    Executorch,
 }
 
 /// The cores.
@@ -238,6 +240,13 @@ impl Board {
     /// Whether this machine's programs run on it: the board is the machine which builds.
     pub fn is_native(&self) -> bool {
         self.target == "native"
+    }
+
+    /// Whether its programs run on this machine without an emulator, on whatever CPU it has.
+    pub fn runs_here(&self) -> bool {
+        self.is_native()
+            || self.platform == Platform::Executorch
+                && self.architecture() == std::env::consts::ARCH
     }
 
     /// Architecture, as Rust calls it.

@@ -151,6 +151,9 @@ fn count(board: &Board) -> Result<Counts> {
     let elf = match inputs.board.platform {
         Platform::Linux => program::build(&inputs.board, "rill")?,
         Platform::Bare => kernel::build(&inputs.board)?,
+        Platform::Executorch => {
+            bail!("{}: ExecuTorch's programs are not counted", inputs.board.name)
+        }
     };
     let symbols = kernels(&elf)?;
     let plugin = plugin()?;

@@ -6,6 +6,7 @@ mod bochs;
 mod chat;
 mod count;
 mod debian;
+mod executorch_test;
 mod fault_test;
 mod image;
 mod initramfs;

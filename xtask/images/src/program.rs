@@ -4,8 +4,8 @@ use std::env::consts::ARCH;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, bail, ensure};
-use cargo_metadata::Message;
+use anyhow::{Context, Result, ensure};
+use cargo_metadata::{Artifact, Message};
 use rill_board::Board;
 use xtask::{need, needs, workspace};
 
@@ -16,10 +16,27 @@ pub const FEATURES: &str = "serve";
 /// of this machine in it, so that equal sources give equal bytes.
 pub fn build(board: &Board, name: &str) -> Result<PathBuf> {
     need::require(&needs::program(board))?;
-    let target = needs::linux_target(board);
     let mut cargo = workspace::cargo();
     cargo.args(["build", "--release", "--package", "rill-linux", "--bin", name]);
     cargo.args(["--no-default-features", "--features", FEATURES]);
+    settings(board, &mut cargo)?;
+    executable(&mut cargo)
+}
+
+/// Builds a package as a static library, with the flags of [`build`], so that both share what they are
+/// made from.
+pub fn library(board: &Board, package: &str) -> Result<PathBuf> {
+    need::require(&needs::program(board))?;
+    let mut cargo = workspace::cargo();
+    cargo.args(["rustc", "--release", "--package", package, "--lib", "--crate-type", "staticlib"]);
+    settings(board, &mut cargo)?;
+    let is_archive = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "a");
+    artifact(&mut cargo, |built| built.filenames.into_iter().map(PathBuf::from).find(is_archive))
+}
+
+/// Target, flags and linker of programs and libraries for a board.
+fn settings(board: &Board, cargo: &mut Command) -> Result<()> {
+    let target = needs::linux_target(board);
     cargo.args(["--target", &target, "--message-format"]);
     cargo.arg("json-render-diagnostics");
     cargo.arg("--config").arg(format!("target.{target}.rustflags = {:?}", rustflags()?));
@@ -27,31 +44,37 @@ pub fn build(board: &Board, name: &str) -> Result<PathBuf> {
         let linker = format!("target.{target}.linker = \"{}-linux-gnu-gcc\"", board.architecture());
         cargo.arg("--config").arg(linker);
     }
-    executable(&mut cargo)
+    Ok(())
 }
 
 /// Writes a program without its symbols.
 pub fn strip(board: &Board, program: &Path, to: &Path) -> Result<()> {
+    workspace::run(Command::new(binutil(board, "strip")).arg("-o").arg(to).arg(program))
+}
+
+/// What handles a board's binaries, by the name of what handles this machine's.
+pub fn binutil(board: &Board, name: &str) -> String {
     let arch = board.architecture();
-    let strip = if arch == ARCH { "strip".to_owned() } else { format!("{arch}-linux-gnu-strip") };
-    workspace::run(Command::new(strip).arg("-o").arg(to).arg(program))
+    if arch == ARCH { name.to_owned() } else { format!("{arch}-linux-gnu-{name}") }
 }
 
 /// Runs cargo and returns the program it built.
 pub fn executable(cargo: &mut Command) -> Result<PathBuf> {
+    artifact(cargo, |built| built.executable.map(PathBuf::from))
+}
+
+/// Runs cargo and returns the last file that `pick` finds among those it built.
+fn artifact(cargo: &mut Command, pick: impl Fn(Artifact) -> Option<PathBuf>) -> Result<PathBuf> {
     let mut child = cargo.stdout(Stdio::piped()).spawn().context("cannot start cargo")?;
     let stdout = child.stdout.take().context("cargo has no output")?;
-    let mut program = None;
+    let mut found = None;
     for message in Message::parse_stream(std::io::BufReader::new(stdout)) {
-        if let Message::CompilerArtifact(artifact) = message? {
-            program = artifact.executable.or(program);
+        if let Message::CompilerArtifact(built) = message? {
+            found = pick(built).or(found);
         }
     }
-    ensure!(child.wait()?.success(), "the program does not build");
-    match program {
-        Some(path) => Ok(path.into()),
-        None => bail!("cargo does not say where the program is"),
-    }
+    ensure!(child.wait()?.success(), "it does not build");
+    found.context("cargo does not say where it is")
 }
 
 fn rustflags() -> Result<Vec<String>> {

@@ -8,6 +8,7 @@ use bytesize::ByteSize;
 use rill_board::{Emulator, Platform};
 
 use crate::chat::{Machine, Wire};
+use crate::executorch_test::Made;
 use crate::image::{self, Inputs};
 use crate::{log, program, qemu};
 use xtask::{need, needs, workspace};
@@ -90,6 +91,7 @@ pub fn machine(inputs: &Inputs, emulation: &Emulation) -> Result<Machine> {
         Platform::Linux if emulation.appliance => appliance(inputs),
         Platform::Linux => program(inputs, emulation),
         Platform::Bare => kernel(inputs, emulation),
+        Platform::Executorch => executorch(inputs),
     }
 }
 
@@ -110,6 +112,16 @@ fn program(inputs: &Inputs, emulation: &Emulation) -> Result<Machine> {
     };
     command.args(["chat", "--model"]).arg(&inputs.model).args(chat_options(inputs));
     Ok(Machine { command, wire: Wire::Program, files: None })
+}
+
+/// The host of `platform/executorch` with the board's program and ExecuTorch's runtime.
+fn executorch(inputs: &Inputs) -> Result<Machine> {
+    let files = tempfile::tempdir_in(workspace::cache("run")?)?;
+    let made = Made::new(inputs, files.path())?;
+    let host = made.link("examples/chat.cpp")?;
+    let mut command = made.command(&host)?;
+    command.arg(made.program()).arg((inputs.ram >> 20).to_string());
+    Ok(Machine { command, wire: Wire::Program, files: Some(files) })
 }
 
 /// A kernel and its card, in the machine that the board's file names.

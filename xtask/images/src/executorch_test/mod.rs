@@ -19,8 +19,8 @@ use crate::image::executorch::{PROGRAM, backend, program as pte};
 use crate::image::{self, Inputs};
 use crate::program;
 
-/// Libraries of an emulated machine.
-const SYSROOT: &str = "/usr/aarch64-linux-gnu";
+/// The program of the checks.
+const CHECKS: &str = "tests/check.cpp";
 /// Tokens that are compared: more than a batch, and than an attention block.
 const TOKENS: u32 = 80;
 /// RAM for the kiosk model in which not all experts fit.
@@ -71,7 +71,9 @@ impl Made {
         let emulator = needs::user_emulator(&self.board)?;
         need::require(std::slice::from_ref(&emulator))?;
         let mut command = Command::new(emulator.what());
-        command.args(["-L", SYSROOT, "-cpu", &self.board.cpu.model, "-E"]);
+        // Where Debian's cross compilers have their libraries.
+        let libraries_of_system = format!("/usr/{}-linux-gnu", self.board.architecture());
+        command.args(["-L", &libraries_of_system, "-cpu", &self.board.cpu.model, "-E"]);
         command.arg(format!("LD_LIBRARY_PATH={}", libraries.to_string_lossy())).arg(program);
         Ok(command)
     }
@@ -112,16 +114,23 @@ pub fn run(name: &str) -> Result<()> {
     let inputs = Inputs::new(name, None, Some(ByteSize::mib(TIGHT_MIB)))?;
     let files = tempfile::tempdir_in(workspace::cache("run")?)?;
     let made = Made::new(&inputs, files.path())?;
-    let checker = Checker { made: &made, program: made.link("tests/check.cpp")? };
+    let checker = Checker { made: &made, program: made.link(CHECKS)? };
     println!("{name}: {}", same_logits(&inputs, &checker, files.path())?.trim());
     let program = made.program();
-    print!("{}", checker.run(&["shapes", &program.to_string_lossy()])?);
-    refused::check(&checker, &program, files.path())?;
-    if inputs.board.runs_here() {
-        reads_back(&made)?;
-        within_budget(&checker, files.path())?;
+    let path = program.to_string_lossy();
+    if !inputs.board.runs_here() {
+        print!("{}", checker.run(&["shapes", &path])?);
+        return refused::check(&checker, &program, files.path());
     }
-    Ok(())
+    reads_back(&made)?;
+    within_budget(&checker, files.path())?;
+    // What is wrong is where mistakes show: it goes through a backend that is watched.
+    let watched = files.path().join("watched");
+    backend::link_sanitized(&inputs.board, CHECKS, &watched)?;
+    let checker = Checker { made: &made, program: watched };
+    print!("{}", checker.run(&["shapes", &path])?);
+    print!("{}", checker.run(&["shapes", &path, &format!("program={path}")])?);
+    refused::check(&checker, &program, files.path())
 }
 
 /// The runtime gives the logits of `rill logits`, whatever reads the experts and on however many threads;
@@ -187,7 +196,7 @@ fn reads_back(made: &Made) -> Result<()> {
     ensure!(names == expected, "flatc finds the methods {names:?}");
     let segments = program["segments"].as_array().map_or(0, Vec::len);
     let named = program["named_data"].as_array().map_or(0, Vec::len);
-    ensure!(segments > 300 && named + 1 == segments, "{segments} segments, {named} named");
+    ensure!(segments > 256 && named + 1 == segments, "{segments} segments, {named} named");
     Ok(())
 }
 
@@ -201,11 +210,12 @@ fn within_budget(checker: &Checker<'_>, files: &Path) -> Result<()> {
     fs::remove_file(image)?;
     let path = program.to_string_lossy();
     let direct = format!("program={path}");
-    for reader in [&direct, "loader=file"] {
+    for reader in [direct.as_str(), "loader=file"] {
         let said = checker.run(&["speed", &path, &LARGE_TOKENS.to_string(), reader])?;
         let found: Value = serde_json::from_str(&said)?;
         let peak = found["peak_resident"].as_u64().context("no peak")?;
-        println!("{bytes} bytes in {LARGE_MIB} MiB, {}: {}", reader.len(), said.trim());
+        let how = if reader == direct { "from the file" } else { "through the loader" };
+        println!("{bytes} bytes in {LARGE_MIB} MiB, {how}: {}", said.trim());
         ensure!(
             peak <= LARGE_MIB << 20,
             "the process had {peak} bytes in RAM, and {LARGE_MIB} MiB were allowed"

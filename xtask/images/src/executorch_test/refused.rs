@@ -28,10 +28,10 @@ pub fn check(checker: &Checker<'_>, program: &Path, files: &Path) -> Result<()> 
     let area = area(&whole)?;
     let pages = area.end - (1 << 20);
     let cases: [(&str, Change, u32); 9] = [
-        ("a file without a head", Box::new(cut(20)), error::INVALID_PROGRAM),
+        ("a file without a head", Box::new(cut(20)), error::INVALID_ARGUMENT),
         ("tables that are cut", Box::new(cut(area.start / 2)), error::INVALID_PROGRAM),
         ("segments that are cut", Box::new(cut(pages)), error::INVALID_PROGRAM),
-        ("a newer version", Box::new(newer), error::INVALID_PROGRAM),
+        ("a newer version", Box::new(|bytes| newer(bytes)), error::INVALID_PROGRAM),
         (
             "no place of the tables",
             Box::new(|bytes| put(bytes, 0, &[0xff; 4])),
@@ -52,7 +52,7 @@ pub fn check(checker: &Checker<'_>, program: &Path, files: &Path) -> Result<()> 
             Box::new(move |bytes| put(bytes, area.start + 40, &[1; 8])),
             error::INCOMPATIBLE,
         ),
-        ("damaged weights", Box::new(damage_weights), error::INCOMPATIBLE),
+        ("damaged weights", Box::new(|bytes| damage_weights(bytes)), error::INCOMPATIBLE),
     ];
     let changed = files.join("changed.pte");
     for (what, change, expected) in cases {
@@ -120,7 +120,7 @@ fn replace(bytes: &mut [u8], old: &[u8], new: &[u8]) -> Result<()> {
 }
 
 /// The version of the schema, the first field of the root table, becomes 1.
-fn newer(bytes: &mut Vec<u8>) -> Result<()> {
+fn newer(bytes: &mut [u8]) -> Result<()> {
     let word = |at: usize| -> Result<u32> {
         let word = bytes.get(at..at + 4).and_then(|bytes| bytes.first_chunk());
         Ok(u32::from_le_bytes(*word.context("the file is too short")?))
@@ -140,7 +140,7 @@ fn take_other_identity(bytes: &mut [u8]) -> Result<()> {
 }
 
 /// A bit of the resident weights.
-fn damage_weights(bytes: &mut Vec<u8>) -> Result<()> {
+fn damage_weights(bytes: &mut [u8]) -> Result<()> {
     let start = area(bytes)?.start;
     let span = Header::parse(&bytes[start..])?.span(Section::Resident);
     let at = start + usize::try_from(span.offset + span.len / 2)?;

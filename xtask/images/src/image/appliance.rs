@@ -16,7 +16,7 @@ use crate::debian::{self, Debian, SUITE, kernel};
 use crate::initramfs::Archive;
 use crate::program;
 use xtask::need::{self, Need};
-use xtask::{needs, workspace};
+use xtask::workspace;
 
 /// The boot partition: kernel, initramfs and firmware, and as much again for an update.
 const BOOT: ByteSize = ByteSize::mib(192);
@@ -196,7 +196,7 @@ fn boot_files(
             files.push((format!("licences/{name}.txt"), copy(&copyright)));
         }
     }
-    let others = super::licences::collect("rill-linux", &needs::linux_target(board))?;
+    let others = super::licences::collect(&super::licences::Linked::program(board))?;
     files.push(("licences/rill-others.txt".to_owned(), Content::Bytes(others.into_bytes())));
     for name in ["LICENSE-MIT", "LICENSE-APACHE"] {
         files.push((format!("licences/{name}"), copy(&workspace::root().join(name))));

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
-use xtask::{needs, workspace};
+use xtask::workspace;
 
 use super::sizes::Sizes;
 use super::{Inputs, licences, put};
@@ -34,7 +34,7 @@ const README: &str = include_str!("linux/README.txt");
 pub fn make(inputs: &Inputs, output: &Path) -> Result<Vec<PathBuf>> {
     let board = &inputs.board;
     let built = program::build(board, "rill")?;
-    let others = licences::collect("rill-linux", &needs::linux_target(board))?;
+    let others = licences::collect(&licences::Linked::program(board))?;
     let made = tempfile::Builder::new().prefix(".rill").tempdir_in(output)?;
     let program = made.path().join("rill");
     program::strip(board, &built, &program)?;
@@ -54,7 +54,7 @@ fn write(
     let board = &inputs.board;
     let name = format!("rill-{}", board.name);
     let folder = output.join(&name);
-    let mut bundle = Bundle { folder: folder.clone(), sums: Vec::new() };
+    let mut bundle = Bundle::new(&folder);
     let mut sizes = Sizes::default();
     let bytes = bundle.copy("bin/rill", program, 0o755)?;
     sizes.add("program", bytes).limit("sizes.program", Some(board.sizes.program));
@@ -77,12 +77,7 @@ fn write(
     }
     sizes.add("services and script", bytes);
 
-    let mut bytes = bundle.write("licences/OTHERS.txt", others, 0o644)?;
-    for file in ["LICENSE-MIT", "LICENSE-APACHE"] {
-        let to = format!("licences/{file}");
-        bytes += bundle.copy(&to, &workspace::root().join(file), 0o644)?;
-    }
-    sizes.add("licences", bytes);
+    sizes.add("licences", bundle.licences(others)?);
     let files = bundle.finish()?;
     sizes.add("checksums", fs::metadata(folder.join(SUMS))?.len());
     sizes.sum_but(MODEL).limit("sizes.bundle", board.sizes.bundle);
@@ -92,27 +87,58 @@ fn write(
 }
 
 /// A folder in the making.
-struct Bundle {
+pub struct Bundle {
     folder: PathBuf,
     /// Paths within it, modes and checksums.
     sums: Vec<(String, u32, String)>,
 }
 
 impl Bundle {
+    /// An empty one in a folder that need not be there.
+    pub fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_owned(), sums: Vec::new() }
+    }
+
     /// Adds a copy of a file; returns its length.
-    fn copy(&mut self, path: &str, from: &Path, mode: u32) -> Result<u64> {
+    pub fn copy(&mut self, path: &str, from: &Path, mode: u32) -> Result<u64> {
         let file = File::open(from).with_context(|| from.display().to_string())?;
         self.add(path, BufReader::with_capacity(1 << 20, file), mode)
     }
 
     /// Adds a file with this text; returns its length.
-    fn write(&mut self, path: &str, text: &str, mode: u32) -> Result<u64> {
+    pub fn write(&mut self, path: &str, text: &str, mode: u32) -> Result<u64> {
         self.add(path, text.as_bytes(), mode)
     }
 
-    fn add(&mut self, path: &str, mut from: impl io::Read, mode: u32) -> Result<u64> {
+    /// Adds the licences of this repository and of `others`; returns their length.
+    pub fn licences(&mut self, others: &str) -> Result<u64> {
+        let mut bytes = self.write("licences/OTHERS.txt", others, 0o644)?;
+        for file in ["LICENSE-MIT", "LICENSE-APACHE"] {
+            let to = format!("licences/{file}");
+            bytes += self.copy(&to, &workspace::root().join(file), 0o644)?;
+        }
+        Ok(bytes)
+    }
+
+    /// Where a file of it is going to be that somebody else writes and then [records](Self::record).
+    pub fn path(&self, path: &str) -> Result<PathBuf> {
         let to = self.folder.join(path);
         fs::create_dir_all(to.parent().unwrap_or(&self.folder))?;
+        Ok(to)
+    }
+
+    /// Adds a file that is there already.
+    pub fn record(&mut self, path: &str, mode: u32, sum: &str) {
+        self.sums.push((path.to_owned(), mode, sum.to_owned()));
+    }
+
+    /// Paths and checksums of the files so far.
+    pub fn sums(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.sums.iter().map(|(path, _, sum)| (path.as_str(), sum.as_str()))
+    }
+
+    fn add(&mut self, path: &str, mut from: impl io::Read, mode: u32) -> Result<u64> {
+        let to = self.path(path)?;
         let mut out = Hashing { hash: Sha256::new(), out: File::create(&to)? };
         let bytes = io::copy(&mut from, &mut out).with_context(|| path.to_owned())?;
         out.out.set_permissions(fs::Permissions::from_mode(mode))?;
@@ -122,7 +148,7 @@ impl Bundle {
     }
 
     /// Writes the checksums; returns all files and their modes, by name.
-    fn finish(mut self) -> Result<Vec<(String, u32)>> {
+    pub fn finish(mut self) -> Result<Vec<(String, u32)>> {
         self.sums.sort();
         let text: String =
             self.sums.iter().map(|(path, _, sum)| format!("{sum}  {path}\n")).collect();

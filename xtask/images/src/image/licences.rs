@@ -7,36 +7,66 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use cargo_metadata::{CargoOpt, DependencyKind, Metadata, MetadataCommand, Package, PackageId};
+use rill_board::Board;
 use spdx::{Expression, LicenseId};
-use xtask::workspace;
+use xtask::{needs, workspace};
 
 use crate::program;
 
-/// What is linked in that cargo does not know.
-const BESIDES: [(&str, &str, &str); 2] = [
-    ("Rust's standard library", "MIT OR Apache-2.0", "https://github.com/rust-lang/rust"),
-    (
-        "The GNU C library (linked statically; its source and this program's, both public, \
-         let anyone link this program with another version)",
-        "LGPL-2.1-or-later",
-        "https://sourceware.org/glibc/",
-    ),
-];
+/// What is linked in that cargo does not know: what, its licence, its source.
+type Beside = (&'static str, &'static str, &'static str);
+const STANDARD: Beside =
+    ("Rust's standard library", "MIT OR Apache-2.0", "https://github.com/rust-lang/rust");
+const GLIBC: Beside = (
+    "The GNU C library (linked statically; its source and this program's, both public, \
+     let anyone link this program with another version)",
+    "LGPL-2.1-or-later",
+    "https://sourceware.org/glibc/",
+);
 
-/// The text of a file that names every crate linked into a program of the package `name`, built
-/// for a target, and holds their licences and notices.
-pub fn collect(name: &str, target: &str) -> Result<String> {
+/// Something that is linked for a board.
+pub struct Linked {
+    package: &'static str,
+    features: &'static str,
+    target: String,
+    besides: &'static [Beside],
+}
+
+impl Linked {
+    /// The program, as `program::build` builds it.
+    pub fn program(board: &Board) -> Self {
+        Self {
+            package: "rill-linux",
+            features: program::FEATURES,
+            target: needs::linux_target(board),
+            besides: &[STANDARD, GLIBC],
+        }
+    }
+
+    /// The library for C, as `program::library` builds it.
+    pub fn library(board: &Board) -> Self {
+        Self {
+            package: "rill-ffi",
+            features: "std",
+            target: needs::linux_target(board),
+            besides: &[STANDARD],
+        }
+    }
+}
+
+/// The text of a file that names every crate linked into something, and holds their licences and notices.
+pub fn collect(what: &Linked) -> Result<String> {
+    let Linked { package: name, features, target, besides } = what;
     let metadata = MetadataCommand::new()
         .manifest_path(workspace::root().join("Cargo.toml"))
-        // As `program::build` builds them.
         .features(CargoOpt::NoDefaultFeatures)
-        .features(CargoOpt::SomeFeatures(vec![format!("{name}/{}", program::FEATURES)]))
+        .features(CargoOpt::SomeFeatures(vec![format!("{name}/{features}")]))
         .other_options(["--locked", "--filter-platform", target].map(String::from))
         .exec()?;
-    let mut text = String::from("This program is linked from the following.\n\n");
+    let mut text = String::from("This is linked from the following.\n\n");
     // Each text once, with those it belongs to.
     let mut texts: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for (what, licence, source) in BESIDES {
+    for &(what, licence, source) in *besides {
         writeln!(text, "{what}: {licence} <{source}>")?;
         for id in ids(licence) {
             texts.entry(id.text().to_owned()).or_default().insert(what.to_owned());
@@ -131,7 +161,7 @@ mod tests {
 
     #[test]
     fn what_is_linked_is_named_with_its_licence() {
-        let text = collect("rill-linux", "aarch64-unknown-linux-gnu").unwrap();
+        let text = collect(&Linked::program(&workspace::board("pi4").unwrap())).unwrap();
         for part in
             ["\nclap ", "\nrustix ", "LGPL-2.1", "GNU LESSER GENERAL PUBLIC LICENSE", "Permission"]
         {

@@ -3,6 +3,7 @@
 pub mod appliance;
 mod bundle;
 mod disk;
+pub mod executorch;
 mod licences;
 mod modules;
 mod oci;
@@ -24,7 +25,8 @@ use xtask::workspace;
 ///
 /// For a board with Linux: a folder and an archive with the program, the model, a service and a
 /// script that installs them. For a board without an operating system: a kernel, and a disk with
-/// boot files and the model. The same inputs give the same bytes.
+/// boot files and the model. For `executorch-*`: a folder with a program for ExecuTorch's runtime, the
+/// backend that it delegates to, and what others need to use both. The same inputs give the same bytes.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Board to make it for: a file of `boards/`, without its extension
@@ -119,6 +121,7 @@ pub fn make(inputs: &Inputs, output: &Path) -> Result<Vec<PathBuf>> {
     match inputs.board.platform {
         Platform::Linux => bundle::make(inputs, output),
         Platform::Bare => sd::make(inputs, output),
+        Platform::Executorch => executorch::make(inputs, output),
     }
 }
 
@@ -127,7 +130,7 @@ fn create(folder: &Path) -> Result<()> {
 }
 
 /// The kiosk model, packed once.
-fn kiosk() -> Result<PathBuf> {
+pub fn kiosk() -> Result<PathBuf> {
     let image = workspace::cache("models")?.join("kiosk.rill");
     let source = workspace::root().join("tests/data/kiosk/kiosk-16m");
     rill_pack::pack(&source, &image, &rill_pack::Options::default(), &rill_pack::Quiet)

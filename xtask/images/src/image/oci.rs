@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use rill_board::Board;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use xtask::{needs, workspace};
+use xtask::workspace;
 
 use super::bundle::{LEVEL, header};
 use super::sizes::Sizes;
@@ -27,7 +27,7 @@ const CREATED: &str = "2000-01-01T00:00:00Z";
 /// Makes an image; returns its file.
 pub fn make(board: &Board, output: &Path) -> Result<PathBuf> {
     let built = program::build(board, "rill")?;
-    let others = licences::collect("rill-linux", &needs::linux_target(board))?;
+    let others = licences::collect(&licences::Linked::program(board))?;
     let made = tempfile::Builder::new().prefix(".rill").tempdir_in(output)?;
     let stripped = made.path().join("rill");
     program::strip(board, &built, &stripped)?;

@@ -60,6 +60,20 @@ pub fn link(board: &Board, source: &str, libraries: &Path, to: &Path) -> Result<
     workspace::run(&mut command)
 }
 
+/// Builds a program and the backend as one, for this machine, with what finds wrong uses of memory and
+/// undefined behaviour in both and then ends it.
+pub fn link_sanitized(board: &Board, source: &str, to: &Path) -> Result<()> {
+    let sdk = Sdk::get(board.architecture())?;
+    let folder = workspace::root().join("platform/executorch");
+    let mut command = compiler(board);
+    command.args(["-g", "-fno-rtti", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]);
+    command.args(sdk.compile()).arg(folder.join(source));
+    command.args(SOURCES.map(|name| folder.join("src").join(name).with_extension("cpp")));
+    command.arg(program::library(board, "rill-ffi")?);
+    command.arg("-L").arg(sdk.libraries()).arg("-lexecutorch");
+    workspace::run(command.args(SYSTEM).arg("-o").arg(to))
+}
+
 /// A C++ compiler with the flags that all of our code is compiled with.
 fn compiler(board: &Board) -> Command {
     let root = workspace::root();
@@ -85,5 +99,9 @@ fn join(board: &Board, objects: &[PathBuf], archive: &Path, to: &Path) -> Result
     }
     members.sort();
     workspace::run(Command::new(&ar).arg("rcsD").arg(to).args(objects).args(members))?;
+    // Those who link it have no use for where our lines are, which are most of its bytes.
+    let mut strip = Command::new(program::binutil(board, "strip"));
+    // It warns of members that another LLVM wrote, and leaves them as they are.
+    workspace::output(strip.args(["--strip-debug", "--enable-deterministic-archives"]).arg(to))?;
     Ok(fs::remove_dir_all(unpacked)?)
 }

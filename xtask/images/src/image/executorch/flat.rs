@@ -110,7 +110,8 @@ impl Program<'_> {
         let (segments, names) = self.areas(fbb);
         // Readers in other languages want what is empty to be there.
         let none = tables(fbb, &[]);
-        let offsets = fbb.create_vector::<u64>(&[]);
+        // The first place of constants stands for none.
+        let offsets = fbb.create_vector(&[0_u64]);
         let constant_segment = table(fbb, |fbb| {
             put(fbb, 0, 0_u32);
             put(fbb, 1, offsets);

@@ -99,3 +99,41 @@ pub fn section(file: &mut File, header: &Header, section: Section) -> Result<Vec
     ensure!(sum == span.checksum, "the {} section is damaged", section.name());
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_tables_and_the_image() {
+        let model = crate::image::kiosk().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.pte");
+        let written = write(&model, 64 << 20, &path).unwrap();
+        let (program, image) = (std::fs::read(&path).unwrap(), std::fs::read(&model).unwrap());
+        assert_eq!(program.len() as u64, written.bytes);
+        let base = program.len() - image.len();
+        assert!(base.is_multiple_of(PAGE_ALIGN) && program[base..] == image);
+        assert_eq!(&program[4..12], b"ET12eh00");
+        let word = |at: usize| u64::from_le_bytes(*program[at..].first_chunk().unwrap());
+        assert!((base - PAGE_ALIGN..=base).contains(&(word(16) as usize)));
+        assert_eq!([word(24), word(32)], [base as u64, image.len() as u64]);
+        let sum: String =
+            Sha256::digest(&program).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(sum, written.sha256);
+        // The same again.
+        write(&model, 64 << 20, &path).unwrap();
+        assert!(std::fs::read(&path).unwrap() == program);
+    }
+
+    #[test]
+    fn what_is_cut_is_no_model() {
+        let folder = tempfile::tempdir().unwrap();
+        let cut = folder.path().join("cut.rill");
+        let mut bytes = std::fs::read(crate::image::kiosk().unwrap()).unwrap();
+        bytes.truncate(bytes.len() - 1);
+        std::fs::write(&cut, bytes).unwrap();
+        let error = write(&cut, 0, &folder.path().join("model.pte")).err().unwrap();
+        assert!(format!("{error:#}").contains("cut.rill: it has"), "{error:#}");
+    }
+}

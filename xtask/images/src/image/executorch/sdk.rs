@@ -2,6 +2,7 @@
 //! repository.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -13,6 +14,8 @@ use xtask::workspace;
 /// `platform/executorch/requirements.txt`.
 pub const VERSION: &str = "1.5.1";
 const REQUIREMENTS: &str = "platform/executorch/requirements.txt";
+/// What compiles and prints flatbuffers.
+const FLATC: &str = "data/bin/flatc";
 /// Parts of a wheel that are unpacked, by the beginnings of their names.
 const PARTS: [&str; 6] = [
     "executorch/include/",
@@ -43,6 +46,9 @@ impl Sdk {
             println!("fetching ExecuTorch {VERSION} for {architecture} from PyPI");
             let made = tempfile::tempdir_in(&cache)?;
             unpack(&fetch(architecture, made.path())?, &made.path().join("unpacked"))?;
+            // Python leaves it out that this is a program.
+            let flatc = made.path().join("unpacked/executorch").join(FLATC);
+            fs::set_permissions(flatc, fs::Permissions::from_mode(0o755))?;
             fs::rename(made.path().join("unpacked/executorch"), &folder)?;
         }
         let sdk = Self { folder };
@@ -73,7 +79,7 @@ impl Sdk {
 
     /// What compiles and prints flatbuffers, for the wheel's architecture.
     pub fn flatc(&self) -> PathBuf {
-        self.folder.join("data/bin/flatc")
+        self.folder.join(FLATC)
     }
 
     /// The schema of programs.
