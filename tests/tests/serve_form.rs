@@ -120,6 +120,16 @@ fn a_stream_and_other_dialects_have_the_same_form() {
     let body = json!({"prompt": "Is it open? ", "grammar": grammar});
     let said = server.post("/completion", &body).ok()["content"].clone();
     assert!(said == "yes" || said == "no", "{said}");
+    // As llama.cpp's clients write it, here and there.
+    let grammar = "# a floor\nroot ::= floor (\", \" floor){1,2}\nfloor ::= [1-3] | \"ground\"";
+    let body = json!({"prompt": "Which floors? ", "grammar": grammar, "temperature": 1});
+    let said = server.post("/completion", &body).ok()["content"].clone();
+    let chat = server.post("/v1/chat/completions", &question(2, json!({"grammar": grammar}))).ok();
+    for said in [&said, &chat["choices"][0]["message"]["content"]] {
+        let floors: Vec<_> = said.as_str().expect("it is a text").split(", ").collect();
+        assert!((2..=3).contains(&floors.len()), "{said}");
+        assert!(floors.iter().all(|floor| ["1", "2", "3", "ground"].contains(floor)), "{said}");
+    }
 
     // Several answers each have it, and do not depend on each other.
     let mut body = question(3, schema(json!({"enum": ["left", "right", "ahead"]})));
@@ -153,6 +163,18 @@ fn forms_that_cannot_be_are_refused_by_name() {
     for (more, param) in cases {
         let reply = server.post("/v1/chat/completions", &question(0, more.clone()));
         assert_eq!((reply.status, &*reply.param()), (400, param), "{more}: {reply:?}");
+    }
+    for (grammar, said) in [
+        ("start: a\na: \"x\" b", "line 2: unknown name: \"b\""),
+        ("start: \"x\"\na: (\n", "line 2: "),
+        ("root ::=\n  a b", "line 2: there is no rule `a`"),
+        ("root ::= a\na ::= (b\n | c)", "line 2: there is no rule `b`"),
+        ("root ::= \"x\" |\nother\nother ::= <|nothing|>", "line 3: "),
+    ] {
+        let reply = server.post("/v1/chat/completions", &question(0, json!({"grammar": grammar})));
+        assert_eq!((reply.status, &*reply.param()), (400, "grammar"), "{grammar}: {reply:?}");
+        let message = reply.json()["error"]["message"].as_str().unwrap_or_default().to_owned();
+        assert!(message.contains(said), "{grammar}: {message}");
     }
     // Too much for anybody: refused, or cut by a limit, and the server goes on.
     let reply = server.post("/v1/chat/completions", &question(0, schema(deep)));

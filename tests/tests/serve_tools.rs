@@ -332,6 +332,19 @@ fn tools_that_go_too_deep_are_refused_and_say_the_limit() {
     let reply = ask(&find(2000));
     assert_eq!((reply.status, &*reply.param()), (400, "tools[0].function.parameters"), "{reply:?}");
     assert!(reply.body.contains("at most 1000"), "{reply:?}");
+    // Each argument that refers to definitions has them all in the grammar.
+    let shared = |many: usize, bytes: usize| {
+        let properties: serde_json::Map<String, Value> =
+            (0..many).map(|at| (format!("a{at}"), json!({"$ref": "#/$defs/place"}))).collect();
+        let place = json!({"type": "null", "description": " ".repeat(bytes)});
+        let schema = json!({"type": "object", "properties": properties, "$defs": {"place": place}});
+        [tool("ok", json!({})), tool("find", schema)]
+    };
+    let reply = ask(&shared(200, 110_000));
+    assert_eq!((reply.status, &*reply.param()), (400, "tools"), "{reply:?}");
+    assert!(reply.body.contains("at most 131072"), "{reply:?}");
+    let reply = ask(&shared(4, 50));
+    assert_eq!(reply.status, 200, "{reply:?}");
     let long = json!({"type": "object", "description": " ".repeat(200_000)});
     let reply = ask(&[tool("find", long)]);
     assert_eq!((reply.status, &*reply.param()), (400, "tools"), "{reply:?}");

@@ -4,6 +4,7 @@ mod blame;
 mod calls;
 mod depth;
 mod forced;
+mod gbnf;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -24,7 +25,7 @@ pub use depth::STACK;
 pub enum Wanted {
     /// A JSON value that its schema allows.
     Schema(Value),
-    /// A text of a grammar, in llguidance's dialect of Lark.
+    /// A text of a grammar, in llguidance's dialect of Lark or in GBNF.
     Grammar(String),
     /// Calls of tools; other text too where they are not forced.
     Calls(Calls),
@@ -98,8 +99,18 @@ impl Forms {
                 Err(message) => Err(blame::find(self, &schema, message)),
             },
             Wanted::Grammar(text) => {
-                let matcher = self.matcher(TopLevelGrammar::from_lark(text)).map_err(whole)?;
-                Ok(Form::new(matcher, None))
+                let (text, lines) = if gbnf::is_gbnf(&text) {
+                    let grammar = gbnf::parse(&text).map_err(whole)?;
+                    let long = || whole("it takes too many pieces in Lark".into());
+                    let lark = gbnf::lark(grammar).ok_or_else(long)?;
+                    limit(String::new(), depth::of_grammar(&lark.text), 0)?;
+                    (lark.text, Some(lark.lines))
+                } else {
+                    (text, None)
+                };
+                let matcher = self.matcher(TopLevelGrammar::from_lark(text));
+                let located = |message| whole(located(message, lines.as_deref()));
+                Ok(Form::new(matcher.map_err(located)?, None))
             }
             Wanted::Calls(calls) => {
                 let grammar = TopLevelGrammar::from_lark(calls::grammar(&calls));
@@ -137,8 +148,9 @@ const MOST_STATES: usize = 20_000;
 /// Refuses what is too long or goes too deep.
 fn bound(wanted: &Wanted) -> Result<(), FormError> {
     let len = |schema: &Value| schema.to_string().len();
-    let (mut path, depth, bytes) = match wanted {
+    let (path, depth, bytes) = match wanted {
         Wanted::Schema(schema) => (String::new(), depth::of_schema(schema), len(schema)),
+        Wanted::Grammar(text) if gbnf::is_gbnf(text) => (String::new(), 0, text.len()),
         Wanted::Grammar(text) => (String::new(), depth::of_grammar(text), text.len()),
         Wanted::Calls(calls) => {
             let tool = calls.tools.iter().find(|tool| depth::of_tool(tool) > depth::MOST);
@@ -147,13 +159,17 @@ fn bound(wanted: &Wanted) -> Result<(), FormError> {
             let tools = calls.tools.iter().map(calls::bytes);
             let other = other.map(|(_, schema)| len(schema));
             let bytes = tools.chain(other).fold(0, usize::saturating_add);
-            (path.cloned().unwrap_or_default(), depth::of_calls(calls), bytes)
+            let path = path.cloned().unwrap_or_default();
+            let path = if bytes > MOST_BYTES { "tools".into() } else { path };
+            (path, depth::of_calls(calls), bytes)
         }
     };
+    limit(path, depth, bytes)
+}
+
+/// Refuses what has so many levels and so many bytes, if those are too many.
+fn limit(path: String, depth: usize, bytes: usize) -> Result<(), FormError> {
     let message = if bytes > MOST_BYTES {
-        if matches!(wanted, Wanted::Calls(_)) {
-            path = "tools".into();
-        }
         format!("it is too long: {bytes} bytes, and at most {MOST_BYTES} are taken")
     } else if depth > depth::MOST {
         let most = depth::MOST;
@@ -278,6 +294,19 @@ impl Drafter for Form {
         draft.iter_mut().zip(&self.forced).for_each(|(to, &id)| *to = id);
         Guess { len: self.forced.len().min(draft.len()), level: Guess::CERTAIN }
     }
+}
+
+/// An error in a grammar with its line, which llguidance writes as `at LINE(COLUMN): `; of a grammar that
+/// was written for it, `lines` are those of the request.
+fn located(message: String, lines: Option<&[usize]>) -> String {
+    let found = || {
+        let (line, rest) = message.strip_prefix("at ").unwrap_or(&message).split_once('(')?;
+        let (_, rest) = rest.split_once("): ")?;
+        let line: usize = line.parse().ok()?;
+        let line = lines.map_or(Some(line), |lines| lines.get(line.checked_sub(1)?).copied())?;
+        Some(format!("line {line}: {rest}"))
+    };
+    found().unwrap_or(message)
 }
 
 /// The first line of an error: what follows is about the library.
