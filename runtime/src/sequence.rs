@@ -159,6 +159,8 @@ pub struct Sequence<'a> {
     pub(crate) answer: Option<usize>,
     pub(crate) results: Option<Results>,
     pub(crate) trust: Trust,
+    /// Whether results of all its tokens are wanted, and not of the last one alone.
+    pub(crate) wants_every: bool,
     /// The longest beginning of it that was remembered or taken over, in tokens.
     pub(crate) remembered: usize,
 }
@@ -194,6 +196,7 @@ impl<'a> Sequence<'a> {
             answer: None,
             results: None,
             trust: Trust::new(),
+            wants_every: false,
             remembered: 0,
         })
     }

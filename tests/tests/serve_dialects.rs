@@ -139,6 +139,18 @@ fn decisions_are_the_choices_probabilities() {
         shares += choice["share"].as_f64().expect("a number");
     }
     assert!((shares - 1.0).abs() < 1e-6);
+    // The same where a choice takes several batches, is a known beginning, and beside others.
+    let (conversations, prefixes) = (3, 8);
+    let setting = Setting { conversations, prefixes, context: 512, batch: 5, ..Setting::default() };
+    let narrow = start(Config::new(Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 0)))), setting);
+    let said = json!({"prompt": format!("{prompt}{}", choices[1]), "max_tokens": 1});
+    narrow.post("/v1/completions", &said).ok();
+    std::thread::scope(|scope| {
+        let ask = || narrow.post("/v1/decide", &body).ok();
+        for thread in [(); 3].map(|()| scope.spawn(ask)) {
+            assert_eq!(thread.join().expect("no panic")["choices"], decision["choices"]);
+        }
+    });
     let best = (0..4).max_by(|&a, &b| expected[a].total_cmp(&expected[b])).expect("there are four");
     assert_eq!(decision["choice"], choices[best]);
 

@@ -122,7 +122,7 @@ fn answers_of_a_form_are_the_same_with_drafts_and_without() {
         let temperature = prop::sample::select(&[0.0, 0.7, 1.5][..]);
         (form(), any::<u32>(), temperature, 1..80_u64)
     };
-    let config = ProptestConfig { cases: 48, ..ProptestConfig::default() };
+    let config = ProptestConfig { cases: 24, ..ProptestConfig::default() };
     TestRunner::new(config)
         .run(&(one(), one()), |cases| {
             let bodies = [cases.0, cases.1]
@@ -142,7 +142,7 @@ fn answers_of_a_form_are_the_same_with_drafts_and_without() {
     assert_eq!(counted(&without, "rill_drafts_forced_total"), 0);
     let [forced, accepted] =
         ["forced", "accepted"].map(|what| counted(&with, &format!("rill_drafts_{what}_total")));
-    assert!(forced > 500 && accepted >= forced, "{accepted} of {forced} forced ones were right");
+    assert!(forced > 200 && accepted >= forced, "{accepted} of {forced} forced ones were right");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Writes prompts: from text and conversations to tokens, beside the engine's thread.
 
+use std::sync::Arc;
+
 use rill::chat::{self, Role};
 use rill::engine::PIECE_BYTES;
 use rill::image::{Chat, ChatTemplate, Template as Verdict};
@@ -79,7 +81,7 @@ impl<'a> Clerk<'a> {
     }
 
     /// What an answer of a form begins with; an error says why there can be no such answer.
-    pub fn form(&mut self, wanted: Wanted, vocab: u32) -> Result<Form, FormError> {
+    pub fn form(&mut self, wanted: Wanted, vocab: u32) -> Result<Arc<Form>, FormError> {
         let forms = match &mut self.forms {
             Some(forms) => forms,
             none => {

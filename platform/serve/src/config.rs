@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::form::CACHE_BYTES;
+
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listen {
@@ -95,7 +97,7 @@ pub struct Limits {
 
 impl Limits {
     /// Bytes that a server with these limits takes at most, beside the engine: bodies as text and as
-    /// values, buffers of connections, prompts that wait, a template at work.
+    /// values, buffers of connections, prompts that wait, a template at work, forms that were asked for.
     pub fn memory(&self) -> u64 {
         const BODY: usize = 4;
         const CONNECTION: usize = 16 << 10;
@@ -104,7 +106,8 @@ impl Limits {
         let connections = self.connections.saturating_mul(CONNECTION + 2 * self.head);
         let bodies = self.bodies.saturating_mul(BODY);
         let prompts = self.queue.saturating_mul(PROMPT);
-        [connections, bodies, prompts].into_iter().fold(REST, usize::saturating_add) as u64
+        [connections, bodies, prompts, CACHE_BYTES].into_iter().fold(REST, usize::saturating_add)
+            as u64
     }
 }
 

@@ -1,5 +1,6 @@
 //! What the door asks of the engine's side, and what it hears.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rill::sampler::{Bias, Settings};
@@ -39,7 +40,7 @@ pub struct Style {
     /// Most tokens of thinking.
     pub thinking: Option<u64>,
     /// The form that it must have.
-    pub form: Option<Form>,
+    pub form: Option<Arc<Form>>,
     /// What begins and ends calls, where they are told apart.
     pub calls: Option<Marks>,
     /// Log-probabilities of each token and of so many of the best.

@@ -228,7 +228,9 @@ impl<'a> Engine<'a> {
         }
         for (share, rows) in shares.iter_mut().zip(schedule::rows(&wishes, self.batch)) {
             share.tokens = rows.saturating_sub(share.guess.len);
-            if share.tokens == share.sequence.pending().len() {
+            if share.sequence.wants_every {
+                share.wanted = Wanted::Every;
+            } else if share.tokens == share.sequence.pending().len() {
                 share.wanted = Wanted::Last;
             }
             advance.rows += rows;

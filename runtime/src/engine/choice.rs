@@ -89,6 +89,20 @@ impl<'a> Engine<'a> {
         (results.count > 0).then(|| results.first + results.count - 1)
     }
 
+    /// Whether [`Self::advance`] is to keep the results of all tokens of a sequence from now on, for
+    /// [`Self::each_logits`], and not of the last one alone: then none of them is taken over from a known
+    /// beginning, or remembered for others.
+    pub fn want_every(&self, sequence: &mut Sequence<'a>, every: bool) {
+        sequence.wants_every = every;
+    }
+
+    /// The positions in a sequence of the tokens that [`Self::each_logits`] gives logits of.
+    pub fn positions(&self, sequence: &Sequence<'a>) -> Range<usize> {
+        let results = sequence.results.filter(|results| results.batch == self.batches);
+        let end = sequence.computed();
+        end - results.map_or(0, |results| results.count)..end
+    }
+
     /// Calls `each` with the logits (vocab,) of every token of a sequence whose results were wanted of
     /// the last batch, in order.
     pub fn each_logits(

@@ -55,6 +55,7 @@ impl<'a> Engine<'a> {
     pub fn reset(&mut self, sequence: &mut Sequence<'a>) {
         self.cut(sequence, 0);
         sequence.place = crate::chat::Place::Start;
+        sequence.wants_every = false;
     }
 
     /// Goes back to the first `len` tokens of a sequence. What can stay computed does; the rest is

@@ -16,7 +16,7 @@ impl<'a> Engine<'a> {
     /// Takes over the longest known beginning of a sequence, so that less of it is pending; at least one
     /// token is. Says how many tokens need not be computed. [`Self::advance`] does it by itself.
     pub fn reuse(&mut self, sequence: &mut Sequence<'a>) -> usize {
-        if self.prefixes.room() == 0 || sequence.pending().len() < 2 {
+        if self.prefixes.room() == 0 || sequence.pending().len() < 2 || sequence.wants_every {
             return 0;
         }
         let (memory, tokens) = sequence.memory_mut();
@@ -90,7 +90,7 @@ impl<'a> Engine<'a> {
     pub(super) fn waits(&self, sequence: &Sequence<'a>, shares: &mut [Share<'_, 'a>]) -> bool {
         let tokens = sequence.tokens();
         let worth = sequence.computed() + FIRST_MARK_TOKENS;
-        if self.prefixes.room() == 0 || tokens.len() <= worth {
+        if self.prefixes.room() == 0 || tokens.len() <= worth || sequence.wants_every {
             return false;
         }
         for share in shares.iter_mut().filter(|share| !share.is_answer()) {
@@ -113,8 +113,12 @@ impl Share<'_, '_> {
     }
 
     /// How much of the sequence is to be remembered when the share is computed: all but the last token
-    /// of a prompt, so that the same prompt finds it, and as much of one that goes on as was computed.
+    /// of a prompt, so that the same prompt finds it, and as much of one that goes on as was computed. What
+    /// is weighed token by token goes on in no other sequence.
     pub(super) fn last_mark(&self) -> Option<usize> {
+        if self.sequence.wants_every {
+            return None;
+        }
         let end = self.sequence.computed() + self.tokens;
         let is_end = end == self.sequence.tokens().len();
         let len = if is_end { end - 1 } else { end };

@@ -1,7 +1,8 @@
 //! `POST /v1/decide`: how likely each of some answers is, for classification.
 //!
 //! Takes `messages`, or a plain `prompt`, and `choices`, a list of texts. The prompt goes through the
-//! model once; so does each token of a choice after its first. Gives the natural logarithm of each
+//! model once, which weighs the first token of every choice; the others go through it together, of as many
+//! choices at once as conversations have a free place. Gives the natural logarithm of each
 //! choice's probability as the answer's beginning, and its share of the probability of all choices.
 
 use std::sync::Arc;

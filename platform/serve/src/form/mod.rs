@@ -1,6 +1,7 @@
 //! Answers of a given form: a JSON schema, a grammar or the schemas of tools say which tokens may come next.
 
 mod blame;
+mod cache;
 mod calls;
 mod depth;
 mod forced;
@@ -10,6 +11,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
+use cache::{Cache, Key};
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{Matcher, ParserFactory};
@@ -17,6 +19,7 @@ use rill::draft::{Drafter, Guess};
 use rill::tokenizer::Tokenizer;
 use serde_json::{Value, json};
 
+pub use cache::MOST_BYTES as CACHE_BYTES;
 pub use calls::{Calls, Marks, Tool};
 pub use depth::STACK;
 
@@ -52,6 +55,7 @@ pub struct FormError {
 pub struct Forms {
     factory: ParserFactory,
     marks: Option<Marks>,
+    known: Cache,
 }
 
 impl Forms {
@@ -79,20 +83,31 @@ impl Forms {
         let limits = factory.limits_mut();
         limits.max_grammar_size = MOST_SYMBOLS;
         limits.max_lexer_states = MOST_STATES;
-        Ok(Self { factory, marks })
+        Ok(Self { factory, marks, known: Cache::default() })
     }
 
     /// What an answer of a form begins with, written with the tokens of `tokenizer`; an error where there
-    /// can be no such answer. It takes up to [`STACK`] bytes of the thread's stack.
-    pub fn form(&self, wanted: Wanted, tokenizer: &Tokenizer<'_>) -> Result<Form, FormError> {
+    /// can be no such answer. It takes up to [`STACK`] bytes of the thread's stack, and nothing where the
+    /// same was asked for of late.
+    pub fn form(
+        &mut self,
+        wanted: Wanted,
+        tokenizer: &Tokenizer<'_>,
+    ) -> Result<Arc<Form>, FormError> {
+        let key = Key::of(&wanted);
+        if let Some(form) = self.known.find(key) {
+            return Ok(form);
+        }
+        let bytes = bound(&wanted)?;
         let mut form = self.begin(wanted)?;
         form.force(tokenizer);
+        let form = Arc::new(form);
+        self.known.keep(key, bytes, &form);
         Ok(form)
     }
 
     fn begin(&self, wanted: Wanted) -> Result<Form, FormError> {
         let whole = |message| FormError { path: String::new(), message };
-        bound(&wanted)?;
         match wanted {
             Wanted::Schema(schema) => match self.schema(schema.clone()) {
                 Ok(matcher) => Ok(Form::new(matcher, None)),
@@ -145,8 +160,8 @@ const MOST_SYMBOLS: usize = 100_000;
 /// Most states of what recognises the texts of a form, of some 2 KiB each.
 const MOST_STATES: usize = 20_000;
 
-/// Refuses what is too long or goes too deep.
-fn bound(wanted: &Wanted) -> Result<(), FormError> {
+/// Refuses what is too long or goes too deep; says how many bytes the texts of others have.
+fn bound(wanted: &Wanted) -> Result<usize, FormError> {
     let len = |schema: &Value| schema.to_string().len();
     let (path, depth, bytes) = match wanted {
         Wanted::Schema(schema) => (String::new(), depth::of_schema(schema), len(schema)),
@@ -164,7 +179,8 @@ fn bound(wanted: &Wanted) -> Result<(), FormError> {
             (path, depth::of_calls(calls), bytes)
         }
     };
-    limit(path, depth, bytes)
+    limit(path, depth, bytes)?;
+    Ok(bytes)
 }
 
 /// Refuses what has so many levels and so many bytes, if those are too many.

@@ -4,6 +4,7 @@
 //! client left, whose time is over, or who are answered. An answer whose client reads too slowly waits;
 //! the others do not.
 
+mod decision;
 mod known;
 mod place;
 mod speech;
@@ -23,7 +24,7 @@ use tokio::sync::oneshot::Sender;
 use crate::job::{Event, Job, Trouble};
 use crate::model::{Command, Machine};
 use crate::server::Shared;
-use place::{Place, State};
+use place::Place;
 
 pub use view::{Experts, View};
 
@@ -68,7 +69,9 @@ impl<'l, 'a> Worker<'l, 'a> {
             self.receive(&jobs);
             self.free();
             self.fill();
+            self.lend();
             self.step();
+            self.collect();
             self.shared.metrics.beat();
             if self.kept.elapsed() > KEEP {
                 self.keep(false);
@@ -179,6 +182,36 @@ impl<'l, 'a> Worker<'l, 'a> {
         self.shared.metrics.load(busy, self.queue.len());
     }
 
+    /// Has choices of decisions weighed side by side: in their own place and in those that are free.
+    fn lend(&mut self) {
+        let Self { engine, places, .. } = self;
+        for owner in 0..places.len() {
+            let mut left = places[owner].left();
+            left.retain(|branch| !places.iter().any(|place| place.helps(branch)));
+            let Some(own) = left.pop() else { continue };
+            for helper in 0..places.len() {
+                if !places[helper].is_free() {
+                    continue;
+                }
+                let Some(branch) = left.pop() else { break };
+                if let Ok([owner, helper]) = places.get_disjoint_mut([owner, helper]) {
+                    helper.help(engine, owner, branch);
+                }
+            }
+            places[owner].take(engine, own);
+        }
+    }
+
+    /// Tells decisions what was weighed for them.
+    fn collect(&mut self) {
+        let Self { engine, places, .. } = self;
+        let helped: Vec<_> = places.iter_mut().filter_map(|place| place.helped(engine)).collect();
+        for place in places {
+            helped.iter().for_each(|branch| place.hear(engine, Some(branch)));
+            place.hear(engine, None);
+        }
+    }
+
     /// One batch, and what came of it.
     fn step(&mut self) {
         let Self { engine, machine, places, shared, .. } = self;
@@ -221,7 +254,7 @@ impl<'l, 'a> Worker<'l, 'a> {
                 return;
             }
         }
-        for place in at_work.iter_mut().filter(|place| matches!(place.state, State::Busy(_))) {
+        for place in at_work.iter_mut().filter(|place| !place.is_free()) {
             place.speak(engine, &mut world, &shared.metrics);
         }
         shared.metrics.engine(engine.stats());

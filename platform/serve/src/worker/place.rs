@@ -8,8 +8,10 @@ use rill::sampler::Logprobs;
 use rill::seams::World;
 use rill::sequence::{Sequence, SequenceError};
 
+use super::decision::{Branch, Decision};
 use super::known;
 use super::speech::Speech;
+use crate::form::Form;
 use crate::job::{Account, EVENTS, Ending, Event, Job, Token, Trouble, Work};
 use crate::metrics::Metrics;
 
@@ -43,12 +45,16 @@ pub enum State {
     Free,
     /// An answer, or a decision.
     Busy(Box<Task>),
+    /// A choice of a decision in another place.
+    Helping(Branch),
 }
 
 /// A job under way.
 pub struct Task {
     job: Job,
     kind: Kind,
+    /// Where the answer stands in its form.
+    form: Option<Form>,
     began: Instant,
     /// When the first token came.
     first: Option<Instant>,
@@ -61,12 +67,7 @@ pub struct Task {
 /// What is made of the logits.
 enum Kind {
     Answer(Box<Speech>),
-    /// Choices so far, and where the one at work stands.
-    Decide {
-        sums: Vec<f32>,
-        token: usize,
-        first: Vec<f32>,
-    },
+    Decide(Decision),
 }
 
 impl<'l, 'a> Place<'l, 'a> {
@@ -93,6 +94,7 @@ impl<'l, 'a> Place<'l, 'a> {
     pub fn can_go_on(&self) -> bool {
         match &self.state {
             State::Free => false,
+            State::Helping(_) => true,
             State::Busy(task) => 2 * task.job.events.capacity() > task.job.events.max_capacity(),
         }
     }
@@ -109,11 +111,16 @@ impl<'l, 'a> Place<'l, 'a> {
                 return;
             }
         };
+        let form = match &job.work {
+            Work::Answer(style) => style.form.as_deref().cloned(),
+            Work::Decide(_) => None,
+        };
         let event = Event::Begun { prompt: job.prompt.tokens.len(), cached };
         let _ = job.events.try_send((job.choice, event));
         self.state = State::Busy(Box::new(Task {
             job: *job,
             kind,
+            form,
             began: Instant::now(),
             first: None,
             cached,
@@ -133,7 +140,7 @@ impl<'l, 'a> Place<'l, 'a> {
                 engine.set_biases(self.sequence, &style.biases)?;
                 Kind::Answer(Box::new(Speech::new(engine, style, job.prompt.thinks)))
             }
-            Work::Decide(_) => Kind::Decide { sums: Vec::new(), token: 0, first: Vec::new() },
+            Work::Decide(_) => Kind::Decide(Decision::default()),
         };
         Ok((kind, known::begin(engine, self.sequence, &job.prompt.tokens)?))
     }
@@ -157,10 +164,17 @@ impl<'l, 'a> Place<'l, 'a> {
 
     /// Takes the next tokens from what was computed, and sends what they say.
     pub fn speak(&mut self, engine: &mut Engine<'a>, world: &mut World<'_, 'a>, metrics: &Metrics) {
-        let State::Busy(task) = &mut self.state else { return };
+        let task = match &mut self.state {
+            State::Free => return,
+            State::Helping(branch) => return branch.weigh(engine, world, self.sequence),
+            State::Busy(task) => task,
+        };
         let outcome = match task.kind {
             Kind::Answer(_) => task.say(engine, world, self.sequence, metrics),
-            Kind::Decide { .. } => task.weigh(engine, world, self.sequence).map_err(Trouble::from),
+            Kind::Decide(_) => {
+                task.weigh(engine, world, self.sequence);
+                Ok(None)
+            }
         };
         match outcome {
             Ok(None) => {}
@@ -171,7 +185,12 @@ impl<'l, 'a> Place<'l, 'a> {
 
     /// Ends what is under way, and frees the place at once.
     pub fn end(&mut self, engine: &mut Engine<'a>, ending: Result<Ending, Trouble>) {
-        let State::Busy(mut task) = std::mem::replace(&mut self.state, State::Free) else { return };
+        let mut task = match std::mem::replace(&mut self.state, State::Free) {
+            State::Free => return,
+            // Its decision has the choice weighed again.
+            State::Helping(_) => return engine.reset(self.sequence),
+            State::Busy(task) => task,
+        };
         known::end(engine, self.sequence);
         let event = match ending {
             Ok(ending) => {
@@ -182,6 +201,69 @@ impl<'l, 'a> Place<'l, 'a> {
         };
         // There is room: half of it is kept for one step.
         let _ = task.job.events.try_send((task.job.choice, event));
+    }
+
+    /// The choices of its decision that are neither whole nor at work here, where nothing is.
+    pub fn left(&self) -> Vec<Branch> {
+        let State::Busy(task) = &self.state else { return Vec::new() };
+        let (Kind::Decide(decision), Work::Decide(choices)) = (&task.kind, &task.job.work) else {
+            return Vec::new();
+        };
+        let prompt = task.job.prompt.tokens.len();
+        let branch = |number| Branch::new(self.order, number, prompt, &choices[number]);
+        let open = decision.open().filter(|_| decision.is_idle());
+        open.map(branch).collect()
+    }
+
+    /// Whether this choice of another place's decision is at work here.
+    pub fn helps(&self, branch: &Branch) -> bool {
+        let State::Helping(own) = &self.state else { return false };
+        (own.order, own.number) == (branch.order, branch.number)
+    }
+
+    /// Has a choice weighed here, which is free, for the decision in `owner`.
+    pub fn help(&mut self, engine: &mut Engine<'a>, owner: &Self, branch: Branch) {
+        engine.fork(&*owner.sequence, self.sequence);
+        self.order = owner.order;
+        match branch.begin(engine, self.sequence) {
+            Ok(()) => self.state = State::Helping(branch),
+            // Its own place says why not.
+            Err(_) => engine.reset(self.sequence),
+        }
+    }
+
+    /// Has a choice of its own decision weighed here.
+    pub fn take(&mut self, engine: &mut Engine<'a>, branch: Branch) {
+        let begun = branch.begin(engine, self.sequence);
+        if let Err(error) = begun {
+            self.end(engine, Err(error.into()));
+        } else if let State::Busy(task) = &mut self.state
+            && let Kind::Decide(decision) = &mut task.kind
+        {
+            *decision.own() = Some(branch);
+        }
+    }
+
+    /// The choice that was weighed here for another place, once it is whole: then the place is free.
+    pub fn helped(&mut self, engine: &mut Engine<'a>) -> Option<Branch> {
+        let is_whole = matches!(&self.state, State::Helping(branch) if branch.is_done);
+        let state = is_whole.then(|| std::mem::replace(&mut self.state, State::Free))?;
+        engine.reset(self.sequence);
+        let State::Helping(branch) = state else { return None };
+        Some(branch)
+    }
+
+    /// A choice of its decision is whole, if it has one; ends the decision once all are.
+    pub fn hear(&mut self, engine: &mut Engine<'a>, branch: Option<&Branch>) {
+        let State::Busy(task) = &mut self.state else { return };
+        let Kind::Decide(decision) = &mut task.kind else { return };
+        if let Some(branch) = branch.filter(|branch| branch.order == self.order) {
+            decision.add(branch.number, branch.sum);
+        }
+        let Some(outcome) = decision.outcome() else { return };
+        let _ = task.job.events.try_send((task.job.choice, Event::Decided(outcome)));
+        engine.cut(self.sequence, task.job.prompt.tokens.len());
+        self.end(engine, Ok(Ending::Stop));
     }
 
     fn leave(&mut self, engine: &mut Engine<'a>) {
@@ -195,13 +277,13 @@ impl Drafter for State {
     /// go.
     fn draft(&mut self, tokens: &[u32], draft: &mut [u32]) -> Guess {
         let Self::Busy(task) = self else { return Guess::default() };
-        let Task { job, tokens: said, .. } = &mut **task;
-        let Work::Answer(style) = &mut job.work else { return Guess::default() };
+        let Task { job, form, tokens: said, .. } = &mut **task;
+        let Work::Answer(style) = &job.work else { return Guess::default() };
         let left = usize::try_from(style.most.saturating_sub(*said)).unwrap_or(usize::MAX);
         // The last token is not continued.
         let most = draft.len().min(left.saturating_sub(1));
         let draft = &mut draft[..most];
-        let forced = style.form.as_mut().map(|form| form.draft(tokens, draft));
+        let forced = form.as_mut().map(|form| form.draft(tokens, draft));
         forced.filter(|guess| guess.len > 0).unwrap_or_else(|| Repeats.draft(tokens, draft))
     }
 }
@@ -215,8 +297,8 @@ impl Task {
         sequence: &mut Sequence<'a>,
         metrics: &Metrics,
     ) -> Result<Option<Ending>, Trouble> {
-        let Self { job, kind, .. } = self;
-        let (Kind::Answer(speech), Work::Answer(style)) = (kind, &mut job.work) else {
+        let Self { job, kind, form, .. } = self;
+        let (Kind::Answer(speech), Work::Answer(style)) = (kind, &job.work) else {
             return Ok(None);
         };
         let (events, choice) = (&job.events, job.choice);
@@ -244,13 +326,13 @@ impl Task {
             if !engine.has_logits(sequence) || sent + 2 >= BURST {
                 return Ok(None);
             }
-            let allowed = match &mut style.form {
+            let allowed = match form {
                 Some(form) => form.allowed()?,
                 None => None,
             };
             let ask = Ask { allowed, logprobs: style.logprobs };
             let sample = engine.sample_as(world, sequence, &ask)?;
-            if let Some(form) = &mut style.form {
+            if let Some(form) = form {
                 form.accept(sample.id, !speech.is_thinking(), engine.tokenizer())?;
             }
             if self.first.is_none() {
@@ -285,45 +367,30 @@ impl Task {
         }
     }
 
-    /// Log-probabilities of the next tokens of a decision's choices.
+    /// Weighs what was computed of a decision: its prompt, or a choice.
     fn weigh<'a>(
         &mut self,
         engine: &mut Engine<'a>,
         world: &mut World<'_, 'a>,
-        sequence: &mut Sequence<'a>,
-    ) -> Result<Option<Ending>, SequenceError> {
-        let (Kind::Decide { sums, token, first }, Work::Decide(choices)) =
-            (&mut self.kind, &self.job.work)
+        sequence: &Sequence<'a>,
+    ) {
+        let (Kind::Decide(decision), Work::Decide(choices)) = (&mut self.kind, &self.job.work)
         else {
-            return Ok(None);
+            return;
         };
-        let Some(logits) = engine.logits(world.parallel, sequence) else { return Ok(None) };
-        self.first.get_or_insert_with(Instant::now);
-        let prompt = self.job.prompt.tokens.len();
-        if first.is_empty() {
-            *first =
-                choices.iter().map(|choice| Logprobs::of(logits, choice[0], 0).chosen).collect();
-        } else {
-            let next = choices[sums.len()][*token];
-            first[sums.len()] += Logprobs::of(logits, next, 0).chosen;
-            *token += 1;
-        }
-        // Choices of one token are done with the prompt; the others go on from there.
-        while let Some(choice) = choices.get(sums.len()) {
-            let at = (*token).max(1);
-            if at < choice.len() {
-                *token = at;
-                engine.cut(sequence, prompt + at - 1);
-                engine.append(sequence, &choice[sequence.tokens().len() - prompt..at])?;
-                return Ok(None);
+        if !decision.has_begun() {
+            if decision.begin(engine, world, sequence, choices) {
+                self.first.get_or_insert_with(Instant::now);
             }
-            sums.push(first[sums.len()]);
-            *token = 0;
-            engine.cut(sequence, prompt);
+            return;
         }
-        let event = Event::Decided(std::mem::take(sums));
-        let _ = self.job.events.try_send((self.job.choice, event));
-        Ok(Some(Ending::Stop))
+        let Some(mut branch) = decision.own().take() else { return };
+        branch.weigh(engine, world, sequence);
+        if branch.is_done {
+            decision.add(branch.number, branch.sum);
+        } else {
+            *decision.own() = Some(branch);
+        }
     }
 
     /// Sends the text that was held back.
@@ -341,7 +408,7 @@ impl Task {
     fn account(&self, ending: Ending) -> Account {
         let thought = match &self.kind {
             Kind::Answer(speech) => speech.thought(),
-            Kind::Decide { .. } => 0,
+            Kind::Decide(_) => 0,
         };
         let now = Instant::now();
         let first = self.first.unwrap_or(now);
