@@ -439,6 +439,23 @@ fn bench_measures_what_it_is_asked() {
 }
 
 #[test]
+fn bench_measures_what_forms_cost() {
+    let args = ["bench", "-p", "4", "-n", "4", "-r", "1", "--forms"];
+    let rows = rill(&[&args[..], &["--json"]].concat()).json();
+    let rows = rows.as_array().unwrap();
+    let names: Vec<&str> = rows[2..].iter().map(|row| row["form"].as_str().unwrap()).collect();
+    assert!(names.starts_with(&["json_schema", "json_object", "lark", "gbnf"]), "{names:?}");
+    for row in &rows[2..] {
+        assert!(bytes_of(row, "form_tokens") > 10 && row["share_of_token"].as_f64() > Some(0.0));
+    }
+    // The names of a schema's fields are the only ones that may come.
+    assert!(bytes_of(&rows[2], "forced_tokens") > 20, "{rows:?}");
+    let table = rill(&args).ok();
+    assert!(table.contains("of a token's time") && table.contains("json_schema"), "{table}");
+    rill(&["bench", "-p", "4", "-n", "0", "--forms"]).fails(2, &["--forms", "-n"]);
+}
+
+#[test]
 fn bench_measures_one_conversation_and_several_together() {
     let size = ["-c", "128", "--batch", "32", "--conversations", "4", "--json"];
     let least = bytes_of(&rill(&[&["plan"][..], &size].concat()).json(), "least_bytes").to_string();

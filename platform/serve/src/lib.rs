@@ -12,7 +12,7 @@
 //! In reading order:
 //! - [`config`]: where to listen, who may ask, and every limit;
 //! - [`model`]: what the caller brings;
-//! - `job`, `worker`, `clerk` and `form`: the engine's side;
+//! - `job`, `worker`, `clerk` and [`form`]: the engine's side;
 //! - `server`: from start to end, and what both sides share;
 //! - [`systemd`] and `watch`: what starts the server and watches over it;
 //! - `door` and [`keys`]: connections, and who comes in;
@@ -28,7 +28,7 @@ mod door;
 mod error;
 mod fields;
 mod files;
-mod form;
+pub mod form;
 mod job;
 pub mod keys;
 mod metrics;

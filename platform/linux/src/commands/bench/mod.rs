@@ -1,3 +1,6 @@
+#[cfg(feature = "serve")]
+mod forms;
+
 use std::io::Write;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -9,6 +12,7 @@ use rill::stats::{Phase, Stats};
 use rill_linux::engine::{Engine, Memory};
 use rill_linux::memory::peak_resident;
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::inspect::parameters;
 use super::{read_ids, spare, sweep};
@@ -56,6 +60,11 @@ pub struct Args {
     /// Also draw the sweep: speed, hits and reads against the budget, as SVG
     #[arg(long, value_name = "FILE.svg", requires = "sweep_ram")]
     plot: Option<PathBuf>,
+    /// Also measure what it costs that an answer of the server has a form (a JSON schema, a grammar, calls of
+    /// tools): the sets of tokens that may come, against the time of a token
+    #[cfg(feature = "serve")]
+    #[arg(long, conflicts_with = "sweep_ram")]
+    forms: bool,
     /// Print a JSON array
     #[arg(long)]
     json: bool,
@@ -67,6 +76,7 @@ Examples:
   rill bench -m model.rill --ram 2GiB -t 4 -p 512 -n 128 -r 5 --json
   rill bench -m model.rill --ids text.ids
   rill bench -m model.rill --conversations 4
+  rill bench -m model.rill --forms
   rill bench -m model.rill --sweep-ram=768MiB,1GiB,2GiB --plot sweep.svg";
 
 /// The budgets of a sweep; none to choose some.
@@ -139,12 +149,37 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     }
     let mut out = stdout();
     let setting = Setting::of(&engine);
+    #[cfg(feature = "serve")]
+    let costs = forms(args, &engine, &tests)?;
+    #[cfg(not(feature = "serve"))]
+    let costs: [Value; 0] = [];
     if args.json {
-        print_json(&setting, &tests, &mut out)?;
+        let costs = costs.iter().map(|cost| json!(cost));
+        let rows: Vec<Value> = rows(&setting, &tests).into_iter().chain(costs).collect();
+        serde_json::to_writer_pretty(&mut out, &rows).map_err(std::io::Error::from)?;
+        writeln!(out)?;
     } else {
         print_table(&setting, &tests, &mut out)?;
+        #[cfg(feature = "serve")]
+        if !costs.is_empty() {
+            writeln!(out)?;
+            forms::print(&costs, &mut out)?;
+        }
     }
     Ok(())
+}
+
+/// What forms cost, if that is asked: of the time of a token of one conversation.
+#[cfg(feature = "serve")]
+fn forms(args: &Args, engine: &Engine<'_>, tests: &[Test]) -> Result<Vec<forms::Cost>, Failure> {
+    if !args.forms {
+        return Ok(Vec::new());
+    }
+    let alone = |test: &&Test| test.conversations == 1 && test.test.starts_with("tg");
+    let answer = tests.iter().find(alone);
+    let none = || Failure::Usage("--forms compares with tokens of an answer: -n is 0".into());
+    let token = 1.0 / answer.ok_or_else(none)?.mean_tokens_per_second;
+    forms::measure(engine, args.repetitions, token)
 }
 
 /// One measurement.
@@ -345,7 +380,8 @@ fn print_table(setting: &Setting, tests: &[Test], out: &mut impl Write) -> std::
     table::print(&HEAD, &rows, out)
 }
 
-fn print_json(setting: &Setting, tests: &[Test], out: &mut impl Write) -> std::io::Result<()> {
+/// The rows as JSON.
+fn rows(setting: &Setting, tests: &[Test]) -> Vec<Value> {
     #[derive(Serialize)]
     struct Row<'r> {
         #[serde(flatten)]
@@ -355,8 +391,5 @@ fn print_json(setting: &Setting, tests: &[Test], out: &mut impl Write) -> std::i
         peak_resident_bytes: Option<u64>,
     }
     let peak_resident_bytes = peak_resident();
-    let rows: Vec<_> =
-        tests.iter().map(|test| Row { setting, test, peak_resident_bytes }).collect();
-    serde_json::to_writer_pretty(&mut *out, &rows)?;
-    writeln!(out)
+    tests.iter().map(|test| json!(Row { setting, test, peak_resident_bytes })).collect()
 }
