@@ -2,11 +2,13 @@
 
 use std::env::consts::ARCH;
 use std::fs::Permissions;
+use std::io::{Error, Write, stderr, stdout};
 use std::iter::once;
 use std::mem::replace;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, ExitStatus};
+use std::thread;
 
 use anyhow::{Context, Result, bail};
 use rill_board::{Disk, Emulator, Platform, TABLES};
@@ -53,6 +55,8 @@ struct Check {
     needs: Vec<Need>,
     /// What only a network has: without it the check is left out, and said to be, also with --all.
     network: Option<Need>,
+    /// Whether it runs beside those that follow: it takes one core, and builds in a folder of its own.
+    beside: bool,
     command: Command,
 }
 
@@ -60,14 +64,18 @@ impl Check {
     fn cargo(name: impl Into<String>, args: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO"));
         command.args(args);
-        Self { name: name.into(), needs: Vec::new(), network: None, command }
+        Self::new(name, command)
+    }
+
+    fn new(name: impl Into<String>, command: Command) -> Self {
+        Self { name: name.into(), needs: Vec::new(), network: None, beside: false, command }
     }
 
     /// A task of this program.
     fn xtask(name: impl Into<String>, args: &[&str]) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.args(args);
-        Ok(Self { name: name.into(), needs: Vec::new(), network: None, command })
+        Ok(Self::new(name, command))
     }
 
     fn needing(mut self, needs: &[Need]) -> Self {
@@ -77,6 +85,11 @@ impl Check {
 
     fn fetching(mut self, what: Need) -> Self {
         self.network = Some(what);
+        self
+    }
+
+    fn beside(mut self) -> Self {
+        self.beside = true;
         self
     }
 
@@ -251,8 +264,7 @@ fn client_checks() -> Vec<Check> {
     let check = |(name, runs, script, need): (&str, &str, &str, Need)| {
         let mut command = Command::new("python3");
         command.arg(folder.join("run.py")).arg(runs).arg(folder.join(script));
-        let name = format!("clients: {name}");
-        Check { name, needs: vec![Need::PYTHON3, need], network: None, command }
+        Check::new(format!("clients: {name}"), command).needing(&[Need::PYTHON3, need])
     };
     scripts.into_iter().map(check).collect()
 }
@@ -263,8 +275,7 @@ fn page_check() -> Check {
     let mut command = Command::new("node");
     let files = ["kiosk", "idle", "operator"].map(|name| folder.join(format!("{name}.test.mjs")));
     command.args(["--test", "--test-reporter=dot"]).args(files);
-    let needs = vec![Need::CHROMIUM, Need::NODE_PAGES];
-    Check { name: "pages in a browser".into(), needs, network: None, command }
+    Check::new("pages in a browser", command).needing(&[Need::CHROMIUM, Need::NODE_PAGES])
 }
 
 /// Many clients at once, hostile ones, and a balancer before two servers.
@@ -278,13 +289,7 @@ fn load_checks() -> Vec<Check> {
     let check = |(name, script, needs): (&str, &str, &[Need])| {
         let mut command = Command::new("python3");
         command.arg(folder.join(script));
-        let check = Check {
-            name: format!("load: {name}"),
-            needs: vec![Need::PYTHON3],
-            network: None,
-            command,
-        };
-        check.needing(needs)
+        Check::new(format!("load: {name}"), command).needing(&[Need::PYTHON3]).needing(needs)
     };
     scripts.into_iter().map(check).collect()
 }
@@ -370,7 +375,13 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let wanted = |check: &Check| args.only.as_ref().is_none_or(|only| check.name.contains(only));
     let (mut passed, mut failed, mut left_out) = (0, Vec::new(), Vec::new());
+    let mut sum_up = |name: String, status: std::io::Result<ExitStatus>| match status {
+        Ok(status) if status.success() => passed += 1,
+        Ok(status) => failed.push(format!("{name}: {status}")),
+        Err(error) => failed.push(format!("{name}: cannot start: {error}")),
+    };
     let mut unreachable = Vec::new();
+    let mut beside = Vec::new();
     for mut check in checks()?.into_iter().filter(wanted) {
         let missing: Vec<_> = check.needs.iter().filter(|need| !need.is_met()).collect();
         if !missing.is_empty() {
@@ -382,12 +393,22 @@ pub fn run(args: &Args) -> Result<()> {
             unreachable.push(format!("{}: needs {network}", check.name));
             continue;
         }
-        println!("=== {}", check.name);
-        match check.command.status() {
-            Ok(status) if status.success() => passed += 1,
-            Ok(status) => failed.push(format!("{}: {status}", check.name)),
-            Err(error) => failed.push(format!("{}: cannot start: {error}", check.name)),
+        if check.beside {
+            let output = thread::spawn(move || check.command.output());
+            beside.push((check.name, output));
+            continue;
         }
+        println!("=== {}", check.name);
+        sum_up(check.name, check.command.status());
+    }
+    for (name, output) in beside {
+        println!("=== {name}, run beside the others");
+        let output = output.join().unwrap_or_else(|_| Err(Error::other("its thread ended")));
+        if let Ok(output) = &output {
+            stdout().write_all(&output.stdout)?;
+            stderr().write_all(&output.stderr)?;
+        }
+        sum_up(name, output.map(|output| output.status));
     }
     let out = left_out.len() + unreachable.len();
     println!("\n{passed} checks passed, {} failed, {out} left out", failed.len());
