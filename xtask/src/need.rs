@@ -80,6 +80,17 @@ impl Need {
         install: Cow::Borrowed("cargo deny fetch db, on a network that reaches github.com"),
         how: How::Succeeds(&["cargo", "deny", "fetch", "db"]),
     };
+    /// Interprets tests, and sees what in them has no defined behaviour.
+    pub const MIRI: Self = Self {
+        what: Cow::Borrowed("Miri"),
+        install: Cow::Borrowed(
+            "rustup toolchain install nightly-2026-05-20 --profile minimal --component miri,rust-src, \
+             on a network that reaches static.rust-lang.org",
+        ),
+        how: How::Succeeds(&["rustup", "run", Self::MIRI_TOOLCHAIN, "cargo", "miri", "--version"]),
+    };
+    /// The toolchain that has it: each nightly one is another.
+    pub const MIRI_TOOLCHAIN: &str = "nightly-2026-05-20";
     /// Checks formatting.
     pub const RUSTFMT: Self = Self::program("cargo-fmt", "rustup component add rustfmt");
     /// Checks lints.

@@ -41,6 +41,8 @@ const LINUX_X86: &str = "x86_64-unknown-linux-gnu";
 const BARE_ARM: &str = "aarch64-unknown-none";
 /// Where everything is that is built with `--cfg loom`.
 const LOOM: &str = "target/loom";
+/// Where everything is that Miri runs.
+const MIRI: &str = "target/miri";
 /// Package of the fuzz targets, which is no part of the workspace.
 const FUZZ_PACKAGE: &str = "tests/fuzz/Cargo.toml";
 /// The fuzz targets, and how many inputs each gets: less than half a minute's.
@@ -117,6 +119,7 @@ fn checks() -> Result<Vec<Check>> {
     let bare = ["test", "-p", "rill-tests", "--test", "c_bare", "--", "--ignored"];
     let needs = [Need::target(BARE_ARM), Need::CROSS_GCC, Need::QEMU_SYSTEM];
     checks.push(Check::cargo("C library without an OS", &bare).needing(&needs));
+    checks.push(interpreted());
     for (target, runs) in FUZZ {
         checks.push(fuzzed(target, runs)?);
     }
@@ -151,6 +154,22 @@ fn checks() -> Result<Vec<Check>> {
         checks.push(advisories.needing(&[Need::CARGO_DENY]).fetching(Need::ADVISORIES));
     }
     Ok(checks)
+}
+
+/// What of the engine is `unsafe` and takes no SIMD, in an interpreter that sees each access outside
+/// of what may be accessed. It is some hundred times slower: properties are tried on few inputs.
+fn interpreted() -> Check {
+    let mut command = Command::new("rustup");
+    let tests = ["miri", "test", "-p", "rill", "--lib", "--target-dir", MIRI];
+    command.args(["run", Need::MIRI_TOOLCHAIN, "cargo"]).args(tests);
+    // The interpreter knows none of the instructions that libm would take.
+    command.args(["--features", "libm/force-soft-floats"]);
+    command.args(["--", "arena::", "seams::"]);
+    Check::new("engine in Miri", command)
+        .env("MIRIFLAGS", "-Zmiri-disable-isolation")
+        .env("PROPTEST_CASES", "2")
+        .fetching(Need::MIRI)
+        .beside()
 }
 
 /// A fuzz target, run from its seeds on for a number of inputs that depend on nothing else. The flags
