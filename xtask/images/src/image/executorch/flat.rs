@@ -146,7 +146,7 @@ impl Program<'_> {
         (tables(fbb, &segments), tables(fbb, &names))
     }
 
-    /// `forward`: (tokens i64 [1, up to context], position i64 [1]) -> logits f32 [1, 1, vocab], all by
+    /// `forward(tokens: i64[1, up to context], position: i64[1]) -> f32[1, 1, vocab]`, the logits, all by
     /// the delegate.
     fn forward(&self, fbb: &mut Builder) -> Table {
         let [context, vocab] = [self.context, self.vocab].map(|number| number as i32);
