@@ -7,11 +7,14 @@ use std::path::{Path, PathBuf};
 
 use tempfile::{NamedTempFile, TempPath};
 
+use crate::calibrate::State;
 use crate::journal::Journal;
 use crate::target::{Target, folder_of, prefix};
 
 /// What the name of a journal has more than that of its image under way.
 const JOURNAL: &str = ".journal";
+/// The same of what a calibration goes on from.
+const LAYERS: &str = ".layers";
 
 /// An image under way and the journal beside it.
 #[derive(Debug)]
@@ -21,9 +24,15 @@ pub struct Attempt {
     /// What of it is made.
     pub journal: Journal,
     lines: PathBuf,
+    layers: PathBuf,
 }
 
 impl Attempt {
+    /// Where a calibration keeps what it goes on from.
+    pub fn layers(&self) -> &Path {
+        &self.layers
+    }
+
     /// Goes on with an attempt at `path` that has this `identity`, or starts one. Attempts at
     /// `path` with another identity are removed.
     ///
@@ -34,7 +43,7 @@ impl Attempt {
         for entry in fs::read_dir(folder_of(path))? {
             let found = entry?.path();
             let name = found.file_name().unwrap_or_default().to_string_lossy();
-            if !name.starts_with(&prefix) || name.ends_with(JOURNAL) {
+            if !name.starts_with(&prefix) || name.ends_with(JOURNAL) || name.contains(LAYERS) {
                 continue;
             }
             // In a folder that others may write to, what is not ours is none of our attempts.
@@ -44,7 +53,7 @@ impl Attempt {
                 // Some file systems have no locks.
                 Ok(()) | Err(TryLockError::Error(_)) => {}
             }
-            let lines = journal_of(&found);
+            let lines = beside(&found, JOURNAL);
             let temporary = NamedTempFile::from_parts(file, TempPath::try_from_path(&found)?);
             if let Some(opened) = own(&lines)?
                 && let Some(journal) = Journal::resume(opened, File::open(&found)?, identity)?
@@ -53,11 +62,12 @@ impl Attempt {
             }
             // Dropping `temporary` removes the image. Somebody else may have been faster.
             let _ = fs::remove_file(&lines);
+            State::remove(&beside(&found, LAYERS));
         }
         let temporary = Target::temporary(path, &prefix)?;
         // Where there are no locks, nobody sees that this one is under way.
         let _ = temporary.as_file().try_lock();
-        let lines = journal_of(temporary.path());
+        let lines = beside(temporary.path(), JOURNAL);
         let opened = OpenOptions::new().read(true).write(true).create_new(true).open(&lines)?;
         let journal = Journal::start(opened, File::open(temporary.path())?, identity)?;
         Ok(Self::of(temporary, path, journal, lines))
@@ -65,7 +75,8 @@ impl Attempt {
 
     fn of(mut temporary: NamedTempFile, path: &Path, journal: Journal, lines: PathBuf) -> Self {
         temporary.disable_cleanup(true);
-        Self { target: Target::of(temporary, path), journal, lines }
+        let layers = beside(temporary.path(), LAYERS);
+        Self { target: Target::of(temporary, path), journal, lines, layers }
     }
 
     /// Gives the image its name. It has `len` bytes.
@@ -74,6 +85,7 @@ impl Attempt {
         self.target.commit()?;
         // The image is complete without it.
         let _ = fs::remove_file(&self.lines);
+        State::remove(&self.layers);
         Ok(())
     }
 
@@ -81,12 +93,13 @@ impl Attempt {
     pub fn discard(self) {
         self.target.discard();
         let _ = fs::remove_file(&self.lines);
+        State::remove(&self.layers);
     }
 }
 
-fn journal_of(image: &Path) -> PathBuf {
+fn beside(image: &Path, ending: &str) -> PathBuf {
     let mut name = OsString::from(image);
-    name.push(JOURNAL);
+    name.push(ending);
     name.into()
 }
 

@@ -2,7 +2,7 @@
 //! header, which are known last, are filled in afterwards.
 
 use std::io::{self, Seek, SeekFrom, Write};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use rill::image::layout::{TILE_ROWS, align_up};
 use rill::image::{
@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::checkpoint::{Checkpoint, Ffn, Layer, Mixer, Part, Swiglu};
 use crate::journal::Earlier;
-use crate::matrix::{Joint, Loss, MatrixError, Weave};
+use crate::matrix::{ExpertParts, Joint, Loss, MatrixError, Weave, numbers};
 use crate::options::Progress;
 use crate::summary::{Class, Report};
 use crate::vocabulary::PackedVocabulary;
@@ -118,6 +118,14 @@ pub fn write<W: Write + Seek>(
     Ok((header, packer.report))
 }
 
+/// The tile rows of a matrix of the resident section that are made at a time.
+pub fn steps(matrix: &MatrixExtent) -> impl Iterator<Item = Range<usize>> {
+    let rows = matrix.shape.tile_rows();
+    let width = matrix.shape.format.tile_row_bytes(matrix.shape.blocks());
+    let step = (CHUNK / width).max(1);
+    (0..rows).step_by(step).map(move |first| first..rows.min(first + step))
+}
+
 struct Packer<'w, W> {
     out: Output<'w, W>,
     checkpoint: &'w Checkpoint,
@@ -188,11 +196,8 @@ impl<W: Write + Seek> Packer<'_, W> {
         self.out.place(matrix.extent.start)?;
         let joint = Joint { parts, weave, shape: matrix.shape };
         let width = matrix.shape.format.tile_row_bytes(matrix.shape.blocks());
-        let rows = matrix.shape.tile_rows();
-        let step = (CHUNK / width).max(1);
         let mut bytes = Vec::new();
-        for first in (0..rows).step_by(step) {
-            let tile_rows = first..rows.min(first + step);
+        for tile_rows in steps(matrix) {
             bytes.resize(tile_rows.len() * width, 0);
             let mut losses = vec![Loss::default(); parts.len()];
             self.piece(&mut bytes, &mut losses, |checkpoint, bytes, losses| {
@@ -227,10 +232,8 @@ impl<W: Write + Seek> Packer<'_, W> {
             Ffn::Moe { experts, .. } => experts,
         });
         for (expert, sums) in experts.zip(sums.as_chunks_mut::<16>().0) {
-            let [gate, up] = &expert.gate_up;
-            let woven =
-                Joint { parts: &[gate, up], weave: Weave::Interleave, shape: shape.gate_up };
-            let down = Joint { parts: &[&expert.down], weave: Weave::Stack, shape: shape.down };
+            let parts = ExpertParts::new(expert);
+            let [woven, down] = parts.joints(shape);
             let mut losses = [Loss::default(); 3];
             self.piece(&mut page, &mut losses, |checkpoint, page, losses| {
                 let (front, rest) = page.split_at_mut(shape.down_at());
@@ -250,19 +253,6 @@ impl<W: Write + Seek> Packer<'_, W> {
             self.report.add(Class::Experts, &down, &losses[2..]);
         }
         Ok(())
-    }
-
-    /// The numbers of a part, row by row.
-    fn numbers(checkpoint: &Checkpoint, part: &Part) -> Result<Vec<f32>, WriteError> {
-        let rows = checkpoint.files.read(part, 0..part.rows).map_err(MatrixError::from)?;
-        let mut numbers = vec![0.0; part.rows * part.cols];
-        for (row, numbers) in numbers.chunks_exact_mut(part.cols).enumerate() {
-            rows.decode(row, numbers);
-        }
-        if numbers.iter().any(|x| !x.is_finite()) {
-            return Err(MatrixError::Weight(part.name.clone()).into());
-        }
-        Ok(numbers)
     }
 
     fn floats(&mut self, extent: &Extent, part: &Part) -> Result<(), WriteError> {
@@ -304,7 +294,7 @@ impl<W: Write + Seek> Packer<'_, W> {
         self.out.place(extent.start)?;
         let mut bytes = vec![0; extent.len()];
         self.piece(&mut bytes, &mut [], |checkpoint, bytes, _| {
-            let numbers = arrange(Self::numbers(checkpoint, part)?);
+            let numbers = arrange(numbers(&checkpoint.files, part)?);
             debug_assert_eq!(bytes.len(), numbers.len() * 4);
             for (bytes, number) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(numbers) {
                 *bytes = number.to_le_bytes();

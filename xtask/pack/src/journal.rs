@@ -4,7 +4,7 @@
 //! lies, its checksum, what rounding cost. Neither file needs to be synced: a piece that did not
 //! reach the device, or only in part, does not have its checksum and is made again.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 
@@ -20,6 +20,29 @@ pub trait Earlier {
     fn take(&mut self, at: u64, bytes: &mut [u8], losses: &mut [Loss]) -> io::Result<bool>;
     /// Notes a piece that is about to be written, and what rounding cost in it.
     fn made(&mut self, at: u64, bytes: &[u8], losses: &[Loss]) -> io::Result<()>;
+}
+
+/// Pieces of which some were made before, and by nothing else can be.
+pub struct Required<'e> {
+    /// Has them.
+    pub earlier: &'e mut dyn Earlier,
+    /// Where they lie.
+    pub pieces: &'e BTreeSet<u64>,
+}
+
+impl Earlier for Required<'_> {
+    fn take(&mut self, at: u64, bytes: &mut [u8], losses: &mut [Loss]) -> io::Result<bool> {
+        let taken = self.earlier.take(at, bytes, losses)?;
+        if !taken && self.pieces.contains(&at) {
+            let what = "what was written of it has changed on the disk";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        Ok(taken)
+    }
+
+    fn made(&mut self, at: u64, bytes: &[u8], losses: &[Loss]) -> io::Result<()> {
+        self.earlier.made(at, bytes, losses)
+    }
 }
 
 /// No earlier attempt, and none later.
@@ -110,6 +133,40 @@ impl Journal {
     }
 }
 
+impl Journal {
+    /// Notes a piece that was written, to be taken by this very attempt.
+    pub fn keep(&mut self, at: u64, bytes: &[u8], losses: &[Loss]) -> io::Result<()> {
+        let piece = Piece::new(at, bytes, losses);
+        self.note(&piece)?;
+        self.pieces.insert(at, piece);
+        Ok(())
+    }
+
+    /// Whether there is a whole piece of `len` bytes at `at`.
+    pub fn has(&mut self, at: u64, len: u64) -> bool {
+        let Some(piece) = self.pieces.get(&at).filter(|piece| piece.len == len) else {
+            return false;
+        };
+        let checksum = piece.checksum;
+        // The length is the caller's, not the file's.
+        let mut bytes = vec![0; len as usize];
+        let read =
+            self.image.seek(SeekFrom::Start(at)).and_then(|_| self.image.read_exact(&mut bytes));
+        read.is_ok() && xxh3_64(&bytes) == checksum
+    }
+}
+
+impl Piece {
+    fn new(at: u64, bytes: &[u8], losses: &[Loss]) -> Self {
+        Self {
+            at,
+            len: bytes.len() as u64,
+            checksum: xxh3_64(bytes),
+            losses: losses.iter().map(|l| [l.power.to_bits(), l.error.to_bits()]).collect(),
+        }
+    }
+}
+
 /// Longest line that is read.
 const LINE_MOST: u64 = 1 << 16;
 
@@ -132,12 +189,7 @@ impl Earlier for Journal {
     }
 
     fn made(&mut self, at: u64, bytes: &[u8], losses: &[Loss]) -> io::Result<()> {
-        self.note(&Piece {
-            at,
-            len: bytes.len() as u64,
-            checksum: xxh3_64(bytes),
-            losses: losses.iter().map(|l| [l.power.to_bits(), l.error.to_bits()]).collect(),
-        })
+        self.note(&Piece::new(at, bytes, losses))
     }
 }
 

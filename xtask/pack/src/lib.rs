@@ -13,14 +13,18 @@
 //! - `manifest`, `matrix`, `image`: the formats chosen, tile rows, the file;
 //! - `output`, `pack`: its name; a file that is there whole or not at all; with `attempt` and `journal` one that goes
 //!   on where a killed process was;
+//! - `forward`: the model in f32, layer by layer; [`Reference`]: its answers, to compare an image with;
+//!   `calibrate`: int4 values chosen by what they do to sample [`texts`];
 //! - `cli` (feature `cli`): the `pack` command.
 
 mod attempt;
+mod calibrate;
 pub mod chat;
 mod chatml;
 pub mod checkpoint;
 #[cfg(feature = "cli")]
 pub mod cli;
+mod forward;
 pub mod gguf;
 mod image;
 mod journal;
@@ -32,17 +36,23 @@ mod output;
 mod pack;
 pub mod quantise;
 mod quoted;
+mod reference;
 pub mod stored;
 mod summary;
 mod target;
+pub mod texts;
 mod threads;
 pub mod tokenizer;
 mod vocabulary;
 
+pub use calibrate::{LayerReport, Report as CalibrationReport};
 pub use image::WriteError;
 pub use matrix::{Loss, MatrixError};
 pub use options::{Options, Progress, Quiet};
 pub use output::{OutputError, image_name};
-pub use pack::{Origin, PackError, pack, pack_from, pack_new};
+pub use pack::{
+    Origin, PackError, pack, pack_calibrated, pack_from, pack_new, pack_new_calibrated,
+};
+pub use reference::{Hidden, Reference};
 pub use summary::{Class, Report, Summary, TensorReport};
 pub use vocabulary::VocabularyError;

@@ -2,10 +2,12 @@
 
 use half::f16;
 use rayon::prelude::*;
+use rill::image::PageShape;
 use rill::image::layout::{BLOCK, Format, MatrixShape, TILE_ROWS, put_block};
 use std::ops::Range;
 
-use crate::checkpoint::{CheckpointError, Files, Part, Rows};
+use crate::checkpoint::{CheckpointError, Files, Part, Rows, Swiglu};
+use crate::forward::Tiles;
 use crate::quantise::{Unrepresentable, quantise, squared_error};
 use crate::stored::{Stored, q4_0, q8_0};
 use crate::threads;
@@ -19,6 +21,28 @@ pub struct Joint<'c> {
     pub weave: Weave,
     /// The shape in the image: at least as many rows and columns as the parts have.
     pub shape: MatrixShape,
+}
+
+/// The tensors of an expert, as its page has them.
+#[derive(Debug)]
+pub struct ExpertParts<'c> {
+    gate_up: [&'c Part; 2],
+    down: [&'c Part; 1],
+}
+
+impl<'c> ExpertParts<'c> {
+    /// Those of an expert.
+    pub fn new(Swiglu { gate_up: [gate, up], down }: &'c Swiglu) -> Self {
+        Self { gate_up: [gate, up], down: [down] }
+    }
+
+    /// Gate and up, and down, of a page of this shape.
+    pub fn joints(&self, page: &PageShape) -> [Joint<'_>; 2] {
+        [
+            Joint { parts: &self.gate_up, weave: Weave::Interleave, shape: page.gate_up },
+            Joint { parts: &self.down, weave: Weave::Stack, shape: page.down },
+        ]
+    }
 }
 
 /// How the rows of several tensors make one matrix.
@@ -84,7 +108,50 @@ pub fn format_for(encodings: impl IntoIterator<Item = Stored>, chosen: Format) -
     exact
 }
 
-impl Joint<'_> {
+/// The numbers of a part, row by row.
+pub fn numbers(files: &Files, part: &Part) -> Result<Vec<f32>, MatrixError> {
+    let rows = files.read(part, 0..part.rows)?;
+    let mut numbers = vec![0.0; part.rows * part.cols];
+    for (row, numbers) in numbers.chunks_exact_mut(part.cols).enumerate() {
+        rows.decode(row, numbers);
+    }
+    if numbers.iter().any(|x| !x.is_finite()) {
+        return Err(MatrixError::Weight(part.name.clone()));
+    }
+    Ok(numbers)
+}
+
+impl<'c> Joint<'c> {
+    /// Its values as the source has them.
+    pub fn floats(&self, files: &Files) -> Result<Tiles, MatrixError> {
+        let mut tiles = Tiles::zeros(self.shape.tile_rows(), self.shape.cols);
+        let mut weights = Vec::new();
+        let sources = self.sources(files, &(0..self.shape.tile_rows()))?;
+        for row in 0..self.shape.tile_rows() * TILE_ROWS {
+            let Some((index, row_of_part)) = self.place(row) else { continue };
+            weights.resize(self.parts[index].cols, 0.0);
+            sources[index].decode(row_of_part, &mut weights);
+            if weights.iter().any(|x| !x.is_finite()) {
+                return Err(MatrixError::Weight(self.parts[index].name.clone()));
+            }
+            tiles.set_row(row, &weights);
+        }
+        Ok(tiles)
+    }
+
+    /// Reads what the given tile rows are made of.
+    pub fn sources(
+        &self,
+        files: &Files,
+        tile_rows: &Range<usize>,
+    ) -> Result<Vec<Rows<'c>>, MatrixError> {
+        let mut sources = Vec::new();
+        for (index, &part) in self.parts.iter().enumerate() {
+            sources.push(files.read(part, self.rows_of(index, tile_rows))?);
+        }
+        Ok(sources)
+    }
+
     /// Writes the given tile rows into `out`, and adds each part's loss to `losses`.
     pub fn encode(
         &self,
@@ -93,10 +160,18 @@ impl Joint<'_> {
         out: &mut [u8],
         losses: &mut [Loss],
     ) -> Result<(), MatrixError> {
-        let mut sources = Vec::new();
-        for (index, part) in self.parts.iter().enumerate() {
-            sources.push(files.read(part, self.rows_of(index, &tile_rows))?);
-        }
+        let sources = self.sources(files, &tile_rows)?;
+        self.encode_from(&sources, tile_rows, out, losses)
+    }
+
+    /// The same from what [`Self::sources`] read.
+    pub fn encode_from(
+        &self,
+        sources: &[Rows<'_>],
+        tile_rows: Range<usize>,
+        out: &mut [u8],
+        losses: &mut [Loss],
+    ) -> Result<(), MatrixError> {
         let width = self.shape.format.tile_row_bytes(self.shape.blocks());
         let first = tile_rows.start;
         let tile_losses: Vec<Vec<Loss>> = match threads::pool() {
@@ -104,7 +179,7 @@ impl Joint<'_> {
                 out.par_chunks_exact_mut(width)
                     .enumerate()
                     .map_init(Vec::new, |weights, (i, tile)| {
-                        self.encode_tile_row(&sources, first + i, tile, weights)
+                        self.encode_tile_row(sources, first + i, tile, weights)
                     })
                     .collect::<Result<_, _>>()
             }),
@@ -112,7 +187,7 @@ impl Joint<'_> {
                 let mut weights = Vec::new();
                 let tiles = out.chunks_exact_mut(width).enumerate();
                 tiles
-                    .map(|(i, tile)| self.encode_tile_row(&sources, first + i, tile, &mut weights))
+                    .map(|(i, tile)| self.encode_tile_row(sources, first + i, tile, &mut weights))
                     .collect()
             }
         }?;
@@ -126,7 +201,7 @@ impl Joint<'_> {
     }
 
     /// Which part, and which of its rows, is row `row` of the matrix; `None` for padding.
-    fn place(&self, row: usize) -> Option<(usize, usize)> {
+    pub fn place(&self, row: usize) -> Option<(usize, usize)> {
         match self.weave {
             Weave::Stack => {
                 let mut row = row;
@@ -155,7 +230,8 @@ impl Joint<'_> {
         first..used.next_back().map_or(first, |(_, row)| row) + 1
     }
 
-    fn encode_tile_row(
+    /// Writes one tile row made of `sources`, and returns each part's loss.
+    pub fn encode_tile_row(
         &self,
         sources: &[Rows<'_>],
         tile_row: usize,

@@ -24,6 +24,12 @@ impl Default for Options {
 
 /// Hears how far packing is.
 pub trait Progress {
+    /// So much of calibration is done, before anything else is written. `Break` stops it; what is done of
+    /// it is kept.
+    fn calibrate(&self, done: usize, of: usize) -> ControlFlow<()> {
+        let _ = (done, of);
+        ControlFlow::Continue(())
+    }
     /// The image will have this many bytes.
     fn start(&self, bytes: u64);
     /// This many more are written. `Break` stops packing.

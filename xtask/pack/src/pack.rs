@@ -1,20 +1,22 @@
 use std::io::{self, BufWriter, ErrorKind, Seek, Write};
 use std::path::{Path, PathBuf};
 
-use rill::image::{FORMAT_VERSION, Manifest, ManifestError};
+use rill::image::{FORMAT_VERSION, Header, Manifest, ManifestError};
 use rill::size::Size;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::attempt::Attempt;
+use crate::calibrate::{self, Canvas};
 use crate::checkpoint::{Checkpoint, CheckpointError, Store};
 use crate::image::{self, WriteError};
-use crate::journal::{Earlier, Nothing};
+use crate::journal::{Earlier, Nothing, Required};
 use crate::manifest;
 use crate::matrix::MatrixError;
 use crate::options::{Options, Progress};
 use crate::output::{self, OutputError};
 use crate::summary::Summary;
 use crate::target::{Target, folder_of, free};
+use crate::texts::{self, Text, TextsError};
 use crate::vocabulary::{self, PackedVocabulary};
 
 /// Raised whenever equal sources and options come to give other bytes: what is left of an attempt by an
@@ -89,12 +91,38 @@ pub enum PackError {
     /// The source is not what it is said to be.
     #[error("{0}; nothing was kept of it")]
     Check(io::Error),
+    /// The texts cannot be used.
+    #[error(transparent)]
+    Texts(#[from] TextsError),
+    /// There is nothing that texts could help with.
+    #[error(
+        "nothing of this model is rounded to int4 here, so there is nothing to calibrate; leave out the texts"
+    )]
+    NothingToCalibrate,
+    /// A text has a token that the model does not.
+    #[error(
+        "token {id} is beyond the {vocab} of the model; take texts and model from one checkpoint"
+    )]
+    Token {
+        /// The token.
+        id: u32,
+        /// How many the model has.
+        vocab: usize,
+    },
     /// The caller asked to stop.
     #[error("stopped; nothing was written")]
     Cancelled,
 }
 
 impl PackError {
+    /// What to say of a matrix that cannot be read or expressed.
+    pub(crate) fn of_matrix(error: MatrixError) -> Self {
+        match error {
+            MatrixError::Checkpoint(error) => error.into(),
+            error => Self::Weight(error),
+        }
+    }
+
     /// Whether the same attempt may end well another time.
     fn may_pass(&self) -> bool {
         matches!(
@@ -177,26 +205,22 @@ pub fn pack_from(
 ) -> Result<Summary, PackError> {
     let checkpoint = Checkpoint::open_in(origin.store, source)?;
     let job = Job::new(&checkpoint, output, options)?;
-    let mut attempt = Attempt::at(output, &job.identity(origin.identity)).map_err(|error| {
-        if error.kind() == ErrorKind::ResourceBusy {
-            PackError::Busy(output.into())
-        } else {
-            job.failed(error)
-        }
-    })?;
-    let kept = attempt.target.kept();
-    if let Err(error) = job.check_room(kept) {
-        if kept == 0 {
-            attempt.discard();
-        }
-        return Err(error);
-    }
+    let mut attempt = job.attempt(output, origin.identity)?;
     let mut writer = BufWriter::with_capacity(BUFFER_KEPT, attempt.target.file());
     let made = job.run(&mut writer, &mut attempt.journal, progress).and_then(|summary| {
         writer.into_inner().map_err(|error| job.failed(error.into_error()))?;
         (origin.check)().map_err(PackError::Check)?;
         Ok(summary)
     });
+    finish(&job, attempt, made)
+}
+
+/// Gives what an attempt made its name, or leaves it where another attempt may end well.
+fn finish(
+    job: &Job<'_>,
+    attempt: Attempt,
+    made: Result<Summary, PackError>,
+) -> Result<Summary, PackError> {
     match made {
         Ok(summary) => {
             attempt.finish(summary.header.file_len).map_err(|error| job.failed(error))?;
@@ -209,6 +233,73 @@ pub fn pack_from(
             Err(error)
         }
     }
+}
+
+/// As [`pack`], but chooses int4 values by what they do to the model's outputs over sample texts (see
+/// [`texts::Reader::read`]). An attempt that ends early leaves what it has made beside `output`, and the
+/// next one with the same source, texts and options goes on after the last layer that was finished.
+///
+/// The same source, texts and options always give the same bytes.
+pub fn pack_calibrated(
+    source: &Path,
+    output: &Path,
+    options: &Options,
+    samples: &[PathBuf],
+    progress: &dyn Progress,
+) -> Result<Summary, PackError> {
+    calibrated_if(|_| Ok(()), source, output, options, samples, progress)
+}
+
+/// As [`pack_calibrated`], but replaces nothing except an image of the same model.
+pub fn pack_new_calibrated(
+    source: &Path,
+    output: &Path,
+    options: &Options,
+    samples: &[PathBuf],
+    progress: &dyn Progress,
+) -> Result<Summary, PackError> {
+    output::check_source(source, output)?;
+    let may_replace = |manifest: &Manifest| output::check_model(output, manifest);
+    calibrated_if(may_replace, source, output, options, samples, progress)
+}
+
+/// Tokens of a text that samples are cut into.
+const WINDOW: usize = 512;
+/// Fewest tokens of all samples.
+const TOKENS_LEAST: usize = 32;
+
+fn calibrated_if(
+    may_replace: impl Fn(&Manifest) -> Result<(), OutputError>,
+    source: &Path,
+    output: &Path,
+    options: &Options,
+    samples: &[PathBuf],
+    progress: &dyn Progress,
+) -> Result<Summary, PackError> {
+    output::check_kind(output)?;
+    let checkpoint = Checkpoint::open(source)?;
+    let job = Job::new(&checkpoint, output, options)?;
+    may_replace(&job.manifest)?;
+    let PackedVocabulary { tables, template, chat, .. } = &job.words;
+    let reader = texts::Reader::new(tables, job.manifest.shape.vocab, chat, template, WINDOW)?;
+    let samples = reader.read(samples)?;
+    if samples.iter().map(|text| text.ids.len()).sum::<usize>() < TOKENS_LEAST {
+        return Err(TextsError::Short { least: TOKENS_LEAST }.into());
+    }
+    let header = job.header()?;
+    if !calibrate::is_of_use(&checkpoint, &job.manifest, &header) {
+        return Err(PackError::NothingToCalibrate);
+    }
+    let mut ids = Vec::new();
+    for text in calibrate::used(&samples) {
+        ids.extend((text.ids.len() as u32).to_le_bytes());
+        ids.extend(text.ids.iter().flat_map(|id| id.to_le_bytes()));
+    }
+    let identity = format!("{}, calibrated {:016x}", checkpoint.files.identity(), xxh3_64(&ids));
+    let path = output::resolved(output).unwrap_or_else(|_| output.into());
+    let mut attempt = job.attempt(&path, &identity)?;
+    let made = job.calibrated(header, &samples, &mut attempt, progress);
+    finish(&job, attempt, made)
 }
 
 /// A checkpoint and all that is decided before anything is written.
@@ -240,6 +331,54 @@ impl<'c> Job<'c> {
         let manifest = xxh3_64(format!("{manifest:?}").as_bytes());
         let words = xxh3_64(&[&words.tables[..], &words.template].concat());
         format!("rill {version}, {bytes}, {options:?}, {manifest:016x}, {words:016x}, {origin}")
+    }
+
+    /// Goes on with an attempt at the image, or starts one.
+    fn attempt(&self, path: &Path, origin: &str) -> Result<Attempt, PackError> {
+        let attempt = Attempt::at(path, &self.identity(origin)).map_err(|error| {
+            if error.kind() == ErrorKind::ResourceBusy {
+                PackError::Busy(self.output.into())
+            } else {
+                self.failed(error)
+            }
+        })?;
+        let kept = attempt.target.kept();
+        if let Err(error) = self.check_room(kept) {
+            if kept == 0 {
+                attempt.discard();
+            }
+            return Err(error);
+        }
+        Ok(attempt)
+    }
+
+    /// Calibrates, then writes the image.
+    fn calibrated(
+        &self,
+        header: Header,
+        samples: &[Text],
+        attempt: &mut Attempt,
+        progress: &dyn Progress,
+    ) -> Result<Summary, PackError> {
+        let layers = attempt.layers().to_owned();
+        let (file, journal) = (attempt.target.file(), &mut attempt.journal);
+        let canvas = Canvas { header, file, journal, state: &layers };
+        let (report, pieces) =
+            calibrate::run(self.checkpoint, &self.manifest, samples, canvas, progress)
+                .map_err(|error| self.not_written(error))?;
+        attempt.target.file().rewind().map_err(|error| self.failed(error))?;
+        let mut writer = BufWriter::with_capacity(BUFFER, attempt.target.file());
+        let mut earlier = Required { earlier: &mut attempt.journal, pieces: &pieces };
+        let mut summary = self.run(&mut writer, &mut earlier, progress)?;
+        writer.into_inner().map_err(|error| self.failed(error.into_error()))?;
+        summary.calibration = Some(report);
+        Ok(summary)
+    }
+
+    /// Where the image's sections lie.
+    fn header(&self) -> Result<Header, PackError> {
+        let len = self.manifest.encode(&mut [0; image::MANIFEST_MOST])?.len();
+        Ok(image::lay_out(&self.manifest, len, &self.words))
     }
 
     /// An error when the image's disk has less room than it still needs. Where a file system does not
@@ -278,14 +417,21 @@ impl<'c> Job<'c> {
                 manifest: manifest.clone(),
                 report,
                 options: **options,
+                calibration: None,
                 chat: words.explanation.clone(),
                 notes: checkpoint.notes.clone(),
             }),
-            Err(WriteError::Matrix(MatrixError::Checkpoint(error))) => Err(error.into()),
-            Err(WriteError::Matrix(error)) => Err(PackError::Weight(error)),
-            Err(WriteError::Manifest(error)) => Err(error.into()),
-            Err(WriteError::Cancelled) => Err(PackError::Cancelled),
-            Err(WriteError::Output(error)) => Err(self.failed(error)),
+            Err(error) => Err(self.not_written(error)),
+        }
+    }
+
+    /// Why there is no image.
+    fn not_written(&self, error: WriteError) -> PackError {
+        match error {
+            WriteError::Matrix(error) => PackError::of_matrix(error),
+            WriteError::Manifest(error) => error.into(),
+            WriteError::Cancelled => PackError::Cancelled,
+            WriteError::Output(error) => self.failed(error),
         }
     }
 
@@ -310,8 +456,11 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
+    use rill::image::layout::Format;
+
     use crate::checkpoint::{Disk, Source};
     use crate::options::Quiet;
+    use crate::threads::tests::ALONE;
 
     /// A device that fails in a given way after so many bytes.
     struct Faulty {
@@ -496,5 +645,20 @@ mod tests {
         };
         assert!(matches!(try_it("no/such/k.rill"), Err(PackError::Write { .. })));
         assert!(matches!(try_it(".."), Err(PackError::Output(OutputError::NotAFile(_)))));
+    }
+
+    #[test]
+    fn calibration_gives_the_same_bytes_for_any_number_of_threads() {
+        let kiosk = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/kiosk");
+        let folder = tempfile::tempdir().unwrap();
+        let texts = [kiosk.join("texts/held-back.txt")];
+        let options = Options { dense: Format::Q4, ..Options::default() };
+        let [one, many] = [true, false].map(|alone| {
+            ALONE.set(alone);
+            let image = folder.path().join(format!("{alone}.rill"));
+            pack_calibrated(&kiosk.join("kiosk-16m"), &image, &options, &texts, &Quiet).unwrap();
+            std::fs::read(&image).unwrap()
+        });
+        assert!(one == many);
     }
 }

@@ -49,7 +49,7 @@ pub fn squared_error(weights: &[f32; BLOCK], (quants, scale): &Block) -> f64 {
 /// Round to nearest: adding and taking away 1.5 x 2^23 leaves no room for a fraction. Exact for
 /// magnitudes below 2^22, and unlike `f32::round` it is two additions on every CPU.
 #[inline(always)]
-fn nearest(x: f32) -> f32 {
+pub(crate) fn nearest(x: f32) -> f32 {
     const SHIFT: f32 = 12_582_912.0;
     (x + SHIFT) - SHIFT
 }
@@ -71,7 +71,7 @@ fn q8(weights: &[f32; BLOCK], extreme: f32) -> ([i8; BLOCK], f16) {
 
 /// Trial scales of a Q4 block, as what they make of the extreme weight. -8 is ggml's own choice
 /// for Q4_0, so that no block is worse than with ggml.
-const Q4_TRIALS: [f32; 18] = [
+pub(crate) const Q4_TRIALS: [f32; 18] = [
     -8.0, -9.2, -8.9, -8.6, -8.3, -7.7, -7.4, -7.1, -6.8, -6.5, -6.2, -5.9, 8.2, 7.9, 7.6, 7.3,
     7.0, 6.7,
 ];

@@ -6,6 +6,7 @@ use std::fmt;
 use rill::image::layout::Format;
 use rill::image::{Header, Manifest, Section, page_shape};
 
+use crate::calibrate::Report as Calibration;
 use crate::matrix::{Joint, Loss, is_exact};
 use crate::options::Options;
 use crate::stored::Stored;
@@ -111,6 +112,8 @@ pub struct Summary {
     pub report: Report,
     /// What was asked for.
     pub options: Options,
+    /// What calibration gained, when there was one.
+    pub calibration: Option<Calibration>,
     /// How the checkpoint's chat template was understood.
     pub chat: String,
     /// What was left aside or assumed.
@@ -136,6 +139,9 @@ impl fmt::Display for Summary {
             self.fmt_class(f, class)?;
         }
         self.fmt_twice_rounded(f)?;
+        if let Some(calibration) = &self.calibration {
+            write!(f, "{calibration}")?;
+        }
         for note in &self.notes {
             writeln!(f, "note: {note}")?;
         }

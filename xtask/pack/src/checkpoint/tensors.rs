@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use super::CheckpointError;
 use super::source::{Source, Store};
 use crate::stored::Stored;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// The open files of a checkpoint.
 #[derive(Debug, Default)]
@@ -25,6 +26,17 @@ impl Files {
         self.files.push((path.into(), file));
         let number = self.files.len() - 1;
         Ok((number, &*self.files[number].1))
+    }
+
+    /// Tells these files from others, and from themselves when they were changed.
+    pub fn identity(&self) -> String {
+        let mut identity = String::new();
+        for (path, file) in &self.files {
+            let changed = std::fs::metadata(path).and_then(|found| found.modified()).ok();
+            let path = path.canonicalize().unwrap_or_else(|_| path.clone());
+            identity += &format!("{} {} {changed:?}, ", path.display(), file.size());
+        }
+        format!("files {:016x}", xxh3_64(identity.as_bytes()))
     }
 
     /// Reads `rows` of `part`.

@@ -31,7 +31,7 @@ pub fn logits(bytes: &[u8], slots: Option<u32>, ids: &[u32]) -> Vec<Vec<f32>> {
         clock: &ManualClock::new(1),
         events: &mut Silent,
     };
-    let options = Options::new(best(CpuFeatures::NONE));
+    let options = Options::new(best(CpuFeatures::detect()));
     let mut session = Session::load(&image, &plan, options, arena, &mut world).unwrap();
     session.append(ids).unwrap();
     let mut all = Vec::new();

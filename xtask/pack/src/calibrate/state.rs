@@ -1,0 +1,108 @@
+//! What a calibration under way leaves for the next attempt: the samples as they come out of the last layer
+//! that is finished, and what was found so far.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::Xxh3Default;
+
+use super::report::LayerReport;
+
+/// The state after some layers.
+#[derive(Debug, Default, PartialEq)]
+pub struct State {
+    /// The layers that are finished.
+    pub layers: Vec<LayerReport>,
+    /// (tokens, hidden).
+    pub rows: Vec<f32>,
+}
+
+/// The first line of its file; the rows follow.
+#[derive(Serialize, Deserialize)]
+struct Head {
+    layers: Vec<LayerReport>,
+    rows: usize,
+    checksum: u64,
+}
+
+/// Longest first line that is read.
+const LINE_MOST: u64 = 1 << 22;
+
+impl State {
+    /// Writes it in the place of an earlier one, whole or not at all.
+    pub fn save(&self, path: &Path) -> io::Result<()> {
+        let new = beside(path);
+        let mut file = BufWriter::new(File::create(&new)?);
+        let checksum = checksum(&self.rows);
+        let head = Head { layers: self.layers.clone(), rows: self.rows.len(), checksum };
+        serde_json::to_writer(&mut file, &head)?;
+        file.write_all(b"\n")?;
+        self.rows.iter().try_for_each(|x| file.write_all(&x.to_le_bytes()))?;
+        file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_data()?;
+        fs::rename(&new, path)
+    }
+
+    /// Reads one of `rows` values; `None` when there is none, or a damaged one.
+    pub fn load(path: &Path, rows: usize) -> Option<Self> {
+        let mut file = BufReader::new(File::open(path).ok()?);
+        let mut line = Vec::new();
+        file.by_ref().take(LINE_MOST).read_until(b'\n', &mut line).ok()?;
+        let head: Head = serde_json::from_slice(&line).ok()?;
+        if head.rows != rows {
+            return None;
+        }
+        let mut values = vec![0.0; rows];
+        let mut bytes = [0; 4];
+        for value in &mut values {
+            file.read_exact(&mut bytes).ok()?;
+            *value = f32::from_le_bytes(bytes);
+        }
+        (checksum(&values) == head.checksum).then_some(Self { layers: head.layers, rows: values })
+    }
+
+    /// Removes what was saved.
+    pub fn remove(path: &Path) {
+        // It is of no use to an image that is complete or given up.
+        let _ = fs::remove_file(path);
+        let _ = fs::remove_file(beside(path));
+    }
+}
+
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    name.into()
+}
+
+fn checksum(rows: &[f32]) -> u64 {
+    let mut hash = Xxh3Default::new();
+    rows.iter().for_each(|x| hash.update(&x.to_le_bytes()));
+    hash.digest()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_state_is_read_back_as_it_was_and_a_damaged_one_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("k.layers");
+        let report = LayerReport { few: vec![(3, 17)], ..LayerReport::default() };
+        let state = State { layers: vec![report], rows: vec![0.1, -2.5, f32::MIN_POSITIVE] };
+        state.save(&path).unwrap();
+        assert_eq!(State::load(&path, 3), Some(State { ..state }));
+        assert_eq!(State::load(&path, 4), None);
+        let mut bytes = fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(&path, &bytes).unwrap();
+        assert_eq!(State::load(&path, 3), None);
+        bytes.truncate(bytes.len() - 1);
+        fs::write(&path, &bytes).unwrap();
+        assert_eq!(State::load(&path, 3), None);
+        State::remove(&path);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}

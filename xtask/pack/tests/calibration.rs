@@ -1,0 +1,261 @@
+//! Calibration keeps more of a model than plain rounding does, on texts that it did not see; and the
+//! packer's own pass over a model is what others compute.
+
+mod common;
+
+use std::cell::Cell;
+use std::fs;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use rill::image::Section;
+use rill::image::layout::Format;
+use rill_pack::texts::{Reader, Text};
+use rill_pack::{
+    Options, PackError, Progress, Quiet, Reference, pack, pack_calibrated, pack_new_calibrated,
+};
+use safetensors::SafeTensors;
+
+use common::tiny::{Random, Tiny};
+use common::{Packed, hub_folder, kiosk, run::logits};
+
+/// Files of the kiosk's texts.
+fn texts(names: &[&str]) -> Vec<PathBuf> {
+    names.iter().map(|name| kiosk().join("texts").join(name)).collect()
+}
+
+/// What an image's model hears of texts, in windows of 64 tokens.
+fn read(packed: &Packed, paths: &[PathBuf]) -> Vec<Text> {
+    let manifest = &packed.image.manifest;
+    let [tables, template] = [Section::Tokenizer, Section::Template].map(|s| packed.section(s));
+    let reader = Reader::new(tables, manifest.shape.vocab, &manifest.chat, template, 64);
+    reader.unwrap().read(paths).unwrap()
+}
+
+fn log_softmax(logits: &[f32]) -> Vec<f64> {
+    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f64 = logits.iter().map(|&x| f64::from(x - most).exp()).sum();
+    logits.iter().map(|&x| f64::from(x - most) - sum.ln()).collect()
+}
+
+/// The KL divergences of an image from its source in f32, token by token, ascending.
+fn divergences(source: &Path, image: &Path, texts: impl Fn(&Packed) -> Vec<Vec<u32>>) -> Vec<f64> {
+    let packed = Packed::open(image);
+    let texts = texts(&packed);
+    let ids: Vec<&[u32]> = texts.iter().map(|ids| &**ids).collect();
+    let hidden = Reference::open(source).unwrap().run(&ids, &mut |_, _| ControlFlow::Continue(()));
+    let hidden = hidden.unwrap();
+    let mut all = Vec::new();
+    for (index, ids) in ids.iter().enumerate() {
+        for (float, ours) in
+            hidden.logits(index, 0..ids.len()).iter().zip(&logits(&packed.bytes, None, ids))
+        {
+            let (p, q) = (log_softmax(float), log_softmax(ours));
+            all.push(p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>());
+        }
+    }
+    all.sort_by(f64::total_cmp);
+    all
+}
+
+fn mean(all: &[f64]) -> f64 {
+    all.iter().sum::<f64>() / all.len() as f64
+}
+
+#[test]
+fn the_pass_over_a_checkpoint_computes_what_transformers_computes() {
+    let folder = kiosk().join("reference");
+    let cases: serde_json::Value =
+        serde_json::from_slice(&fs::read(folder.join("cases.json")).unwrap()).unwrap();
+    let ids: Vec<Vec<u32>> = (cases.as_array().unwrap().iter())
+        .map(|case| serde_json::from_value(case["ids"].clone()).unwrap())
+        .collect();
+    let texts: Vec<&[u32]> = ids.iter().map(|ids| &**ids).collect();
+    let reference = Reference::open(&kiosk().join("kiosk-16m")).unwrap();
+    let layers = Cell::new(0);
+    let hidden = reference.run(&texts, &mut |done, of| {
+        assert_eq!((done, of), (layers.get(), 10));
+        layers.set(done + 1);
+        ControlFlow::Continue(())
+    });
+    let hidden = hidden.unwrap();
+    let bytes = fs::read(folder.join("f32.safetensors")).unwrap();
+    let tensors = SafeTensors::deserialize(&bytes).unwrap();
+    for (case, ids) in ids.iter().enumerate() {
+        let theirs = tensors.tensor(&format!("case{case}.logits")).unwrap();
+        let theirs: Vec<f32> =
+            theirs.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        let ours = hidden.logits(case, 0..ids.len()).concat();
+        assert_eq!(ours.len(), theirs.len());
+        let most = ours.iter().zip(&theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(most < 2e-3, "case {case}: {most}");
+    }
+    let stopped = reference.run(&texts, &mut |_, _| ControlFlow::Break(()));
+    assert!(matches!(stopped, Err(PackError::Cancelled)));
+    let beyond = reference.run(&[&[1, 99_999]], &mut |_, _| ControlFlow::Continue(()));
+    assert!(beyond.unwrap_err().to_string().contains("token 99999"));
+}
+
+#[test]
+fn the_kiosk_model_loses_half_on_texts_that_calibration_did_not_see() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = kiosk().join("kiosk-16m");
+    let options = Options { dense: Format::Q4, ..Options::default() };
+    let [usual, plain, calibrated] =
+        ["usual", "plain", "calibrated"].map(|name| folder.path().join(name));
+    pack(&kiosk().join("kiosk-q4_0.gguf"), &usual, &options, &Quiet).unwrap();
+    pack(&source, &plain, &options, &Quiet).unwrap();
+    let samples = texts(&["calibration.jsonl", "calibration.txt"]);
+    let summary = pack_calibrated(&source, &calibrated, &options, &samples, &Quiet).unwrap();
+    let report = summary.calibration.as_ref().unwrap();
+    assert_eq!((report.layers.len(), report.left), (10, 0));
+    for layer in &report.layers {
+        let [plain, chosen] = layer.errors().unwrap();
+        assert!(chosen < 0.75 * plain, "{plain} {chosen}");
+    }
+    let said = summary.to_string();
+    assert!(said.contains("calibrated with") && said.contains("layer  9"), "{said}");
+    let [usual, plain, calibrated] = [usual, plain, calibrated].map(|image| {
+        assert_eq!(fs::metadata(&image).unwrap().len(), summary.header.file_len);
+        let all = divergences(&source, &image, |packed| {
+            read(packed, &texts(&["held-back.jsonl"])).into_iter().map(|text| text.ids).collect()
+        });
+        let (mean, median, p99) = (mean(&all), all[all.len() / 2], all[all.len() * 99 / 100]);
+        println!("KL to float: mean {mean:.2e}, median {median:.2e}, 99th percentile {p99:.2e}");
+        (mean, median, p99)
+    });
+    assert!(calibrated.0 <= 0.5 * usual.0, "{} {}", calibrated.0, usual.0);
+    // A hundredth of these tokens are few, and each is an expert chosen otherwise: only the direction is
+    // certain.
+    assert!(calibrated.2 < usual.2, "{} {}", calibrated.2, usual.2);
+    assert!(calibrated.0 < plain.0 && calibrated.1 < 0.6 * plain.1);
+}
+
+#[test]
+fn random_models_of_odd_shapes_are_never_worse() {
+    let shapes = [
+        Tiny::default(),
+        Tiny {
+            hidden: 96,
+            expert_ff: 40,
+            dense_ff: 112,
+            head_dim: 24,
+            kv_heads: 1,
+            ..Tiny::default()
+        },
+        Tiny { tied: false, expert_bias: false, experts: 3, top_k: 1, ..Tiny::default() },
+        Tiny { dense_layers: 4, ..Tiny::default() },
+    ];
+    for (index, tiny) in shapes.into_iter().enumerate() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let source = at("model");
+        hub_folder::write(&source, &tiny.config(), &tiny.tensors());
+        let options = Options { experts: Format::Q4, dense: Format::Q4, embedding: Format::Q8 };
+        pack(&source, &at("plain"), &options, &Quiet).unwrap();
+        let samples = texts(&["calibration.txt"]);
+        pack_calibrated(&source, &at("calibrated"), &options, &samples, &Quiet).unwrap();
+        let [plain, calibrated] = ["plain", "calibrated"].map(|image| {
+            mean(&divergences(&source, &at(image), |_| {
+                let mut random = Random(7);
+                let mut id = || (random.next() % 1600) as u32;
+                (0..16).map(|_| (0..32).map(|_| id()).collect()).collect()
+            }))
+        });
+        println!("shape {index}: KL {plain:.2e} plain, {calibrated:.2e} calibrated");
+        assert!(calibrated <= plain, "shape {index}: {calibrated} {plain}");
+    }
+}
+
+/// Stops when calibration has come so far, and notes where it began.
+struct Until {
+    done: usize,
+    began: Cell<Option<usize>>,
+}
+
+impl Progress for Until {
+    fn calibrate(&self, done: usize, of: usize) -> ControlFlow<()> {
+        assert!(done <= of);
+        if self.began.get().is_none() {
+            self.began.set(Some(done));
+        }
+        if done >= self.done { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn start(&self, _: u64) {}
+
+    fn advance(&self, _: u64) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+}
+
+fn names(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap();
+    entries.map(|entry| entry.unwrap().path()).collect()
+}
+
+#[test]
+fn an_attempt_goes_on_after_its_last_finished_layer_and_gives_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, whole) = (kiosk().join("kiosk-16m"), folder.path().join("whole.rill"));
+    let (options, samples) = (Options::default(), texts(&["calibration.txt"]));
+    pack_calibrated(&source, &whole, &options, &samples, &Quiet).unwrap();
+    let expected = fs::read(&whole).unwrap();
+    let other = tempfile::tempdir().unwrap();
+    let output = other.path().join("k.rill");
+    // Two dense layers of 2, then 33 for each of the others.
+    for (until, from) in [(3, 0), (4 + 33 + 7, 2), (4 + 2 * 33, 4 + 33)] {
+        let progress = Until { done: until, began: Cell::new(None) };
+        let stopped = pack_calibrated(&source, &output, &options, &samples, &progress);
+        assert!(matches!(stopped, Err(PackError::Cancelled)));
+        assert_eq!(progress.began.get(), Some(from));
+        assert!(!output.exists());
+    }
+    // A state that is damaged, or pieces that are, are made again.
+    let state = |folder: &Path| {
+        names(folder).into_iter().find(|path| path.extension().is_some_and(|e| e == "layers"))
+    };
+    let mut bytes = fs::read(state(other.path()).unwrap()).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(state(other.path()).unwrap(), &bytes).unwrap();
+    let progress = Until { done: 5, began: Cell::new(None) };
+    let stopped = pack_calibrated(&source, &output, &options, &samples, &progress);
+    assert!(matches!(stopped, Err(PackError::Cancelled)));
+    assert_eq!(progress.began.get(), Some(0));
+    pack_calibrated(&source, &output, &options, &samples, &Quiet).unwrap();
+    assert!(fs::read(&output).unwrap() == expected);
+    assert!(names(other.path()) == [&*output]);
+    // Other texts are another attempt, and other bytes.
+    let samples = texts(&["held-back.txt"]);
+    pack_new_calibrated(&source, &output, &options, &samples, &Quiet).unwrap();
+    assert!(fs::read(&output).unwrap() != expected);
+}
+
+#[test]
+fn what_cannot_help_is_refused_and_nothing_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (source, output) = (kiosk().join("kiosk-16m"), at("k.rill"));
+    fs::write(&output, "mine").unwrap();
+    let said = |source: &Path, name: &str, content: &[u8]| {
+        fs::write(at(name), content).unwrap();
+        let options = Options::default();
+        let error = pack_calibrated(source, &output, &options, &[at(name)], &Quiet).unwrap_err();
+        assert_eq!(fs::read(&output).unwrap(), b"mine");
+        error.to_string()
+    };
+    let line = |content: &str| said(&source, "t.jsonl", content.as_bytes());
+    assert!(line("\"fine\"\n{").contains("line 2: not JSON"));
+    assert!(line("7").contains("line 1: give a string"));
+    assert!(line("[]").contains("without messages"));
+    assert!(line("[{\"role\": \"user\"}]").contains("`content`"));
+    assert!(line("[{\"role\": \"pirate\", \"content\": \"ho\"}]").contains("pirate"));
+    assert!(said(&source, "t.txt", b"").contains("fewer than 32 tokens"));
+    assert!(said(&source, "t.txt", b"ab\xff").contains("not UTF-8 from byte 2"));
+    let gguf = kiosk().join("kiosk-q4_0.gguf");
+    let content = "some text ".repeat(100);
+    assert!(said(&gguf, "t.txt", content.as_bytes()).contains("nothing to calibrate"));
+    let missing = [at("missing.txt")];
+    let error = pack_calibrated(&source, &output, &Options::default(), &missing, &Quiet);
+    assert!(error.unwrap_err().to_string().contains("missing.txt cannot be read"));
+}
