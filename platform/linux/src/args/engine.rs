@@ -7,6 +7,7 @@ use rill::experts::{POLICIES, Policy, policy};
 use rill::plan::KvFormat;
 use rill_linux::engine::{BudgetOptions, Engine, Memory, Note, Options};
 use rill_linux::memory::{group_limit, parse_size};
+use rill_linux::model::Model;
 
 use super::ModelArgs;
 use crate::failure::Failure;
@@ -87,6 +88,16 @@ impl EngineArgs {
     /// The file of the image, if it is one.
     pub fn image(&self) -> Option<&Path> {
         self.model.path()
+    }
+
+    /// Opens the image and checks header and manifest.
+    pub fn open(&self) -> Result<Model, Failure> {
+        Ok(self.model.open()?)
+    }
+
+    /// The same for another image.
+    pub fn of_image(&self, path: &Path) -> Self {
+        Self { model: self.model.at(path), ..self.clone() }
     }
 
     /// The bounds of the budget for a context of `tokens`, unless the user asks for another.

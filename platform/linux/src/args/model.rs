@@ -33,6 +33,11 @@ impl ModelArgs {
         self.model.as_deref()
     }
 
+    /// The same for another image.
+    pub fn at(&self, path: &Path) -> Self {
+        Self { model: Some(path.into()), ..*self }
+    }
+
     /// What reads it.
     pub fn via(&self) -> Via {
         match self.io {

@@ -11,6 +11,7 @@ mod perplexity;
 mod plan;
 #[cfg(feature = "pull")]
 mod pull;
+mod quality;
 mod replay;
 mod run;
 #[cfg(feature = "serve")]
@@ -78,6 +79,7 @@ enum Command {
     Bench(bench::Args),
     Doctor(doctor::Args),
     Perplexity(perplexity::Args),
+    Quality(quality::Args),
     Logits(logits::Args),
     Trace(trace::Args),
     Replay(replay::Args),
@@ -107,6 +109,7 @@ impl Program {
             Command::Bench(args) => bench::run(&args),
             Command::Doctor(args) => doctor::run(&args),
             Command::Perplexity(args) => perplexity::run(&args),
+            Command::Quality(args) => quality::run(&args),
             Command::Logits(args) => logits::run(&args),
             Command::Trace(args) => trace::run(&args),
             Command::Replay(args) => replay::run(&args),

@@ -1,0 +1,349 @@
+//! The `quality` command.
+
+mod figures;
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::ops::{ControlFlow, Range};
+use std::path::{Path, PathBuf};
+
+use rill::image::{MAGIC, Section};
+use rill::seams::Silent;
+use rill_linux::engine::{Engine, Memory};
+use rill_linux::model::Model;
+use rill_pack::texts::{Reader, Text, TextsError};
+use rill_pack::{Hidden, PackError, Reference};
+use serde_json::json;
+
+use self::figures::{Figures, Point, ascending, percentile};
+use super::spare;
+use crate::args::EngineArgs;
+use crate::failure::Failure;
+use crate::interrupt;
+use crate::plot::{self, Line, Panel};
+use crate::table;
+use crate::terminal::{stdout, tell};
+
+/// Measure how far a packed model is from what it was made of
+///
+/// Both models hear the same texts, and what they expect after each token is compared. The table has the
+/// KL divergence of the image from the reference in nats (0: no difference), the share of tokens
+/// after which both have the same first choice, and both perplexities: over all, by file, by position.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Args {
+    #[command(flatten)]
+    engine: EngineArgs,
+    /// What it is compared with: an image with more bits, loaded beside it with a budget of its own, or
+    /// the GGUF file or Hugging Face folder itself, which is computed in 32-bit floats
+    #[arg(long, value_name = "REFERENCE")]
+    against: PathBuf,
+    /// Texts: a file that ends in .jsonl has a conversation or a text on each line (a list of messages,
+    /// an object with `messages` or `text`, or a string), any other is one text. They are cut into
+    /// windows of the context (512 tokens unless -c says otherwise)
+    #[arg(required = true)]
+    texts: Vec<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    /// Draw the divergence over positions, and its distribution
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  rill quality -m lfm2.rill --against LFM2-8B-A1B chats.jsonl
+  rill quality -m lfm2.rill --against lfm2-q8.rill chats.jsonl prose.txt --plot quality.svg";
+
+const WINDOW: u32 = 512;
+/// Tokens whose logits a source computes at a time.
+const STEP: usize = 64;
+
+pub fn run(args: &Args) -> Result<(), Failure> {
+    let sources = || args.texts.iter().map(PathBuf::as_path).chain([&*args.against]);
+    if let Some(path) = &args.plot {
+        spare(path, sources().chain(args.engine.image()))?;
+    }
+    let window = args.engine.budget.context.unwrap_or(WINDOW);
+    let texts = hear(&mut args.engine.open()?, &args.texts, window)?;
+    let tokens: usize = texts.iter().map(|text| text.ids.len()).sum();
+    if tokens == 0 {
+        return Err(Failure::Usage("the texts have too few tokens to measure".into()));
+    }
+    let (mut ours, mut theirs) = (Memory::new(), Memory::new());
+    let mut reference = if is_image(&args.against) {
+        let engine = args.engine.of_image(&args.against);
+        same_tokens(&texts, &hear(&mut engine.open()?, &args.texts, window)?)?;
+        Against::Image(Box::new(engine.load(Some(window), &mut theirs)?))
+    } else {
+        let source = Reference::open(&args.against).map_err(pack_failure)?;
+        let model = args.engine.open()?;
+        let chat = &model.image.manifest.chat;
+        let vocab = u32::try_from(source.vocab()).unwrap_or(u32::MAX);
+        let reader =
+            Reader::new(source.tokenizer(), vocab, chat, source.template(), window as usize)
+                .map_err(texts_failure)?;
+        same_tokens(&texts, &reader.read(&args.texts).map_err(texts_failure)?)?;
+        Against::Source(pass(&source, &texts)?)
+    };
+    let mut engine = args.engine.load(Some(window), &mut ours)?;
+    let mut points = Vec::with_capacity(tokens);
+    for (number, text) in texts.iter().enumerate() {
+        let ours = logits(&mut engine, &text.ids)?;
+        match &mut reference {
+            Against::Image(engine) => {
+                let theirs = logits(engine, &text.ids)?;
+                compare(number, text, 0..ours.len(), &ours, &theirs, &mut points)?;
+            }
+            Against::Source(hidden) => {
+                for first in (0..ours.len()).step_by(STEP) {
+                    interrupt::check()?;
+                    let some = first..ours.len().min(first + STEP);
+                    let theirs = hidden.logits(number, some.clone());
+                    compare(number, text, some.clone(), &ours[some], &theirs, &mut points)?;
+                }
+            }
+        }
+    }
+    if let Some(path) = &args.plot {
+        plot::write(path, &panels(&points))?;
+    }
+    if args.json { write_json(&texts, &points) } else { write_table(&texts, &points) }
+}
+
+/// What an image is compared with.
+enum Against<'m> {
+    /// Another image.
+    Image(Box<Engine<'m>>),
+    /// What it was made of, after its pass over the texts.
+    Source(Hidden),
+}
+
+/// Whether a path is an image.
+fn is_image(path: &Path) -> bool {
+    let mut magic = [0; MAGIC.len()];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut magic));
+    read.is_ok() && magic == MAGIC
+}
+
+/// What a model hears of the texts.
+fn hear(model: &mut Model, paths: &[PathBuf], window: u32) -> Result<Vec<Text>, Failure> {
+    let (tables, template) =
+        (model.section(Section::Tokenizer)?, model.section(Section::Template)?);
+    let manifest = &model.image.manifest;
+    let vocab = manifest.shape.vocab;
+    let reader = Reader::new(&tables, vocab, &manifest.chat, &template, window as usize);
+    reader.and_then(|reader| reader.read(paths)).map_err(texts_failure)
+}
+
+fn same_tokens(ours: &[Text], theirs: &[Text]) -> Result<(), Failure> {
+    if ours.iter().map(|text| &text.ids).eq(theirs.iter().map(|text| &text.ids)) {
+        return Ok(());
+    }
+    let message = "the two models have other tokens for these texts: compare an image with what it \
+                   was made of, or with another image of that";
+    Err(Failure::Usage(message.into()))
+}
+
+fn texts_failure(error: TextsError) -> Failure {
+    Failure::Usage(error.to_string())
+}
+
+fn pack_failure(error: PackError) -> Failure {
+    Failure::Pack(error.into())
+}
+
+/// Takes the texts through the reference.
+fn pass(source: &Reference, texts: &[Text]) -> Result<Hidden, Failure> {
+    let ids: Vec<&[u32]> = texts.iter().map(|text| &*text.ids).collect();
+    let mut interrupted = None;
+    let hidden = source.run(&ids, &mut |_, _| match interrupt::check() {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(failure) => {
+            interrupted = Some(failure);
+            ControlFlow::Break(())
+        }
+    });
+    match interrupted {
+        Some(failure) => Err(failure),
+        None => hidden.map_err(pack_failure),
+    }
+}
+
+/// The logits after each token of a text.
+fn logits(engine: &mut Engine<'_>, ids: &[u32]) -> Result<Vec<Vec<f32>>, Failure> {
+    let Engine { session, machine, .. } = engine;
+    session.reset();
+    session.append(ids)?;
+    let mut all = Vec::with_capacity(ids.len());
+    loop {
+        interrupt::check()?;
+        let more = session.compute_every(&mut machine.world(&mut Silent))?;
+        session.batch_logits(&machine.pool, |logits| all.push(logits.to_vec()));
+        if !more {
+            return Ok(all);
+        }
+    }
+}
+
+/// Compares the logits after some tokens of a text.
+fn compare(
+    number: usize,
+    text: &Text,
+    tokens: Range<usize>,
+    ours: &[Vec<f32>],
+    theirs: &[Vec<f32>],
+    points: &mut Vec<Point>,
+) -> Result<(), Failure> {
+    for (position, (ours, theirs)) in tokens.zip(ours.iter().zip(theirs)) {
+        if ours.len() != theirs.len() {
+            let message = format!(
+                "the image has {} tokens and the reference {}: they are not of one model",
+                ours.len(),
+                theirs.len()
+            );
+            return Err(Failure::Usage(message));
+        }
+        let next = text.ids.get(position + 1).copied();
+        points.push(Point::new(number, position, [ours, theirs], next));
+    }
+    Ok(())
+}
+
+/// The files in order, each with the numbers of its texts.
+fn files(texts: &[Text]) -> Vec<(&str, Range<usize>)> {
+    let mut files: Vec<(&str, Range<usize>)> = Vec::new();
+    for (number, text) in texts.iter().enumerate() {
+        match files.last_mut() {
+            Some((file, range)) if *file == text.file => range.end = number + 1,
+            _ => files.push((&text.file, number..number + 1)),
+        }
+    }
+    files
+}
+
+/// Positions that are counted together: the first 16 tokens, the next 16, then twice as many each
+/// time.
+fn positions(points: &[Point]) -> Vec<Range<usize>> {
+    let end = points.iter().map(|point| point.position + 1).max().unwrap_or(0);
+    let (mut ranges, mut first, mut len) = (Vec::new(), 0, 16);
+    while first < end {
+        ranges.push(first..end.min(first + len));
+        first += len;
+        len = first;
+    }
+    ranges
+}
+
+fn of_texts<'p>(
+    points: &'p [Point],
+    texts: &Range<usize>,
+) -> impl Iterator<Item = &'p Point> + Clone {
+    points.iter().filter({
+        let texts = texts.clone();
+        move |point| texts.contains(&point.text)
+    })
+}
+
+fn at_positions<'p>(
+    points: &'p [Point],
+    positions: &Range<usize>,
+) -> impl Iterator<Item = &'p Point> + Clone {
+    points.iter().filter({
+        let positions = positions.clone();
+        move |point| positions.contains(&point.position)
+    })
+}
+
+/// Positions as people count them.
+fn said(positions: &Range<usize>) -> String {
+    format!("tokens {} to {}", positions.start + 1, positions.end)
+}
+
+const HEAD: [&str; 8] =
+    ["", "tokens", "mean KL", "median", "99th %", "same first", "perplexity", "reference's"];
+
+fn write_table(texts: &[Text], points: &[Point]) -> Result<(), Failure> {
+    let mut rows = Vec::new();
+    let mut row = |name: String, figures: Option<Figures>| {
+        let Some(figures) = figures else { return };
+        let perplexity = |value: Option<f64>| value.map_or("-".into(), |x| format!("{x:.4}"));
+        rows.push(vec![
+            name,
+            figures.tokens.to_string(),
+            format!("{:.2e}", figures.mean),
+            format!("{:.2e}", figures.median),
+            format!("{:.2e}", figures.p99),
+            format!("{:.2} %", 100.0 * figures.same),
+            perplexity(figures.perplexity),
+            perplexity(figures.reference_perplexity),
+        ]);
+    };
+    row("all".into(), Figures::of(points.iter()));
+    let files = files(texts);
+    if files.len() > 1 {
+        for (file, numbers) in &files {
+            row((*file).into(), Figures::of(of_texts(points, numbers)));
+        }
+    }
+    for positions in positions(points) {
+        row(said(&positions), Figures::of(at_positions(points, &positions)));
+    }
+    table::print(&HEAD, &rows, &mut stdout())?;
+    tell(format_args!(
+        "KL divergence in nats from the reference; --json has each text, --plot draws the distribution"
+    ));
+    Ok(())
+}
+
+fn write_json(texts: &[Text], points: &[Point]) -> Result<(), Failure> {
+    let by_text = texts.iter().enumerate().map(|(number, text)| {
+        let figures = Figures::of(of_texts(points, &(number..number + 1)));
+        json!({ "text": text.name, "figures": figures })
+    });
+    let by_position = positions(points).into_iter().map(|positions| {
+        let figures = Figures::of(at_positions(points, &positions));
+        json!({ "first": positions.start, "end": positions.end, "figures": figures })
+    });
+    let value = json!({
+        "all": Figures::of(points.iter()),
+        "texts": by_text.collect::<Vec<_>>(),
+        "positions": by_position.collect::<Vec<_>>(),
+    });
+    writeln!(stdout(), "{value}")?;
+    Ok(())
+}
+
+fn panels(points: &[Point]) -> [Panel; 2] {
+    let by_position = |name: &str, of: fn(&Figures) -> f64| Line {
+        name: name.into(),
+        points: positions(points)
+            .iter()
+            .filter_map(|range| {
+                let middle = (range.start + range.end) as f64 / 2.0;
+                Some((middle, of(&Figures::of(at_positions(points, range))?)))
+            })
+            .collect(),
+    };
+    let kls = ascending(points.iter());
+    let distribution = (0..1000).map(|permille| f64::from(permille) / 10.0);
+    let distribution =
+        distribution.map(|percent| (percent, percentile(&kls, percent).max(f64::MIN_POSITIVE)));
+    [
+        Panel {
+            title: "KL divergence by position, nats".into(),
+            below: "tokens into the text",
+            lines: vec![by_position("mean", |f| f.mean), by_position("median", |f| f.median)],
+        },
+        Panel {
+            title: "KL divergence at most, log10 nats above 1e-9".into(),
+            below: "% of tokens",
+            lines: vec![Line {
+                name: "distribution".into(),
+                // The plot begins at 0: what is below a billionth is none.
+                points: distribution.map(|(x, y)| (x, (y.log10() + 9.0).max(0.0))).collect(),
+            }],
+        },
+    ]
+}
