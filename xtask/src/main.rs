@@ -1,5 +1,6 @@
 //! `cargo xtask`: tests and board images.
 
+mod check;
 mod doctor;
 mod images;
 mod test;

@@ -2,13 +2,14 @@
 
 use std::env::consts::ARCH;
 use std::fs::Permissions;
-use std::io::{Error, Write, stderr, stdout};
 use std::iter::once;
 use std::mem::replace;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Command, ExitStatus};
+use std::process::Command;
+use std::sync::mpsc::channel;
 use std::thread;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use rill_board::{Disk, Emulator, Platform, TABLES};
@@ -17,6 +18,7 @@ use xtask::need::Need;
 use xtask::needs::{self, LINUX_ARM};
 use xtask::workspace;
 
+use crate::check::{Check, Failure, show};
 use crate::images;
 
 /// Check formatting, lints, documentation, tests, other CPUs and dependencies.
@@ -51,56 +53,6 @@ const FUZZ: [(&str, u32); 3] = [("gguf", 5_000), ("image", 5_000), ("reseal", 3_
 /// The board with Linux whose kernels those of boards without are compared with.
 const COUNTED: &str = "pi4";
 
-/// One check: a command and what it needs.
-struct Check {
-    name: String,
-    needs: Vec<Need>,
-    /// What only a network has: without it the check is left out, and said to be, also with --all.
-    network: Option<Need>,
-    /// Whether it runs beside those that follow: it takes one core, and builds in a folder of its own.
-    beside: bool,
-    command: Command,
-}
-
-impl Check {
-    fn cargo(name: impl Into<String>, args: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO"));
-        command.args(args);
-        Self::new(name, command)
-    }
-
-    fn new(name: impl Into<String>, command: Command) -> Self {
-        Self { name: name.into(), needs: Vec::new(), network: None, beside: false, command }
-    }
-
-    /// A task of this program.
-    fn xtask(name: impl Into<String>, args: &[&str]) -> Result<Self> {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args(args);
-        Ok(Self::new(name, command))
-    }
-
-    fn needing(mut self, needs: &[Need]) -> Self {
-        self.needs.extend_from_slice(needs);
-        self
-    }
-
-    fn fetching(mut self, what: Need) -> Self {
-        self.network = Some(what);
-        self
-    }
-
-    fn beside(mut self) -> Self {
-        self.beside = true;
-        self
-    }
-
-    fn env(mut self, key: &str, value: &str) -> Self {
-        self.command.env(key, value);
-        self
-    }
-}
-
 fn checks() -> Result<Vec<Check>> {
     let mut checks = vec![
         Check::cargo("format", &["fmt", "--all", "--check"]).needing(&[Need::RUSTFMT]),
@@ -108,7 +60,7 @@ fn checks() -> Result<Vec<Check>> {
             .needing(&[Need::CLIPPY]),
         Check::cargo("documentation", &["doc", "--workspace", "--no-deps"])
             .env("RUSTDOCFLAGS", "-D warnings"),
-        Check::cargo("tests", &["test", "--workspace"]),
+        Check::cargo("tests", &["test", "--workspace", "--no-fail-fast"]),
         Check::cargo("orders of threads", &["test", "-p", "rill-loom", "--target-dir", LOOM])
             .env("RUSTFLAGS", "--cfg loom"),
         Check::cargo("cargo run is rill", &["run", "--quiet", "--", "inspect"]),
@@ -168,6 +120,7 @@ fn interpreted() -> Check {
     Check::new("engine in Miri", command)
         .env("MIRIFLAGS", "-Zmiri-disable-isolation")
         .env("PROPTEST_CASES", "2")
+        .env("CARGO_BUILD_JOBS", "1")
         .fetching(Need::MIRI)
         .beside()
 }
@@ -394,14 +347,22 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let wanted = |check: &Check| args.only.as_ref().is_none_or(|only| check.name.contains(only));
     let (mut passed, mut failed, mut left_out) = (0, Vec::new(), Vec::new());
-    let mut sum_up = |name: String, status: std::io::Result<ExitStatus>| match status {
-        Ok(status) if status.success() => passed += 1,
-        Ok(status) => failed.push(format!("{name}: {status}")),
-        Err(error) => failed.push(format!("{name}: cannot start: {error}")),
-    };
     let mut unreachable = Vec::new();
     let mut beside = Vec::new();
-    for mut check in checks()?.into_iter().filter(wanted) {
+    let mut sum_up = |name: String, began: Instant, result: Result<(), Failure>| {
+        let took = began.elapsed().as_secs();
+        match result {
+            Ok(()) => {
+                println!("--- {name}: passed in {took} s");
+                passed += 1;
+            }
+            Err(failure) => {
+                println!("--- {name}: failed after {took} s");
+                failed.push((name, failure));
+            }
+        }
+    };
+    for check in checks()?.into_iter().filter(wanted) {
         let missing: Vec<_> = check.needs.iter().filter(|need| !need.is_met()).collect();
         if !missing.is_empty() {
             let how: Vec<_> = missing.iter().map(|need| need.to_string()).collect();
@@ -412,28 +373,31 @@ pub fn run(args: &Args) -> Result<()> {
             unreachable.push(format!("{}: needs {network}", check.name));
             continue;
         }
+        let (name, began) = (check.name.clone(), Instant::now());
         if check.beside {
-            let output = thread::spawn(move || check.command.output());
-            beside.push((check.name, output));
+            let (sender, lines) = channel();
+            let run =
+                thread::spawn(move || check.run(move |line| _ = sender.send(line.to_owned())));
+            beside.push((name, began, lines, run));
             continue;
         }
-        println!("=== {}", check.name);
-        sum_up(check.name, check.command.status());
+        println!("=== {name}");
+        sum_up(name, began, check.run(show));
     }
-    for (name, output) in beside {
+    for (name, began, lines, run) in beside {
         println!("=== {name}, run beside the others");
-        let output = output.join().unwrap_or_else(|_| Err(Error::other("its thread ended")));
-        if let Ok(output) = &output {
-            stdout().write_all(&output.stdout)?;
-            stderr().write_all(&output.stderr)?;
-        }
-        sum_up(name, output.map(|output| output.status));
+        lines.iter().for_each(|line| show(&line));
+        let ended = || Failure { why: "its thread ended".to_owned(), lines: Vec::new() };
+        sum_up(name, began, run.join().unwrap_or_else(|_| Err(ended())));
     }
     let out = left_out.len() + unreachable.len();
     println!("\n{passed} checks passed, {} failed, {out} left out", failed.len());
     left_out.iter().for_each(|line| println!("LEFT OUT  {line}"));
     unreachable.iter().for_each(|line| println!("NO NETWORK {line}"));
-    failed.iter().for_each(|line| println!("FAILED    {line}"));
+    for (name, failure) in &failed {
+        println!("FAILED    {name}: {}", failure.why);
+        failure.lines.iter().for_each(|line| println!("          {line}"));
+    }
     if passed + failed.len() == 0 {
         bail!("no check ran");
     }

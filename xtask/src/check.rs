@@ -1,0 +1,185 @@
+//! One check: a command, what it needs, and what of its output tells why it failed.
+
+use std::collections::VecDeque;
+use std::io::{self, BufRead, BufReader, PipeReader, Write, stdout};
+use std::process::Command;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Result;
+use xtask::need::Need;
+
+/// How many lines of a check that failed are told again after all checks.
+const MOST_TOLD: usize = 12;
+
+/// One check: a command and what it needs.
+pub struct Check {
+    pub name: String,
+    pub needs: Vec<Need>,
+    /// What only a network has: without it the check is left out, and said to be, also with --all.
+    pub network: Option<Need>,
+    /// Whether it runs beside those that follow: it takes one core, and builds in a folder of its own.
+    pub beside: bool,
+    pub command: Command,
+}
+
+/// Why a check failed: in a few words, and the lines of its output that tell of it.
+pub struct Failure {
+    pub why: String,
+    pub lines: Vec<String>,
+}
+
+impl Check {
+    pub fn cargo(name: impl Into<String>, args: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO"));
+        command.args(args);
+        Self::new(name, command)
+    }
+
+    pub fn new(name: impl Into<String>, command: Command) -> Self {
+        Self { name: name.into(), needs: Vec::new(), network: None, beside: false, command }
+    }
+
+    /// A task of this program.
+    pub fn xtask(name: impl Into<String>, args: &[&str]) -> Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args(args);
+        Ok(Self::new(name, command))
+    }
+
+    pub fn needing(mut self, needs: &[Need]) -> Self {
+        self.needs.extend_from_slice(needs);
+        self
+    }
+
+    pub fn fetching(mut self, what: Need) -> Self {
+        self.network = Some(what);
+        self
+    }
+
+    pub fn beside(mut self) -> Self {
+        self.beside = true;
+        self
+    }
+
+    pub fn env(mut self, key: &str, value: &str) -> Self {
+        self.command.env(key, value);
+        self
+    }
+
+    /// Runs it to its end; `shown` gets each line that it prints, as it comes.
+    pub fn run(self, shown: impl FnMut(&str) + Send + 'static) -> Result<(), Failure> {
+        let cannot =
+            |error: io::Error| Failure { why: format!("cannot start: {error}"), lines: Vec::new() };
+        let (reader, writer) = io::pipe().map_err(cannot)?;
+        let mut command = self.command;
+        command.stdout(writer.try_clone().map_err(cannot)?).stderr(writer);
+        let mut child = command.spawn().map_err(cannot)?;
+        // With it this end of the pipe goes: the reader ends when the check does.
+        drop(command);
+        let told = read(reader, shown);
+        let status = child.wait().map_err(cannot)?;
+        // What the check left running may hold the pipe open; all of the check's own lines are there.
+        let lines = told.recv_timeout(Duration::from_secs(3)).unwrap_or_default();
+        if status.success() {
+            return Ok(());
+        }
+        Err(Failure { why: status.to_string(), lines })
+    }
+}
+
+/// Shows a line of a check.
+pub fn show(line: &str) {
+    // A terminal that went away stops no check.
+    _ = writeln!(stdout(), "{line}");
+}
+
+/// Reads lines to the end, and sends those that tell of a failure.
+fn read(output: PipeReader, mut shown: impl FnMut(&str) + Send + 'static) -> Receiver<Vec<String>> {
+    let (sender, receiver) = channel();
+    thread::spawn(move || {
+        let mut telling = Telling::default();
+        let mut output = BufReader::new(output);
+        let mut line = Vec::new();
+        while output.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+            let text = String::from_utf8_lossy(&line);
+            shown(text.trim_end());
+            telling.hear(text.trim_end());
+            line.clear();
+        }
+        _ = sender.send(telling.lines());
+    });
+    receiver
+}
+
+/// The lines that tell of a failure: tests that failed, panics with what they said, errors of
+/// compilers and tasks; where there are none, the last ones.
+#[derive(Default)]
+struct Telling {
+    told: Vec<String>,
+    last: VecDeque<String>,
+    /// How many lines more belong to one that was told.
+    more: usize,
+}
+
+impl Telling {
+    fn hear(&mut self, line: &str) {
+        let panic = line.contains("panicked at");
+        let begins = panic
+            || line.starts_with("error")
+            || line.ends_with("FAILED")
+            || line.starts_with("FAIL");
+        if begins || self.more > 0 {
+            self.told.push(line.to_owned());
+            self.more = if panic { 2 } else { self.more.saturating_sub(1) };
+        }
+        self.last.push_back(line.to_owned());
+        if self.last.len() > MOST_TOLD / 2 {
+            self.last.pop_front();
+        }
+    }
+
+    fn lines(mut self) -> Vec<String> {
+        if self.told.is_empty() {
+            return self.last.into();
+        }
+        self.told.truncate(MOST_TOLD);
+        self.told
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh(script: &str) -> Result<(), Failure> {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        Check::new("a check", command).run(|_| ())
+    }
+
+    #[test]
+    fn a_check_that_failed_tells_its_tests_and_panics_again() {
+        assert!(sh("echo error: not one, it passed").is_ok());
+        let failure = sh("echo test a ... ok; echo test b ... FAILED; echo between; \
+            echo \"thread 'b' panicked at b.rs:1:\" >&2; echo why; echo where; echo after; exit 3");
+        let failure = failure.expect_err("it exits with 3");
+        assert_eq!(failure.why, "exit status: 3");
+        let told = ["test b ... FAILED", "thread 'b' panicked at b.rs:1:", "why", "where"];
+        assert_eq!(failure.lines, told);
+    }
+
+    #[test]
+    fn a_check_without_such_lines_tells_its_last_ones() {
+        let failure = sh("seq 100; exit 1").expect_err("it exits with 1");
+        assert_eq!(failure.lines, ["95", "96", "97", "98", "99", "100"]);
+        let lost = Check::new("lost", Command::new("/nowhere/program")).run(|_| ());
+        assert!(lost.is_err_and(|failure| failure.why.starts_with("cannot start")));
+    }
+
+    #[test]
+    fn what_a_check_leaves_running_does_not_hold_it_up() {
+        assert!(sh("sleep 100 & exit 0").is_ok());
+    }
+}
