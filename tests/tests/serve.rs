@@ -1,14 +1,14 @@
 //! The server, asked by one client at a time and by many.
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use rill::session::Session;
-use rill_serve::{Config, Limits, Listen};
+use rill_serve::{Config, Limits, Listen, Supervisor};
 use rill_tests::kiosk;
 use rill_tests::rig::{Rig, Setting};
-use rill_tests::server::{Running, post, start};
+use rill_tests::server::{Gate, Running, post, soon, start, start_for};
 use serde_json::{Value, json};
 
 /// A free port of this machine.
@@ -305,24 +305,34 @@ fn who_leaves_frees_the_place() {
 
 #[test]
 fn who_comes_when_all_is_full_is_told_when_to_come_again() {
-    let limits = Limits { queue: 1, ..Limits::default() };
-    let server = start(Config { limits, ..here() }, Setting::default());
-    let body = question("Tell me a story.", json!({"ignore_eos": true, "max_tokens": 400}));
+    let gate = Gate::default();
+    let setting = Setting { context: 2048, ..Setting::default() };
+    let config = Config { limits: Limits { queue: 1, ..Limits::default() }, ..here() };
+    let server = start_for(config, Supervisor::default(), setting, gate.clone());
+    soon(|| (server.get("/health").status == 200).then_some(()));
+    let mut body = question("Tell me a story.", json!({"ignore_eos": true, "max_tokens": 1900}));
+    body["stream"] = true.into();
+    let ask = || {
+        let mut stream = server.connect();
+        stream.write_all(post(CHAT, &body.to_string(), "").as_bytes()).expect("it is taken");
+        BufReader::new(stream)
+    };
+    let begins = |mut stream: BufReader<TcpStream>, with: &str| {
+        let mut line = String::new();
+        while !line.starts_with(with) {
+            line.clear();
+            assert!(stream.read_line(&mut line).expect("it answers") > 0);
+        }
+        stream
+    };
     // One at work and one that waits, both kept.
-    let streams: Vec<_> = (0..2)
-        .map(|_| {
-            let mut body = body.clone();
-            body["stream"] = true.into();
-            let mut stream = server.connect();
-            let _ = stream.write_all(post(CHAT, &body.to_string(), "").as_bytes());
-            let mut reader = BufReader::new(stream);
-            reader.read_line(&mut String::new()).expect("it answers");
-            reader
-        })
-        .collect();
+    let at_work = begins(ask(), "data: ");
+    let closed = gate.close();
+    let waits = begins(ask(), "HTTP/1.1 200");
     let reply = server.post(CHAT, &body);
     assert_eq!((reply.status, reply.header("retry-after")), (429, "5"), "{reply:?}");
-    drop(streams);
+    drop(closed);
+    drop((at_work, waits));
     is_all_free(&server);
 }
 

@@ -341,7 +341,9 @@ fn a_stuck_device_ends_answers_and_not_the_server() {
     let gate = Gate::default();
     let limits = Limits { stuck: Duration::from_secs(3), ..Limits::default() };
     let config = Config { limits, ..here() };
-    let server = start_for(config, Supervisor::default(), Setting::default(), gate.clone());
+    // So long that no answer is whole before the gate is closed.
+    let setting = Setting { context: 2048, ..Setting::default() };
+    let server = start_for(config, Supervisor::default(), setting, gate.clone());
     soon(|| (server.get("/health").status == 200).then_some(()));
     let body = json!({
         "messages": [{"role": "user", "content": "Hi"}],
