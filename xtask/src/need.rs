@@ -115,6 +115,18 @@ impl Need {
     };
     /// The Python that has them.
     pub const PYTHON: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/clients/bin/python");
+    /// What builds the Python package.
+    pub const PYTHON_WHEELS: Self = Self {
+        what: Cow::Borrowed("maturin and NumPy for Python"),
+        install: Cow::Borrowed(
+            "apt-get install python3-venv && python3 -m venv target/python && \
+             target/python/bin/pip install -r tests/python/requirements.txt",
+        ),
+        how: How::Succeeds(&[Self::PYTHON_BUILDER, "-c", "import maturin, numpy"]),
+    };
+    /// The Python that has it.
+    pub const PYTHON_BUILDER: &str =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../target/python/bin/python");
     /// The official JavaScript clients of the APIs that `rill serve` speaks.
     pub const NODE_CLIENTS: Self = Self {
         what: Cow::Borrowed("OpenAI's and Ollama's clients for JavaScript"),

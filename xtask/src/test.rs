@@ -91,6 +91,7 @@ fn checks() -> Result<Vec<Check>> {
         }
     }
     checks.extend(client_checks());
+    checks.push(package_check());
     checks.push(page_check());
     checks.extend(load_checks());
     checks.extend(board_checks()?);
@@ -239,6 +240,13 @@ fn client_checks() -> Vec<Check> {
         Check::new(format!("clients: {name}"), command).needing(&[Need::PYTHON3, need])
     };
     scripts.into_iter().map(check).collect()
+}
+
+/// The Python package: its wheel, in a clean virtual environment.
+fn package_check() -> Check {
+    let mut command = Command::new(Need::PYTHON_BUILDER);
+    command.arg(workspace::root().join("tests/python/run.py"));
+    Check::new("Python package", command).needing(&[Need::PYTHON_WHEELS])
 }
 
 /// The pages of `rill serve` in a browser, with the kiosk model.
