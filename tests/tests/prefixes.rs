@@ -117,6 +117,29 @@ fn a_changed_question_computes_from_there() {
 }
 
 #[test]
+fn what_two_began_with_is_computed_for_no_third() {
+    let setting = Setting { context: 1024, prefixes: 8, ..Setting::default() };
+    // Where nothing marks an end, within a block and at its border, longer and shorter than a batch.
+    for common in [100, 7 * KV_BLOCK, 333] {
+        rig(setting).with(|(engine, sequences), world| {
+            let sequence = &mut sequences[0];
+            let text = text();
+            let mut ask = |from: usize| {
+                let prompt = [&text[..common], &text[from..from + 21]].concat();
+                engine.append(sequence, &prompt).unwrap();
+                let (computed, logits) = compute(engine, world, sequence);
+                assert_eq!(logits, alone(&prompt));
+                engine.reset(sequence);
+                computed
+            };
+            assert_eq!(ask(1000), common as u64 + 21);
+            ask(1100);
+            assert_eq!([ask(1200), ask(1300)], [21, 21]);
+        });
+    }
+}
+
+#[test]
 fn one_instruction_is_computed_once_for_ten_visitors() {
     let text = text();
     let prompts: Vec<Vec<u32>> =

@@ -52,7 +52,7 @@ impl<'a> Engine<'a> {
     }
 
     /// Where in a batch what was computed is to be remembered, for sequences that begin alike: where others
-    /// that wait begin to differ, and where a message begins.
+    /// that wait begin to differ, where it parts from what is known, and where a message begins.
     pub(super) fn marks(&self, shares: &[Share<'_, 'a>]) -> heapless::Vec<Mark, MAX_MARKS> {
         let mut marks = heapless::Vec::new();
         let room = self.prefixes.room().min(MAX_MARKS);
@@ -60,6 +60,13 @@ impl<'a> Engine<'a> {
         let shared = prompts().flat_map(|(run, share)| {
             let lengths = share.lengths();
             share.shared.iter().filter(move |len| lengths.contains(len)).map(move |&len| (run, len))
+        });
+        let parted = prompts().filter_map(|(run, share)| {
+            let sequence = &share.sequence;
+            let most = sequence.tokens().len() - 1;
+            let len = self.prefixes.shared(&self.model.kv, sequence.tokens()).min(most);
+            let is_far = len >= sequence.remembered + FIRST_MARK_TOKENS && !sequence.wants_every;
+            (is_far && share.lengths().contains(&len)).then_some((run, len))
         });
         let messages = prompts().flat_map(|(run, share)| {
             let mut before = share.sequence.remembered;
@@ -74,7 +81,7 @@ impl<'a> Engine<'a> {
                 })
             })
         });
-        for (run, len) in shared.chain(messages).take(room) {
+        for (run, len) in shared.chain(parted).chain(messages).take(room) {
             let mark = Mark { run, len };
             if !marks.contains(&mark) {
                 // As many as there is room for were taken.

@@ -164,9 +164,20 @@ impl<'a> KvPool<'a> {
 
     /// Whether `tokens` were noted for the blocks of `table`.
     pub fn holds(&self, table: &[u32], tokens: &[u32]) -> bool {
-        let mut blocks = table.iter().zip(tokens.chunks(KV_BLOCK));
-        table.len() * KV_BLOCK >= tokens.len()
-            && blocks.all(|(&block, tokens)| self.noted(block).starts_with(tokens))
+        self.common(table, tokens) == tokens.len()
+    }
+
+    /// How many of `tokens`, from the first on, were noted for the blocks of `table`.
+    pub fn common(&self, table: &[u32], tokens: &[u32]) -> usize {
+        let mut common = 0;
+        for (&block, tokens) in table.iter().zip(tokens.chunks(KV_BLOCK)) {
+            let noted = self.noted(block);
+            if !noted.starts_with(tokens) {
+                return common + noted.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+            }
+            common += tokens.len();
+        }
+        common
     }
 
     /// The tokens that were noted for a block, (KV_BLOCK,).

@@ -133,6 +133,12 @@ impl<'a> Prefixes<'a> {
         while self.shrink(pool) {}
     }
 
+    /// How many of `tokens` a known beginning begins with too, however it goes on.
+    pub fn shared(&self, pool: &KvPool<'_>, tokens: &[u32]) -> usize {
+        let common = |memory: &Memory<'_>| pool.common(memory.table(), tokens).min(memory.len());
+        self.known.iter().map(|one| common(&one.memory)).max().unwrap_or(0)
+    }
+
     /// The longest beginning of at most `most` tokens that `tokens` begin with.
     fn longest(&self, pool: &KvPool<'_>, tokens: &[u32], most: usize) -> Option<usize> {
         let is_beginning = |memory: &Memory<'_>| {
