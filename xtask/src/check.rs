@@ -19,7 +19,8 @@ pub struct Check {
     pub needs: Vec<Need>,
     /// What only a network has: without it the check is left out, and said to be, also with --all.
     pub network: Option<Need>,
-    /// Whether it runs beside those that follow: it takes one core, and builds in a folder of its own.
+    /// Whether it runs beside those that follow: it takes one core. What it builds where others build
+    /// waits for them.
     pub beside: bool,
     pub command: Command,
 }

@@ -82,7 +82,8 @@ fn checks() -> Result<Vec<Check>> {
         checks.push(kernels.env("RILL_TEST_KERNELS", table));
     }
     for cpu in arm.filter_map(|table| table.emulated.first()) {
-        checks.push(emulated("parity", cpu, &["-p", "rill-tests", "--test", "parity"]));
+        let parity = emulated("parity", cpu, &["-p", "rill-tests", "--test", "parity"]);
+        checks.push(parity.env("RUST_TEST_THREADS", "1").beside());
     }
     // Emulating x86-64 takes minutes: where this machine has the table itself, the tests run it.
     for table in x86.filter(|table| !is_here(table.name)) {
