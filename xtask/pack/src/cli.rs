@@ -34,8 +34,8 @@ pub struct Args {
     /// to its weight: half of what Q4_0 loses on the kiosk model, at the same size. A file that ends in
     /// .jsonl has a conversation or a text on each line (a list of messages, an object with `messages` or
     /// `text`, or a string); any other is one text. Some thousand tokens of what the model will be used
-    /// for are enough, 32768 at most are used. Takes a pass over the model; after a cut the same command
-    /// goes on
+    /// for are enough, 32768 at most are used. Takes two passes over the model; after a cut the same
+    /// command goes on
     #[arg(long, value_name = "TEXTS", num_args = 1..)]
     calibrate: Vec<PathBuf>,
     #[command(flatten)]

@@ -60,27 +60,39 @@ impl Reference {
         progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<Hidden, PackError> {
         let vocab = self.vocab();
-        if let Some(&id) = texts.iter().copied().flatten().find(|&&id| id as usize >= vocab) {
+        let ids = texts.concat();
+        if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocab) {
             return Err(PackError::Token { id, vocab });
         }
         let net = Net::new(&self.checkpoint, &self.manifest);
-        let mut rows = net.embed(&texts.concat()).map_err(PackError::of_matrix)?;
-        let ranges = ranges(texts.iter().map(|text| text.len()));
-        let mut supply = Exact { net: &net };
-        let layers = net.layers.len();
-        for layer in 0..layers {
-            if progress(layer, layers).is_break() {
-                return Err(PackError::Cancelled);
-            }
-            net.layer(layer, &mut rows, &ranges, &mut supply).map_err(PackError::of_matrix)?;
-        }
-        let rows = net.finish(&rows).map_err(PackError::of_matrix)?;
-        let head = net.head().map_err(PackError::of_matrix)?;
-        Ok(Hidden { rows, head, texts: ranges, vocab })
+        let texts = ranges(texts.iter().map(|text| text.len()));
+        let hidden = Hidden::of(&net, &ids, texts, progress).map_err(PackError::of_matrix)?;
+        hidden.ok_or(PackError::Cancelled)
     }
 }
 
 impl Hidden {
+    /// Takes tokens, those of one text after the other, through all layers of a net. `None` when `progress`
+    /// stopped it.
+    pub(crate) fn of(
+        net: &Net<'_>,
+        ids: &[u32],
+        texts: Vec<Range<usize>>,
+        progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Option<Self>, MatrixError> {
+        let mut rows = net.embed(ids)?;
+        let mut supply = Exact { net };
+        let layers = net.layers.len();
+        for layer in 0..layers {
+            if progress(layer, layers).is_break() {
+                return Ok(None);
+            }
+            net.layer(layer, &mut rows, &texts, &mut supply)?;
+        }
+        let (rows, head, vocab) = (net.finish(&rows)?, net.head()?, net.shape.vocab as usize);
+        Ok(Some(Self { rows, head, texts, vocab }))
+    }
+
     /// The logits after some tokens of text number `text`: (tokens, vocab).
     pub fn logits(&self, text: usize, tokens: Range<usize>) -> Vec<Vec<f32>> {
         let text = &self.texts[text];

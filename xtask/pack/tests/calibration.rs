@@ -4,6 +4,7 @@
 mod common;
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,19 @@ fn texts(names: &[&str]) -> Vec<PathBuf> {
     names.iter().map(|name| kiosk().join("texts").join(name)).collect()
 }
 
+/// The conversations of a file, each as its messages before the last and the last.
+fn conversations(name: &str) -> Vec<[String; 2]> {
+    let file = fs::read_to_string(kiosk().join("texts").join(name)).unwrap();
+    let split = |line: &str| {
+        let messages: Vec<serde_json::Value> = serde_json::from_str(line).unwrap();
+        let (answer, question) = messages.split_last().unwrap();
+        assert_eq!(answer["role"], "assistant");
+        let question: String = question.iter().map(ToString::to_string).collect();
+        [question, answer["content"].as_str().unwrap().to_owned()]
+    };
+    file.lines().map(split).collect()
+}
+
 /// What an image's model hears of texts, in windows of 64 tokens.
 fn read(packed: &Packed, paths: &[PathBuf]) -> Vec<Text> {
     let manifest = &packed.image.manifest;
@@ -38,24 +52,33 @@ fn log_softmax(logits: &[f32]) -> Vec<f64> {
     logits.iter().map(|&x| f64::from(x - most) - sum.ln()).collect()
 }
 
-/// The KL divergences of an image from its source in f32, token by token, ascending.
-fn divergences(source: &Path, image: &Path, texts: impl Fn(&Packed) -> Vec<Vec<u32>>) -> Vec<f64> {
-    let packed = Packed::open(image);
-    let texts = texts(&packed);
+/// The KL divergences of images from their source in f32, token by token, ascending.
+fn divergences<const N: usize>(
+    source: &Path,
+    images: [&Path; N],
+    texts: impl Fn(&Packed) -> Vec<Vec<u32>>,
+) -> [Vec<f64>; N] {
+    let images = images.map(Packed::open);
+    let texts = texts(&images[0]);
     let ids: Vec<&[u32]> = texts.iter().map(|ids| &**ids).collect();
     let hidden = Reference::open(source).unwrap().run(&ids, &mut |_, _| ControlFlow::Continue(()));
     let hidden = hidden.unwrap();
-    let mut all = Vec::new();
-    for (index, ids) in ids.iter().enumerate() {
-        for (float, ours) in
-            hidden.logits(index, 0..ids.len()).iter().zip(&logits(&packed.bytes, None, ids))
-        {
-            let (p, q) = (log_softmax(float), log_softmax(ours));
-            all.push(p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>());
-        }
-    }
-    all.sort_by(f64::total_cmp);
-    all
+    let floats: Vec<Vec<f64>> = (ids.iter().enumerate())
+        .flat_map(|(index, ids)| hidden.logits(index, 0..ids.len()))
+        .map(|logits| log_softmax(&logits))
+        .collect();
+    images.map(|image| {
+        let ours = ids.iter().flat_map(|ids| logits(&image.bytes, None, ids));
+        let mut all: Vec<f64> = (floats.iter().zip(ours))
+            .map(|(p, logits)| {
+                let q = log_softmax(&logits);
+                p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum()
+            })
+            .collect();
+        assert_eq!(all.len(), floats.len());
+        all.sort_by(f64::total_cmp);
+        all
+    })
 }
 
 fn mean(all: &[f64]) -> f64 {
@@ -97,6 +120,23 @@ fn the_pass_over_a_checkpoint_computes_what_transformers_computes() {
 }
 
 #[test]
+fn no_text_judges_that_calibration_or_tuning_heard() {
+    let (mut known, mut count) = (BTreeSet::new(), 0);
+    for name in ["calibration.jsonl", "tuning.jsonl", "held-back.jsonl"] {
+        let all = conversations(name);
+        assert!(all.len() > 50, "{name}");
+        count += 2 * all.len();
+        known.extend(all.into_iter().flatten());
+    }
+    assert_eq!(known.len(), count, "a question or an answer is there twice");
+    let lines = |name: &str| -> BTreeSet<String> {
+        let text = fs::read_to_string(kiosk().join("texts").join(name)).unwrap();
+        text.lines().filter(|line| line.len() > 10).map(str::to_owned).collect()
+    };
+    assert!(lines("calibration.txt").is_disjoint(&lines("held-back.txt")));
+}
+
+#[test]
 fn the_kiosk_model_loses_half_on_texts_that_calibration_did_not_see() {
     let folder = tempfile::tempdir().unwrap();
     let source = kiosk().join("kiosk-16m");
@@ -115,11 +155,16 @@ fn the_kiosk_model_loses_half_on_texts_that_calibration_did_not_see() {
     }
     let said = summary.to_string();
     assert!(said.contains("calibrated with") && said.contains("layer  9"), "{said}");
-    let [usual, plain, calibrated] = [usual, plain, calibrated].map(|image| {
-        assert_eq!(fs::metadata(&image).unwrap().len(), summary.header.file_len);
-        let all = divergences(&source, &image, |packed| {
-            read(packed, &texts(&["held-back.jsonl"])).into_iter().map(|text| text.ids).collect()
-        });
+    let images = [&*usual, &*plain, &*calibrated];
+    for image in images {
+        assert_eq!(fs::metadata(image).unwrap().len(), summary.header.file_len);
+    }
+    // A part of them will do: what is measured here is measured at every change.
+    let judges = |packed: &Packed| {
+        let texts = read(packed, &texts(&["held-back.jsonl"]));
+        texts.into_iter().step_by(4).map(|text| text.ids).collect()
+    };
+    let [usual, plain, calibrated] = divergences(&source, images, judges).map(|all| {
         let (mean, median, p99) = (mean(&all), all[all.len() / 2], all[all.len() * 99 / 100]);
         println!("KL to float: mean {mean:.2e}, median {median:.2e}, 99th percentile {p99:.2e}");
         (mean, median, p99)
@@ -155,13 +200,12 @@ fn random_models_of_odd_shapes_are_never_worse() {
         pack(&source, &at("plain"), &options, &Quiet).unwrap();
         let samples = texts(&["calibration.txt"]);
         pack_calibrated(&source, &at("calibrated"), &options, &samples, &Quiet).unwrap();
-        let [plain, calibrated] = ["plain", "calibrated"].map(|image| {
-            mean(&divergences(&source, &at(image), |_| {
-                let mut random = Random(7);
-                let mut id = || (random.next() % 1600) as u32;
-                (0..16).map(|_| (0..32).map(|_| id()).collect()).collect()
-            }))
-        });
+        let [plain, calibrated] = divergences(&source, [&at("plain"), &at("calibrated")], |_| {
+            let mut random = Random(7);
+            let mut id = || (random.next() % 1600) as u32;
+            (0..16).map(|_| (0..32).map(|_| id()).collect()).collect()
+        })
+        .map(|all| mean(&all));
         println!("shape {index}: KL {plain:.2e} plain, {calibrated:.2e} calibrated");
         assert!(calibrated <= plain, "shape {index}: {calibrated} {plain}");
     }
@@ -203,8 +247,8 @@ fn an_attempt_goes_on_after_its_last_finished_layer_and_gives_the_same_bytes() {
     let expected = fs::read(&whole).unwrap();
     let other = tempfile::tempdir().unwrap();
     let output = other.path().join("k.rill");
-    // Two dense layers of 2, then 33 for each of the others.
-    for (until, from) in [(3, 0), (4 + 33 + 7, 2), (4 + 2 * 33, 4 + 33)] {
+    // Ten for the first pass, two dense layers of 2, then 33 for each of the others.
+    for (until, from) in [(4, 0), (13, 0), (14 + 33 + 7, 12), (14 + 2 * 33, 14 + 33)] {
         let progress = Until { done: until, began: Cell::new(None) };
         let stopped = pack_calibrated(&source, &output, &options, &samples, &progress);
         assert!(matches!(stopped, Err(PackError::Cancelled)));
@@ -218,7 +262,7 @@ fn an_attempt_goes_on_after_its_last_finished_layer_and_gives_the_same_bytes() {
     let mut bytes = fs::read(state(other.path()).unwrap()).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     fs::write(state(other.path()).unwrap(), &bytes).unwrap();
-    let progress = Until { done: 5, began: Cell::new(None) };
+    let progress = Until { done: 15, began: Cell::new(None) };
     let stopped = pack_calibrated(&source, &output, &options, &samples, &progress);
     assert!(matches!(stopped, Err(PackError::Cancelled)));
     assert_eq!(progress.began.get(), Some(0));

@@ -27,6 +27,8 @@ pub struct Job<'c> {
     pub sources: [Vec<Rows<'c>>; 2],
     /// Its samples.
     pub routed: &'c Routed,
+    /// What the inputs of each token are multiplied by.
+    pub factors: &'c [f32],
 }
 
 /// A page, and the samples' way through it.
@@ -42,8 +44,8 @@ pub struct Made {
 }
 
 impl Job<'_> {
-    /// Rounds the expert for its rows of `inputs`. Each counts alike: weighed as the router weighs their
-    /// outputs, they keep less of texts that were not seen.
+    /// Rounds the expert for its rows of `inputs`. The router's weights do not count: with them less is kept of
+    /// texts that were not seen.
     pub fn make(&self, page: &PageShape, inputs: &[f32]) -> Result<Made, MatrixError> {
         let cols = page.gate_up.cols;
         let own = self.routed.gather(inputs, cols);
@@ -88,7 +90,7 @@ impl Job<'_> {
             return Ok(None);
         }
         let mut moments = Moments::new(joint.shape.cols);
-        moments.add(own, |_| 1.0);
+        moments.add(own, |index| self.factors[self.routed.tokens[index]]);
         moments.add(others, |_| OTHERS);
         let factor = Factor::new(&moments);
         encode(joint, sources, whole, &factor, out, losses).map(Some)

@@ -1,5 +1,5 @@
-//! What a calibration under way leaves for the next attempt: the samples as they come out of the last layer
-//! that is finished, and what was found so far.
+//! What a calibration under way leaves for the next attempt: what tokens count for, the samples as they come
+//! out of the last layer that is finished, and what was found so far.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
@@ -15,14 +15,17 @@ use super::report::LayerReport;
 pub struct State {
     /// The layers that are finished.
     pub layers: Vec<LayerReport>,
+    /// What each token counts for.
+    pub weights: Vec<f32>,
     /// (tokens, hidden).
     pub rows: Vec<f32>,
 }
 
-/// The first line of its file; the rows follow.
+/// The first line of its file; weights and rows follow.
 #[derive(Serialize, Deserialize)]
 struct Head {
     layers: Vec<LayerReport>,
+    weights: usize,
     rows: usize,
     checksum: u64,
 }
@@ -35,31 +38,45 @@ impl State {
     pub fn save(&self, path: &Path) -> io::Result<()> {
         let new = beside(path);
         let mut file = BufWriter::new(File::create(&new)?);
-        let checksum = checksum(&self.rows);
-        let head = Head { layers: self.layers.clone(), rows: self.rows.len(), checksum };
+        let head = Head {
+            layers: self.layers.clone(),
+            weights: self.weights.len(),
+            rows: self.rows.len(),
+            checksum: self.checksum(),
+        };
         serde_json::to_writer(&mut file, &head)?;
         file.write_all(b"\n")?;
-        self.rows.iter().try_for_each(|x| file.write_all(&x.to_le_bytes()))?;
+        self.values().try_for_each(|x| file.write_all(&x.to_le_bytes()))?;
         file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_data()?;
         fs::rename(&new, path)
     }
 
-    /// Reads one of `rows` values; `None` when there is none, or a damaged one.
-    pub fn load(path: &Path, rows: usize) -> Option<Self> {
+    /// Reads one of `tokens` tokens of `hidden` values each; `None` when there is none, or a damaged one.
+    pub fn load(path: &Path, tokens: usize, hidden: usize) -> Option<Self> {
         let mut file = BufReader::new(File::open(path).ok()?);
         let mut line = Vec::new();
         file.by_ref().take(LINE_MOST).read_until(b'\n', &mut line).ok()?;
-        let head: Head = serde_json::from_slice(&line).ok()?;
-        if head.rows != rows {
+        let Head { layers, weights, rows, checksum } = serde_json::from_slice(&line).ok()?;
+        if (weights, rows) != (tokens, tokens * hidden) {
             return None;
         }
-        let mut values = vec![0.0; rows];
+        let mut state = Self { layers, weights: vec![0.0; weights], rows: vec![0.0; rows] };
         let mut bytes = [0; 4];
-        for value in &mut values {
+        for value in state.weights.iter_mut().chain(&mut state.rows) {
             file.read_exact(&mut bytes).ok()?;
             *value = f32::from_le_bytes(bytes);
         }
-        (checksum(&values) == head.checksum).then_some(Self { layers: head.layers, rows: values })
+        (state.checksum() == checksum).then_some(state)
+    }
+
+    fn values(&self) -> impl Iterator<Item = &f32> {
+        self.weights.iter().chain(&self.rows)
+    }
+
+    fn checksum(&self) -> u64 {
+        let mut hash = Xxh3Default::new();
+        self.values().for_each(|x| hash.update(&x.to_le_bytes()));
+        hash.digest()
     }
 
     /// Removes what was saved.
@@ -76,12 +93,6 @@ fn beside(path: &Path) -> PathBuf {
     name.into()
 }
 
-fn checksum(rows: &[f32]) -> u64 {
-    let mut hash = Xxh3Default::new();
-    rows.iter().for_each(|x| hash.update(&x.to_le_bytes()));
-    hash.digest()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,17 +102,21 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("k.layers");
         let report = LayerReport { few: vec![(3, 17)], ..LayerReport::default() };
-        let state = State { layers: vec![report], rows: vec![0.1, -2.5, f32::MIN_POSITIVE] };
+        let state = State {
+            layers: vec![report],
+            weights: vec![0.5],
+            rows: vec![0.1, -2.5, f32::MIN_POSITIVE],
+        };
         state.save(&path).unwrap();
-        assert_eq!(State::load(&path, 3), Some(State { ..state }));
-        assert_eq!(State::load(&path, 4), None);
+        assert_eq!(State::load(&path, 1, 3), Some(state));
+        assert_eq!(State::load(&path, 1, 4), None);
         let mut bytes = fs::read(&path).unwrap();
         *bytes.last_mut().unwrap() ^= 1;
         fs::write(&path, &bytes).unwrap();
-        assert_eq!(State::load(&path, 3), None);
+        assert_eq!(State::load(&path, 1, 3), None);
         bytes.truncate(bytes.len() - 1);
         fs::write(&path, &bytes).unwrap();
-        assert_eq!(State::load(&path, 3), None);
+        assert_eq!(State::load(&path, 1, 3), None);
         State::remove(&path);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
