@@ -1,4 +1,4 @@
-//! Packs the small model that is built into the program, when it is.
+//! Packs the small model that is built into the program, when it is, calibrated.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo::rerun-if-changed=build.rs");
@@ -16,11 +16,16 @@ mod kiosk {
     use rill_pack::{Options, Quiet};
 
     pub fn pack() -> Result<(), Box<dyn Error>> {
-        let checkpoint = Path::new("../../tests/data/kiosk/kiosk-16m");
-        println!("cargo::rerun-if-changed={}", checkpoint.display());
+        let kiosk = Path::new("../../tests/data/kiosk");
+        let checkpoint = kiosk.join("kiosk-16m");
+        let texts =
+            ["calibration.jsonl", "calibration.txt"].map(|name| kiosk.join("texts").join(name));
+        for path in texts.iter().chain([&checkpoint]) {
+            println!("cargo::rerun-if-changed={}", path.display());
+        }
         let image =
             PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?).join("kiosk.rill");
-        rill_pack::pack(checkpoint, &image, &Options::default(), &Quiet)?;
+        rill_pack::pack_calibrated(&checkpoint, &image, &Options::default(), &texts, &Quiet)?;
         Ok(())
     }
 }

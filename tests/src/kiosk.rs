@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
 
 use rill::image::layout::Format;
-use rill_pack::{Options, Quiet, pack};
+use rill_pack::{Options, Quiet, pack, pack_calibrated};
 
 /// Everything as packed by default: int4 experts, the rest int8.
 pub const DEFAULT: Options =
@@ -109,7 +109,20 @@ fn packed(source: &Path, options: &Options) -> &'static [u8] {
     std::fs::read(&file).expect("it was just written").leak()
 }
 
-/// As built into the program.
+/// As packed by default, without calibration: at once.
 pub fn default_image() -> &'static [u8] {
     image("kiosk-16m", DEFAULT)
+}
+
+/// As built into the program: calibrated.
+pub fn built_in_image() -> &'static [u8] {
+    static IMAGE: OnceLock<&[u8]> = OnceLock::new();
+    IMAGE.get_or_init(|| {
+        let folder = tempfile::tempdir().expect("there is room for temporary files");
+        let file = folder.path().join("kiosk.rill");
+        let texts = ["calibration.jsonl", "calibration.txt"].map(|name| path("texts").join(name));
+        pack_calibrated(&path("kiosk-16m"), &file, &DEFAULT, &texts, &Quiet)
+            .expect("the kiosk model packs");
+        std::fs::read(&file).expect("it was just written").leak()
+    })
 }

@@ -64,7 +64,9 @@ fn generation_tags_do_nothing() {
     assert!(model.said.contains("is ChatML as Rill writes it"), "{}", model.said);
     let run = model.run(&["-n", "12", PROMPT]);
     assert!(!run.err.contains("note: this model"), "{run:?}");
-    let plain = rill(&["run", "--greedy", "-n", "12", PROMPT]).ok();
+    let plain = model.folder.path().join("plain.rill");
+    fs::write(&plain, kiosk::default_image()).unwrap();
+    let plain = rill(&["run", "--greedy", "-m", text(&plain), "-n", "12", PROMPT]).ok();
     assert_eq!(run.ok(), plain);
 }
 
