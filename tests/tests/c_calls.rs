@@ -16,11 +16,11 @@ use rill_ffi::conversation::{
 };
 use rill_ffi::keep::{SavedReader, SavedWriter, rill_restore, rill_save};
 use rill_ffi::open::{
-    Info, Planned, Statistics, rill_close, rill_error_text, rill_get_info, rill_get_stats,
-    rill_open_memory, rill_open_reader, rill_plan_file, rill_plan_memory, rill_plan_reader,
-    rill_stop,
+    Info, Planned, RILL_PARTS, Statistics, rill_close, rill_error_text, rill_get_info,
+    rill_get_stats, rill_open_file, rill_open_memory, rill_open_reader, rill_part_name,
+    rill_plan_file, rill_plan_memory, rill_plan_reader, rill_stop,
 };
-use rill_ffi::options::{Flag, Options, RILL_ABI, Reader, SamplingSettings};
+use rill_ffi::options::{Cores, Flag, Options, Part, RILL_ABI, Reader, SamplingSettings};
 use rill_ffi::status::{Failed, Status};
 use rill_tests::kiosk;
 use rill_tests::rig::{Rig, Setting};
@@ -34,7 +34,9 @@ impl Block {
     }
 
     fn start(&mut self) -> *mut u8 {
-        self.0[1..].as_mut_ptr()
+        let start = self.0[1..].as_mut_ptr();
+        assert!(!start.cast::<u16>().is_aligned());
+        start
     }
 
     fn len(&self) -> usize {
@@ -52,8 +54,7 @@ fn options(conversations: u32) -> Options {
     Options { context: 96, conversations, threads: 1, ..Options::default() }
 }
 
-fn least(options: &Options) -> u64 {
-    let image = kiosk::default_image();
+fn least(image: &[u8], options: &Options) -> u64 {
     let mut plan = empty_plan();
     // SAFETY: all pointers are good.
     let status =
@@ -70,8 +71,11 @@ fn empty_plan() -> Planned {
 
 impl Open {
     fn new(options: &Options, spare: u64) -> Self {
-        let image = kiosk::default_image();
-        let mut arena = Block::new((least(options) + spare) as usize);
+        Self::of(kiosk::default_image(), options, spare)
+    }
+
+    fn of(image: &'static [u8], options: &Options, spare: u64) -> Self {
+        let mut arena = Block::new((least(image, options) + spare) as usize);
         let (mut model, mut error) = (null_mut(), Failed { status: Status::Ok, text: [0; 252] });
         let (start, len) = (arena.start(), arena.len());
         // SAFETY: all pointers are good, and the arena outlives the model.
@@ -116,6 +120,27 @@ impl Open {
     fn append(&self, conversation: u64, tokens: &[u32]) -> Status {
         // SAFETY: all pointers are good.
         unsafe { rill_append_tokens(self.model, conversation, tokens.as_ptr(), tokens.len()) }
+    }
+
+    /// Logits after these tokens, in a new conversation.
+    fn logits_of(&self, tokens: &[u32]) -> Vec<u32> {
+        let conversation = self.conversation();
+        assert_eq!(self.append(conversation, tokens), Status::Ok);
+        self.logits(conversation)
+    }
+
+    /// What tokens stand for, but for those that begin a conversation.
+    fn text(&self, tokens: &[u32]) -> String {
+        let mut text = Vec::new();
+        for &token in tokens {
+            let (mut bytes, mut len) = (null(), 0);
+            // SAFETY: all pointers are good, and nothing is called before the bytes are copied.
+            unsafe {
+                assert_eq!(rill_piece(self.model, token, &mut bytes, &mut len), Status::Ok);
+                text.extend_from_slice(std::slice::from_raw_parts(bytes.cast::<u8>(), len));
+            }
+        }
+        String::from_utf8(text).unwrap()
     }
 
     fn step(&self, conversation: u64) -> (Status, Token) {
@@ -256,7 +281,7 @@ fn an_image_that_the_caller_reads_may_fail_and_recover() {
         context: (&raw mut bytes).cast(),
     };
     let options = Options { flags: Flag::NoLookahead as u32, ..options(1) };
-    let mut arena = Block::new(least(&options) as usize);
+    let mut arena = Block::new(least(image, &options) as usize);
     let (start, len) = (arena.start(), arena.len());
     let mut model = null_mut();
     let mut plan = empty_plan();
@@ -278,10 +303,142 @@ fn an_image_that_the_caller_reads_may_fail_and_recover() {
     bytes.fail = vec![7; 8];
     bytes.model = model;
     assert_eq!(open.step(conversation).0, Status::Read);
-    assert!(open.error().contains('7'), "{}", open.error());
+    assert!(open.error().contains("device code 7"), "{}", open.error());
     bytes.fail.clear();
     assert_eq!(open.step(conversation).0, Status::Ok);
     assert_eq!(bytes.inside, Some(Status::Busy));
+}
+
+#[test]
+fn an_expert_that_is_not_what_was_packed_is_the_images_fault() {
+    let mut image = kiosk::default_image().to_vec();
+    let last = image.len() - 1;
+    // What is at the end is read when it is needed.
+    image[last - (64 << 10)..].fill(0x55);
+    let open = Open::of(image.leak(), &options(1), 0);
+    let conversation = open.conversation();
+    let failed = (300..390_u32).find_map(|token| {
+        assert_eq!(open.append(conversation, &[token]), Status::Ok);
+        Some(open.step(conversation).0).filter(|status| *status != Status::Ok)
+    });
+    assert_eq!(failed, Some(Status::Image), "{}", open.error());
+}
+
+#[test]
+fn an_image_may_be_a_part_of_a_file() {
+    let image = kiosk::default_image();
+    let mut head = vec![0; 16 << 10];
+    // As an ExecuTorch program begins whose segments are the image.
+    head[4..12].copy_from_slice(b"ET12eh00");
+    head[12..16].copy_from_slice(&32_u32.to_le_bytes());
+    for (at, word) in [(16, 999), (24, 16 << 10), (32, image.len() as u64)] {
+        head[at..at + 8].copy_from_slice(&word.to_le_bytes());
+    }
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), [&head, image].concat()).unwrap();
+    let path = std::ffi::CString::new(file.path().to_str().unwrap()).unwrap();
+    let options = options(1);
+    let expected = Open::new(&options, 0).logits_of(&[300, 301, 302]);
+    for offset in [0, 16 << 10] {
+        let mut arena = Block::new(least(image, &options) as usize);
+        let (start, len) = (arena.start(), arena.len());
+        let (mut model, mut plan) = (null_mut(), empty_plan());
+        let path = path.as_ptr();
+        // SAFETY: all pointers are good, and the arena outlives the model.
+        unsafe {
+            let status = rill_plan_file(path, offset, &options, 0, &mut plan, null_mut());
+            assert_eq!((status, plan.least), (Status::Ok, len as u64), "at {offset}");
+            let status = rill_open_file(path, offset, &options, start, len, &mut model, null_mut());
+            assert_eq!(status, Status::Ok, "at {offset}");
+        }
+        assert_eq!(Open { model, arena }.logits_of(&[300, 301, 302]), expected, "at {offset}");
+    }
+}
+
+/// Computes the parts last to first, and one that there is not.
+extern "C" fn backwards(context: *mut c_void, parts: usize, part: Part, work: *mut c_void) {
+    for index in (0..=parts).rev() {
+        part(work, index);
+    }
+    // SAFETY: it is the test's own, which is in a call just now.
+    unsafe { *context.cast::<usize>() += parts };
+}
+
+#[test]
+fn cores_of_the_callers_compute_what_the_librarys_do() {
+    let expected = Open::new(&options(1), 0).logits_of(&[300, 301, 302]);
+    let mut ran = 0_usize;
+    let cores = Cores { width: 3, run: Some(backwards), context: (&raw mut ran).cast() };
+    let open = Open::new(&Options { cores: &cores, ..options(1) }, 0);
+    assert_eq!(open.logits_of(&[300, 301, 302]), expected);
+    drop(open);
+    assert!(ran > 0);
+    for wrong in [Cores { width: 0, ..cores }, Cores { run: None, ..cores }] {
+        let image = kiosk::default_image();
+        let options = Options { cores: &wrong, ..options(1) };
+        let mut arena = Block::new(least(image, &options) as usize);
+        let (start, len, mut model) = (arena.start(), arena.len(), null_mut());
+        let (image, image_len) = (image.as_ptr(), image.len());
+        // SAFETY: all pointers are good.
+        let status = unsafe {
+            rill_open_memory(image, image_len, &options, start, len, &mut model, null_mut())
+        };
+        assert_eq!((status, model), (Status::Argument, null_mut()));
+    }
+}
+
+#[test]
+fn a_template_writes_what_the_messages_are() {
+    let template = "{% for message in messages %}\
+        {% if message.content == 'No.' %}{{ raise_exception('not that') }}{% endif %}\
+        [{{ message.role }}] {{ message.content }}\n{% endfor %}";
+    let open = Open::of(kiosk::with_template(template), &options(1), 0);
+    let conversation = open.conversation();
+    let set = |messages: &[(u32, &str)]| {
+        let message = |&(role, text): &(u32, &str)| Message {
+            role,
+            text: text.as_ptr().cast(),
+            len: text.len(),
+        };
+        let messages: Vec<_> = messages.iter().map(message).collect();
+        // SAFETY: all pointers are good.
+        unsafe { rill_set_messages(open.model, conversation, messages.as_ptr(), messages.len()) }
+    };
+    assert_eq!(set(&[(0, "Be brief."), (1, "Who are you?")]), Status::Ok);
+    let expected = "[system] Be brief.\n[user] Who are you?\n";
+    let (tokens, computed) = open.tokens(conversation).unwrap();
+    assert_eq!((open.text(&tokens), computed), (expected.to_owned(), 0));
+    open.logits(conversation);
+    assert_eq!(set(&[(0, "Be brief."), (1, "Who am I?")]), Status::Ok);
+    let tokens = open.tokens(conversation).unwrap().0;
+    assert_eq!(open.text(&tokens), "[system] Be brief.\n[user] Who am I?\n");
+    assert_eq!(set(&[(3, "Who?")]), Status::Argument);
+    assert_eq!(open.tokens(conversation).unwrap().0, tokens);
+    assert_eq!(set(&[(1, "No.")]), Status::Template);
+    assert!(open.error().contains("not that"), "{}", open.error());
+    assert!(open.tokens(conversation).unwrap().0.is_empty());
+}
+
+#[test]
+fn messages_that_do_not_fit_leave_an_empty_conversation() {
+    let open = Open::new(&options(1), 0);
+    let conversation = open.conversation();
+    let long = "a very long question ".repeat(60);
+    let message = |text: &str| Message { role: 1, text: text.as_ptr().cast(), len: text.len() };
+    let messages = [message("Who are you?"), message(&long)];
+    // SAFETY: all pointers are good.
+    let status = unsafe { rill_set_messages(open.model, conversation, messages.as_ptr(), 2) };
+    assert_eq!(status, Status::Context);
+    assert!(open.tokens(conversation).unwrap().0.is_empty());
+}
+
+#[test]
+fn every_part_of_an_arena_has_a_name_of_its_own() {
+    let names: std::collections::BTreeSet<_> =
+        (0..RILL_PARTS).map(|part| c_text(rill_part_name(part))).collect();
+    assert_eq!(names.len(), RILL_PARTS);
+    assert!(!names.contains(""));
+    assert!(rill_part_name(RILL_PARTS).is_null() && rill_part_name(usize::MAX).is_null());
 }
 
 extern "C" fn keep(context: *mut c_void, bytes: *const c_void, len: usize) -> i32 {
@@ -661,6 +818,10 @@ proptest! {
         let mut closed = false;
         for act in &acts {
             let before = made.len();
+            let cut = match act {
+                Act::Cut(at, len) => made.get(*at).map(|&of| (of, *len, open.tokens(of))),
+                _ => None,
+            };
             let status = open.call(act, &mut made);
             let context = format!("{act:?}: {status:?}, {}", open.error());
             prop_assert!(status != Status::Fault && status != Status::Busy, "{}", context);
@@ -682,11 +843,33 @@ proptest! {
                     prop_assert_eq!(status == Status::Ok, lived, "{}", context);
                     live.retain(|&other| Some(other) != was);
                 }
-                Act::Step(at) | Act::Logits(at) | Act::Cut(at, _) | Act::Begin(at) => {
+                Act::Step(at)
+                | Act::Logits(at)
+                | Act::Cut(at, _)
+                | Act::Begin(at)
+                | Act::Compute(at)
+                | Act::Accept(at, _)
+                | Act::Tokens(at, _)
+                | Act::Sample(at, _) => {
                     let lives = made.get(*at).is_some_and(|of| live.contains(of));
                     prop_assert_eq!(status != Status::Conversation, lives, "{}", context);
                 }
+                // What they are given is looked at first.
+                Act::Text(at, _)
+                | Act::Message(at, ..)
+                | Act::Messages(at, _)
+                | Act::Sampling(at, _)
+                | Act::Biases(at, _) => {
+                    let lives = made.get(*at).is_some_and(|of| live.contains(of));
+                    let fits = if lives { status != Status::Conversation } else { status != Status::Ok };
+                    prop_assert!(fits, "{}", context);
+                }
                 _ => {}
+            }
+            if let Some((of, len, Some((tokens, computed)))) = cut {
+                let (left, still) = open.tokens(of).unwrap();
+                prop_assert_eq!(&left[..], &tokens[..len.min(tokens.len())], "{}", context);
+                prop_assert!(still <= computed && still <= left.len(), "{}", context);
             }
             prop_assert!(live.len() <= 3);
             for &conversation in &made {

@@ -13,8 +13,9 @@
 // check is a pointer to memory that is not there.
 //
 // Threads. A model may be used by any thread, by one at a time: a call while another is under way, also
-// from within a function of the caller's that the library called, returns RILL_STATUS_BUSY. rill_stop
-// and the functions without a model may be called at any time. Models do not know of each other.
+// from within a function of the caller's that the library called, returns RILL_STATUS_BUSY. The
+// functions without a model may be called at any time, and rill_stop until rill_close is. Models do not
+// know of each other.
 // Functions of the caller's run on the thread that made the call, and must neither throw nor jump out.
 //
 // Versions. `abi` in structures that the caller fills in is RILL_ABI of the header that the caller was
@@ -426,7 +427,8 @@ enum rill_status rill_sample(struct rill_model *model,
                              size_t words,
                              uint32_t *id);
 
-// Appends a token to the answer, as if it had been chosen. `token` may be null.
+// Appends a token to the answer, as if it had been chosen. Where the context is full nothing is appended,
+// and the end of `token` is RILL_END_FULL. `token` may be null.
 enum rill_status rill_accept(struct rill_model *model,
                              rill_conversation conversation,
                              uint32_t id,
@@ -487,8 +489,8 @@ enum rill_status rill_begin_answer(struct rill_model *model, rill_conversation c
 
 // Makes a conversation what these messages are, as the checkpoint's own chat template writes them, and
 // begins the answer to them. What it has of them already is not computed again. A library without an
-// operating system knows ChatML alone, and says so where a model has another template. After a failure
-// the conversation may be empty.
+// operating system knows ChatML alone, and says so where a model has another template. When they cannot
+// be written, or are too long, the conversation is empty.
 enum rill_status rill_set_messages(struct rill_model *model,
                                    rill_conversation conversation,
                                    const struct rill_message *messages,
@@ -542,8 +544,9 @@ enum rill_status rill_save(struct rill_model *model,
                            rill_conversation conversation,
                            const struct rill_sink *sink);
 
-// Takes back what rill_save wrote in the place of a conversation. Of another model's, or one that is too
-// long, nothing changes; after another failure the conversation is empty.
+// Takes back what rill_save wrote in the place of a conversation. When it is another model's, nothing
+// changes; after a failure that comes later the conversation is empty, also when what was kept is too
+// long for it.
 enum rill_status rill_restore(struct rill_model *model,
                               rill_conversation conversation,
                               const struct rill_source *source);
@@ -610,7 +613,7 @@ enum rill_status rill_open_reader(const struct rill_reader *reader,
 enum rill_status rill_close(struct rill_model *model);
 
 // Ends what the model computes in another thread, within part of a layer, or is going to compute next:
-// that call returns RILL_STATUS_STOPPED. May be called at any time.
+// that call returns RILL_STATUS_STOPPED. May be called at any time before rill_close.
 enum rill_status rill_stop(const struct rill_model *model);
 
 // What was wrong when a call with the model failed last. Never null.

@@ -69,6 +69,18 @@ impl<T> Out<T> {
         place.map(Self).ok_or_else(|| Failure::argument("a result has no place: a null pointer"))
     }
 
+    /// Looks at it, where the caller wants it at all.
+    ///
+    /// # Safety
+    /// As for [`Self::new`].
+    pub unsafe fn optional(start: *mut T) -> Result<Option<Self>, Failure> {
+        if start.is_null() {
+            return Ok(None);
+        }
+        // SAFETY: the caller's promise is the same.
+        unsafe { Self::new(start) }.map(Some)
+    }
+
     /// Writes the result.
     pub fn set(&self, value: T) {
         // SAFETY: there is room, as was promised to `new`.

@@ -137,7 +137,8 @@ pub unsafe extern "C" fn rill_sample(
     }
 }
 
-/// Appends a token to the answer, as if it had been chosen. `token` may be null.
+/// Appends a token to the answer, as if it had been chosen. Where the context is full nothing is appended,
+/// and the end of `token` is RILL_END_FULL. `token` may be null.
 ///
 /// # Safety
 /// As the header's front page says.
@@ -151,10 +152,12 @@ pub unsafe extern "C" fn rill_accept(
     // SAFETY: the caller's promises are the same.
     unsafe {
         with(model, |call| {
-            let out = if token.is_null() { None } else { Some(Out::new(token)?) };
+            let out = Out::optional(token)?;
             call.select(conversation)?;
             let accepted = accept(call, id)?;
-            out.into_iter().for_each(|out| out.set(accepted));
+            if let Some(out) = out {
+                out.set(accepted);
+            }
             Ok(())
         })
     }
@@ -180,11 +183,7 @@ fn choose(
     conversation: Conversation,
     ask: &Ask<'_>,
 ) -> Result<Option<u32>, Failure> {
-    let session = call.select(conversation)?;
-    if !session.tokens().is_empty() && session.tokens().len() == session.context() {
-        return Ok(None);
-    }
-    compute(call, conversation)?;
+    call.select(conversation)?;
     let sample = call.compute(|session, world| session.choose(world, ask))?;
     Ok(sample.map(|sample| sample.id))
 }

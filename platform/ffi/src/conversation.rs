@@ -4,8 +4,9 @@ use core::ffi::c_char;
 
 use rill::chat::Role as Speaker;
 use rill::engine::MAX_RUNS;
-use rill::sampler::Bias;
+use rill::sampler::{Bias, MOST_BIASES};
 use rill::sequence::{Sequence, SequenceError};
+use rill::session::Session;
 
 use crate::border::{Out, elements, elements_mut, structure, text};
 use crate::model::{Call, Model, with};
@@ -19,6 +20,8 @@ pub type Conversation = u64;
 pub const RILL_MOST_TOGETHER: usize = 64;
 
 const _: () = assert!(RILL_MOST_TOGETHER == MAX_RUNS);
+// As rill_set_biases says.
+const _: () = assert!(MOST_BIASES == 300);
 
 /// Who speaks.
 #[repr(C)]
@@ -72,7 +75,6 @@ pub unsafe extern "C" fn rill_conversation_new(
             let settings = call.inner.image.manifest.sampling.into();
             let seed = call.inner.seed;
             call.inner.session.select(number);
-            call.inner.session.reset();
             call.inner.session.set_sampling(settings, seed);
             call.inner.session.set_biases(&[])?;
             out.set(conversation);
@@ -167,13 +169,15 @@ pub unsafe extern "C" fn rill_tokens(
             let number = call.number(conversation)?;
             let (_, sequences) = call.inner.session.parts();
             let sequence = &sequences[number];
-            for (out, value) in [(len, sequence.tokens().len()), (computed, sequence.computed())] {
-                if !out.is_null() {
-                    Out::new(out)?.set(value);
-                }
+            let (tokens, len) = (Out::optional(tokens)?, Out::optional(len)?);
+            if let Some(computed) = Out::optional(computed)? {
+                computed.set(sequence.computed());
             }
-            if !tokens.is_null() {
-                Out::new(tokens)?.set(sequence.tokens().as_ptr());
+            if let Some(len) = len {
+                len.set(sequence.tokens().len());
+            }
+            if let Some(tokens) = tokens {
+                tokens.set(sequence.tokens().as_ptr());
             }
             Ok(())
         })
@@ -259,8 +263,8 @@ pub unsafe extern "C" fn rill_begin_answer(
 
 /// Makes a conversation what these messages are, as the checkpoint's own chat template writes them, and
 /// begins the answer to them. What it has of them already is not computed again. A library without an
-/// operating system knows ChatML alone, and says so where a model has another template. After a failure
-/// the conversation may be empty.
+/// operating system knows ChatML alone, and says so where a model has another template. When they cannot
+/// be written, or are too long, the conversation is empty.
 ///
 /// # Safety
 /// As the header's front page says.
@@ -283,14 +287,15 @@ pub unsafe extern "C" fn rill_set_messages(
                 Some((speaker(said.role).ok()?, text(said.text, said.len).ok()?))
             });
             let session = call.select(conversation)?;
-            if needs_template(session.chat().template) {
-                return follow_template(call, said);
+            let written = if needs_template(session.chat().template) {
+                follow_template(call, said)
+            } else {
+                follow_chatml(session, said)
+            };
+            if written.is_err() {
+                call.inner.session.reset();
             }
-            session.reset();
-            for (role, text) in said {
-                session.append_message(role, text)?;
-            }
-            Ok(session.begin_answer()?)
+            written
         })
     }
 }
@@ -350,7 +355,7 @@ pub unsafe extern "C" fn rill_set_biases(
     unsafe {
         with(model, |call| {
             let given = elements(biases, count)?;
-            let mut biases = heapless::Vec::<Bias, { rill::sampler::MOST_BIASES }>::new();
+            let mut biases = heapless::Vec::<Bias, MOST_BIASES>::new();
             for &Biased { id, bias } in given {
                 biases.push(Bias { id, bias }).map_err(|_| SequenceError::Biases)?;
             }
@@ -484,6 +489,18 @@ fn needs_template(verdict: rill::image::Template) -> bool {
         Template::SameButThinking => cfg!(feature = "std"),
         Template::Differs => true,
     }
+}
+
+/// Makes the selected conversation what ChatML writes.
+fn follow_chatml<'t>(
+    session: &mut Session<'_>,
+    messages: impl Iterator<Item = (Speaker, &'t str)>,
+) -> Result<(), Failure> {
+    session.reset();
+    for (role, text) in messages {
+        session.append_message(role, text)?;
+    }
+    Ok(session.begin_answer()?)
 }
 
 /// Makes the selected conversation what the template writes.

@@ -1,14 +1,24 @@
 //! Where an image's bytes come from.
 
 use core::ffi::c_char;
+#[cfg(feature = "std")]
+use std::{
+    ffi::{CStr, OsStr},
+    os::unix::ffi::OsStrExt,
+    path::Path,
+};
 
+#[cfg(feature = "std")]
+use rill::image::PAGE_ALIGN;
 use rill::seams::{Blocking, InMemory, ReadAt, Storage, StorageError, StorageErrorKind};
+#[cfg(feature = "std")]
+use rill_linux::storage::{Disk, OpenError, Via};
 
 use crate::border::{elements, structure};
 use crate::options::{ReadResult, Reader, check_abi};
-use crate::status::Failure;
 #[cfg(not(feature = "std"))]
-use crate::status::{Status, Why};
+use crate::status::Why;
+use crate::status::{Failure, Status};
 
 /// An image, wherever it is. What is submitted goes into memory that outlives the device.
 pub enum Device {
@@ -18,7 +28,7 @@ pub enum Device {
     Reader(Blocking<'static, CallersReads>),
     /// In a file.
     #[cfg(feature = "std")]
-    File(crate::file::File),
+    File(Disk),
 }
 
 impl Device {
@@ -55,8 +65,22 @@ impl Device {
     /// `path` is null, or a text with a 0 at its end.
     pub unsafe fn file(path: *const c_char, offset: u64) -> Result<Self, Failure> {
         #[cfg(feature = "std")]
-        // SAFETY: the caller's promise is the same.
-        return unsafe { crate::file::File::open(path, offset) }.map(Self::File);
+        {
+            if path.is_null() || !offset.is_multiple_of(PAGE_ALIGN as u64) {
+                return Err(Failure::argument("`path` is null, or `offset` no multiple of 16 KiB"));
+            }
+            // SAFETY: it is not null, so the caller's promise holds.
+            let path = unsafe { CStr::from_ptr(path) };
+            let path = Path::new(OsStr::from_bytes(path.to_bytes()));
+            let disk = Disk::open_at(path, offset, Via::Best).map_err(|error| {
+                let status = match &error {
+                    OpenError::File { .. } => Status::Read,
+                    OpenError::Queue(_) => Status::System,
+                };
+                Failure::system(status, error)
+            })?;
+            Ok(Self::File(disk))
+        }
         #[cfg(not(feature = "std"))]
         {
             let _ = (path, offset);
@@ -73,7 +97,7 @@ impl Device {
             Self::Memory(memory) => memory,
             Self::Reader(reader) => reader,
             #[cfg(feature = "std")]
-            Self::File(file) => file,
+            Self::File(disk) => disk,
         }
     }
 
@@ -81,7 +105,7 @@ impl Device {
     pub fn confine(&mut self, arena: &[u8]) {
         match self {
             #[cfg(feature = "std")]
-            Self::File(file) => file.confine(arena),
+            Self::File(disk) => disk.queue().confine(arena),
             _ => {
                 let _ = arena;
             }

@@ -68,27 +68,28 @@ pub unsafe extern "C" fn rill_save(
             let sink = *structure(sink)?;
             check_abi(sink.abi)?;
             let write = sink.write.ok_or_else(|| Failure::argument("the sink has no `write`"))?;
+            let write = |bytes: &[u8]| match write(sink.context, bytes.as_ptr().cast(), bytes.len())
+            {
+                0 => Ok(()),
+                _ => Err(Failure::from(Status::Callback)),
+            };
             let mut sum = Xxh3::new();
-            let mut write = |bytes: &[u8]| {
+            let mut summed = |bytes: &[u8]| {
                 sum.update(bytes);
-                match write(sink.context, bytes.as_ptr().cast(), bytes.len()) {
-                    0 => Ok(()),
-                    _ => Err(Failure::from(Status::Callback)),
-                }
+                write(bytes)
             };
             let head = head(call.inner);
             call.select(conversation)?;
-            write(&head)?;
-            call.inner.session.save(&mut write)?;
-            let sum = sum.digest().to_le_bytes();
-            let last = sink.write.map(|write| write(sink.context, sum.as_ptr().cast(), sum.len()));
-            if last == Some(0) { Ok(()) } else { Err(Status::Callback.into()) }
+            summed(&head)?;
+            call.inner.session.save(&mut summed)?;
+            write(&sum.digest().to_le_bytes())
         })
     }
 }
 
-/// Takes back what rill_save wrote in the place of a conversation. Of another model's, or one that is too
-/// long, nothing changes; after another failure the conversation is empty.
+/// Takes back what rill_save wrote in the place of a conversation. When it is another model's, nothing
+/// changes; after a failure that comes later the conversation is empty, also when what was kept is too
+/// long for it.
 ///
 /// # Safety
 /// As the header's front page says.

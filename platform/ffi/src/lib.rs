@@ -9,7 +9,7 @@
 //! - `status`: what came of a call, as a number and in words;
 //! - `border`: what comes over the border is looked at before it is used, and nothing unwinds over it;
 //! - `options`: what a caller says of how a model is to be opened, and how tokens are chosen;
-//! - `device` and `file`: where an image's bytes come from;
+//! - `device`: where an image's bytes come from;
 //! - `machine`: cores and a clock;
 //! - `model`: an open model, and who may use it now;
 //! - `open`, `conversation`, `choice`, `keep`: the functions;
@@ -27,8 +27,6 @@ mod border;
 pub mod choice;
 pub mod conversation;
 mod device;
-#[cfg(feature = "std")]
-mod file;
 pub mod keep;
 mod machine;
 mod model;

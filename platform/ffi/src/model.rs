@@ -134,17 +134,19 @@ impl Model {
 
     /// Begins a call; why not, where that cannot be.
     fn take(&self, closing: bool) -> Result<(), Status> {
-        let idle = self.state.compare_exchange(
-            state::IDLE,
-            state::BUSY,
-            Ordering::Acquire,
-            Ordering::Relaxed,
-        );
-        match idle {
+        let take = |from| {
+            let (to, success) = (state::BUSY, Ordering::Acquire);
+            self.state.compare_exchange(from, to, success, Ordering::Relaxed)
+        };
+        let taken = match take(state::IDLE) {
+            // One of those that close it.
+            Err(state::BROKEN) if closing => take(state::BROKEN),
+            taken => taken,
+        };
+        match taken {
             Ok(_) => Ok(()),
             Err(state::BUSY) => Err(Status::Busy),
             Err(state::CLOSED) => Err(Status::Model),
-            Err(_) if closing => Ok(()),
             Err(_) => Err(Status::Fault),
         }
     }
@@ -294,5 +296,25 @@ impl Call<'_> {
     pub fn compute_pending(&mut self) -> Result<(), Failure> {
         while self.compute(|session, world| session.compute(world))? {}
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_model_is_closed_once() {
+        let model = Model {
+            mark: AtomicU64::new(0),
+            state: AtomicU32::new(state::BROKEN),
+            stop: AtomicBool::new(false),
+            inner: UnsafeCell::new(MaybeUninit::uninit()),
+        };
+        assert_eq!(model.take(false), Err(Status::Fault));
+        assert_eq!(model.take(true), Ok(()));
+        assert_eq!(model.take(true), Err(Status::Busy));
+        model.state.store(state::CLOSED, Ordering::Release);
+        assert_eq!(model.take(true), Err(Status::Model));
     }
 }

@@ -5,7 +5,7 @@ use core::ffi::c_char;
 use rill::engine;
 use rill::image::{Image, MAX_STOPS, PAGE_ALIGN};
 use rill::kernels::best;
-use rill::plan::{Plan, PlanError, Use};
+use rill::plan::{Plan, PlanError, Sizes, Use};
 use rill::seams::{Silent, World};
 use rill::session::Session;
 use rill::stats::Phase;
@@ -267,7 +267,7 @@ pub unsafe extern "C" fn rill_close(model: *mut Model) -> Status {
 }
 
 /// Ends what the model computes in another thread, within part of a layer, or is going to compute next:
-/// that call returns RILL_STATUS_STOPPED. May be called at any time.
+/// that call returns RILL_STATUS_STOPPED. May be called at any time before rill_close.
 ///
 /// # Safety
 /// As the header's front page says.
@@ -388,18 +388,16 @@ unsafe fn divide(
     // SAFETY: the caller's promises are the same.
     let (options, out) = unsafe { (structure(options)?, Out::new(out)?) };
     // Whatever is wrong with them is said first.
-    options.request(0)?;
+    let request = options.request(0)?;
     let image = look(&mut device()?)?;
     let beside = beside(options.conversations.clamp(1, Plan::MOST_CONVERSATIONS));
     // Far more than any model takes.
     let all = plan(&image, options, 1 << 60)?;
-    let least = match Plan::new(&image, &options.request(0)?) {
-        Err(PlanError::BelowLeast { least, .. }) => least,
-        Ok(plan) => plan.total(),
-        Err(error) => return Err(error.into()),
-    };
+    // What nobody asked for is as little as can be.
+    let batch = request.batch.unwrap_or(1).min(all.sizes.context);
+    let sizes = Sizes { batch, prefixes: request.prefixes.unwrap_or(0), ..all.sizes };
     let mut planned = Planned {
-        least: least + beside,
+        least: Plan::least(&image, sizes) + beside,
         most: all.total() + beside,
         used: 0,
         parts: [0; RILL_PARTS],

@@ -5,6 +5,7 @@ use core::fmt::{self, Write};
 
 use heapless::String;
 use rill::engine::LoadError;
+use rill::experts::{PageError, PageFault};
 use rill::image::ImageError;
 use rill::plan::PlanError;
 use rill::saving::SaveError;
@@ -275,6 +276,7 @@ impl From<SequenceError> for Failure {
             SequenceError::ContextFull { .. } => Status::Context,
             SequenceError::NoBlocks => Status::Memory,
             SequenceError::Token(_) => Status::Token,
+            SequenceError::Page(PageError { fault: PageFault::Checksum, .. }) => Status::Image,
             SequenceError::Page(_) => Status::Read,
             SequenceError::Stopped => Status::Stopped,
             SequenceError::Empty => Status::Empty,

@@ -1,16 +1,12 @@
 //! Conversations as the checkpoint's own chat template writes them.
 
-use std::time::SystemTime;
-
 use rill::chat::Role;
 use rill::image::{ChatTemplate, Image, ImageError, PAGE_ALIGN, Section, checksum};
 use rill::seams::Storage;
 use rill::sequence::SequenceError;
 use rill::session::Session;
-use rill_linux::clock::local_seconds;
-use rill_linux::talk::follow;
-use rill_template::{Conversation, TemplateError, Words};
-use serde_json::json;
+use rill_linux::talk::{Message, follow, new_conversation};
+use rill_template::{TemplateError, Words};
 
 use crate::status::{Failure, Status};
 
@@ -60,17 +56,9 @@ impl Template {
     ) -> Result<(), Failure> {
         let refused = |error: &TemplateError| Failure::system(Status::Template, error);
         let template = self.0.as_ref().map_err(refused)?;
-        let messages = messages.map(|(role, text)| {
-            let role = match role {
-                Role::System => "system",
-                Role::User => "user",
-                Role::Assistant => "assistant",
-            };
-            json!({"role": role, "content": text})
-        });
-        let mut conversation = Conversation::new(messages.collect());
-        conversation.add_generation_prompt = true;
-        conversation.now = local_seconds(SystemTime::now());
+        let message =
+            |(role, text): (Role, &str)| Message { role, content: text.to_owned() }.as_json();
+        let conversation = new_conversation(messages.map(message).collect());
         let rendered = template.render(&conversation).map_err(|error| refused(&error))?;
         let tokens = rendered.tokens(session.tokenizer()).map_err(SequenceError::Text)?;
         Ok(follow(session, &tokens)?)

@@ -286,7 +286,8 @@ impl Talk {
 }
 
 impl Message {
-    fn as_json(&self) -> Value {
+    /// As chat templates take it.
+    pub fn as_json(&self) -> Value {
         let role = match self.role {
             Role::System => "system",
             Role::User => "user",
@@ -297,7 +298,7 @@ impl Message {
 }
 
 /// A conversation that begins now with these messages, and is to be answered.
-fn new_conversation(messages: Vec<Value>) -> Conversation {
+pub fn new_conversation(messages: Vec<Value>) -> Conversation {
     let mut conversation = Conversation::new(messages);
     conversation.add_generation_prompt = true;
     conversation.now = local_seconds(SystemTime::now());

@@ -47,7 +47,12 @@ pub enum OpenError {
 impl Disk {
     /// Opens an image file.
     pub fn open(path: &Path, via: Via) -> Result<Self, OpenError> {
-        let source = Source::open(path)
+        Self::open_at(path, 0, via)
+    }
+
+    /// Opens a file that has an image from byte `offset` on, a multiple of 16 KiB.
+    pub fn open_at(path: &Path, offset: u64, via: Via) -> Result<Self, OpenError> {
+        let source = Source::open(path, offset)
             .map_err(|error| OpenError::File { path: path.to_path_buf(), error })?;
         let source = Arc::new(source);
         let ring = || uring(Arc::clone(&source)).map(|ring| Box::new(ring) as Box<dyn Queue>);

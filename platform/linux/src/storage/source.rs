@@ -12,8 +12,8 @@ use rustix::io::Errno;
 
 use super::program::image_in;
 
-/// An open image file, or the part of an ExecuTorch program that is an image. Offsets count from the
-/// image's first byte.
+/// An open image file, or the part of another file that is an image. Offsets count from the image's
+/// first byte.
 #[derive(Debug)]
 pub struct Source {
     file: File,
@@ -31,8 +31,10 @@ const DIRECT_ALIGN: usize = 4096;
 const AT_ONCE: u32 = 4;
 
 impl Source {
-    /// Opens a file for direct reads, or for buffered ones where the file system refuses.
-    pub fn open(path: &Path) -> io::Result<Self> {
+    /// Opens a file for direct reads, or for buffered ones where the file system refuses. The image
+    /// begins at byte `base`, a multiple of 16 KiB; with 0 that is the file's first, or where an
+    /// ExecuTorch program has its image.
+    pub fn open(path: &Path, base: u64) -> io::Result<Self> {
         let mut file = open_kind(path)?;
         let metadata = file.metadata()?;
         // A partition or a whole device has no length of its own.
@@ -42,7 +44,7 @@ impl Source {
         } else {
             (metadata.len(), metadata.dev())
         };
-        let place = image_in(&file, len)?;
+        let place = if base == 0 { image_in(&file, len)? } else { base.min(len)..len };
         let (base, len) = (place.start, place.end - place.start);
         let whole_pages = len > 0 && len.is_multiple_of(PAGE_ALIGN as u64);
         // What is not made of whole pages is no intact image; buffered reads can look at it.

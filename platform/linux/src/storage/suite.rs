@@ -173,6 +173,19 @@ fn files_read_through_the_page_cache() {
 }
 
 #[test]
+fn an_image_may_begin_within_a_file() {
+    let image = content(LEN);
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    std::io::Write::write_all(&mut file, &vec![7; PAGE_ALIGN]).unwrap();
+    std::io::Write::write_all(&mut file, &image).unwrap();
+    let mut disk = Disk::open_at(file.path(), PAGE_ALIGN as u64, Via::Best).unwrap();
+    assert_eq!(disk.geometry().len, LEN as u64);
+    check(&mut disk);
+    let beyond = Disk::open_at(file.path(), 64 * LEN as u64, Via::Best).unwrap();
+    assert_eq!(beyond.geometry().len, 0);
+}
+
+#[test]
 fn what_is_no_file_is_refused_with_its_name() {
     for path in ["/nonexistent/image.rill", "/tmp"] {
         let error = Disk::open(Path::new(path), Via::Best).unwrap_err().to_string();

@@ -247,7 +247,7 @@ mod tests {
     fn a_ring_that_cannot_be_entered_any_more_is_done_without() {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         io::Write::write_all(&mut file, &vec![7; 1 << 20]).unwrap();
-        let source = Arc::new(Source::open(file.path()).unwrap());
+        let source = Arc::new(Source::open(file.path(), 0).unwrap());
         let (sender, receiver) = std::sync::mpsc::channel();
         let Ok(mut service) = uring_telling(source, move |fd| sender.send(fd).unwrap()) else {
             eprintln!("io_uring is not there");

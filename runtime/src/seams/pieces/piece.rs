@@ -47,8 +47,8 @@ impl Piece<'_> {
 pub enum Outcome {
     /// So many more bytes have arrived, from the first missing one on; 0 at the end of the device.
     Arrived(usize),
-    /// Nothing arrived, which says nothing of the device: it is tried again at once, up to
-    /// 64 times; then it is this error.
+    /// Nothing arrived, which says nothing of the device: it is tried again at once, some
+    /// dozens of times; then it is this error.
     Interrupted(StorageError),
     /// It cannot be read.
     Failed(StorageError),
