@@ -77,7 +77,7 @@ def stays(proxy, servers, request):
 
 
 def main():
-    options = ["--ram", "96MiB", "--conversations", "4"]
+    options = ["--ram", "192MiB", "--conversations", "4"]
     with tempfile.TemporaryDirectory() as folder, Server(*options) as a, Server(*options) as b:
         servers = [a, b]
         proxy = Proxy(servers, folder)

@@ -128,7 +128,7 @@ def main():
         key = subprocess.run(
             [program(), "key", keys, "guest"], check=True, capture_output=True, text=True
         ).stdout.strip()
-        with Server("--ram", "96MiB", "--keys", keys) as server:
+        with Server("--ram", "192MiB", "--keys", keys) as server:
             friendly = {"Authorization": f"Bearer {key}"}
             ours = lambda: json.loads(ask(server.connect(), HELLO, headers=friendly).read())["choices"]
             before = ours()

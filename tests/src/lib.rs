@@ -9,3 +9,4 @@ pub mod reference;
 pub mod reseal;
 pub mod rig;
 pub mod server;
+pub mod tls;

@@ -210,12 +210,12 @@ fn forms_that_go_too_deep_are_refused_and_say_the_limit() {
     }
     let path = "response_format.json_schema.schema";
     let cases = [
-        (schema(chain(480)), schema(chain(1500)), path),
+        (schema(chain(480)), schema(chain(700)), path),
         (schema(chain(1)), schema(merged), path),
-        (json!({"grammar": rules(900, "a")}), json!({"grammar": rules(5000, "a")}), "grammar"),
-        (json!({"grammar": rules(900, "A")}), json!({"grammar": rules(5000, "A")}), "grammar"),
-        (json!({"grammar": brackets(900)}), json!({"grammar": brackets(60_000)}), "grammar"),
-        (json!({"grammar": inner(480)}), json!({"grammar": inner(1500)}), "grammar"),
+        (json!({"grammar": rules(900, "a")}), json!({"grammar": rules(2000, "a")}), "grammar"),
+        (json!({"grammar": rules(900, "A")}), json!({"grammar": rules(2000, "A")}), "grammar"),
+        (json!({"grammar": brackets(900)}), json!({"grammar": brackets(15_000)}), "grammar"),
+        (json!({"grammar": inner(480)}), json!({"grammar": inner(700)}), "grammar"),
     ];
     for (taken, refused, param) in cases {
         let ask = |more: &Value| {

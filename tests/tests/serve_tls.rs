@@ -3,9 +3,8 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::time::Duration;
 
 use rill_serve::config::TlsFiles;
@@ -13,48 +12,11 @@ use rill_serve::{Config, Listen, Server};
 use rill_tests::program::{path, rill};
 use rill_tests::rig::Setting;
 use rill_tests::server::{Gate, Reply, Running, post, soon, start_for};
+use rill_tests::tls::{certificate, data, greet};
 use rustix::process::{Pid, Signal, kill_process};
-use rustls::crypto::ring;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::time_provider::TimeProvider;
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::pki_types::CertificateDer;
 
 const ASK: &str = r#"{"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}"#;
-
-/// A file of `tests/data/tls`.
-fn data(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("data/tls").join(name)
-}
-
-fn certificate(name: &str) -> CertificateDer<'static> {
-    CertificateDer::from_pem_file(data(name)).unwrap()
-}
-
-/// Certificates are looked at in 2030, whenever a test runs.
-#[derive(Debug)]
-struct Then;
-
-impl TimeProvider for Then {
-    fn current_time(&self) -> Option<UnixTime> {
-        Some(UnixTime::since_unix_epoch(Duration::from_secs(1_900_000_000)))
-    }
-}
-
-/// Greets a server as one who trusts the tests' authority does.
-fn greet(address: &str) -> StreamOwned<ClientConnection, TcpStream> {
-    let mut roots = RootCertStore::empty();
-    roots.add(certificate("ca.pem")).unwrap();
-    let config =
-        ClientConfig::builder_with_details(Arc::new(ring::default_provider()), Arc::new(Then))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-    let name = ServerName::try_from("localhost").unwrap();
-    let client = ClientConnection::new(Arc::new(config), name).unwrap();
-    StreamOwned::new(client, TcpStream::connect(address).unwrap())
-}
 
 /// The answer to a question, and the certificate that was shown.
 fn ask(address: &str) -> (Reply, CertificateDer<'static>) {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
 
-use crate::form::{Form, FormError, Forms, Marks, Wanted};
+use crate::form::{Form, FormError, Forms, Marks, NoForm, Room, Wanted};
 use crate::job::Prompt;
 
 /// Why there is no prompt.
@@ -40,15 +40,21 @@ pub struct Clerk<'a> {
     template: Option<Template>,
     /// Made when it is needed first.
     forms: Option<Forms>,
+    room: Room,
 }
 
 /// Something for the clerk to do.
 pub type Request = Box<dyn FnOnce(&mut Clerk<'_>) + Send>;
 
 impl<'a> Clerk<'a> {
-    /// For a model that has this.
-    pub fn new(tokenizer: Tokenizer<'a>, chat: Chat, section: Option<ChatTemplate<'a>>) -> Self {
-        Self { tokenizer, chat, section, template: None, forms: None }
+    /// For a model that has this, with so much room for forms.
+    pub fn new(
+        tokenizer: Tokenizer<'a>,
+        chat: Chat,
+        section: Option<ChatTemplate<'a>>,
+        room: Room,
+    ) -> Self {
+        Self { tokenizer, chat, section, template: None, forms: None, room }
     }
 
     /// Works until nobody can ask any more.
@@ -81,7 +87,7 @@ impl<'a> Clerk<'a> {
     }
 
     /// What an answer of a form begins with; an error says why there can be no such answer.
-    pub fn form(&mut self, wanted: Wanted, vocab: u32) -> Result<Arc<Form>, FormError> {
+    pub fn form(&mut self, wanted: Wanted, vocab: u32) -> Result<Arc<Form>, NoForm> {
         let forms = match &mut self.forms {
             Some(forms) => forms,
             none => {
@@ -90,7 +96,8 @@ impl<'a> Clerk<'a> {
                 let end =
                     end.ok_or_else(|| whole("no token of this model ends an answer".into()))?;
                 let marks = Marks::of(&self.tokenizer);
-                none.insert(Forms::new(&self.tokenizer, vocab, end, marks).map_err(whole)?)
+                let room = self.room.clone();
+                none.insert(Forms::new(&self.tokenizer, vocab, end, marks, room).map_err(whole)?)
             }
         };
         forms.form(wanted, &self.tokenizer)

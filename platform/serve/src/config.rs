@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::form::CACHE_BYTES;
+use crate::api::held;
+use crate::{door, form};
 
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +73,20 @@ pub struct Limits {
     pub body: usize,
     /// Bytes of all bodies that are being read; who comes later waits.
     pub bodies: usize,
+    /// Bytes of the values that bodies are made of, of all of them; who comes later waits, and a body of
+    /// more is refused with 413.
+    pub values: usize,
+    /// Bytes of the forms of answers that wait or are under way, and of those kept for who asks again; more
+    /// are refused with 429.
+    pub forms: usize,
+    /// Bytes of what is kept of answers until they were read, beside the texts of as many whole ones as may
+    /// wait; more are refused with 429.
+    pub answers: usize,
+    /// Bytes of what a response says again of its request (400).
+    pub echo: usize,
+    /// Most log-probabilities of the answers to a request that are given whole; then they end, as if they
+    /// had all their tokens.
+    pub logprobs: u64,
     /// Most tokens of an answer; a request for more is refused with 400.
     pub tokens: u64,
     /// Most answers to one request (`n`).
@@ -95,19 +110,71 @@ pub struct Limits {
     pub drain: Duration,
 }
 
+/// Bytes that a server takes at most, beside the engine and what every program with a model takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// For connections: what is read and written, and TLS.
+    pub connections: u64,
+    /// For requests, from their bodies to their answers.
+    pub requests: u64,
+    /// The same for each token of the context: prompts that wait, and answers that are given whole.
+    pub token: u64,
+    /// For forms of answers.
+    pub forms: u64,
+    /// The same for each token of the vocabulary: what forms choose from.
+    pub word: u64,
+}
+
 impl Limits {
-    /// Bytes that a server with these limits takes at most, beside the engine: bodies as text and as
-    /// values, buffers of connections, prompts that wait, a template at work, forms that were asked for.
-    pub fn memory(&self) -> u64 {
-        const BODY: usize = 4;
+    /// What a server with these limits takes at most, where so many answers are under way at once.
+    ///
+    /// What is counted while the server runs is what the limits say; the rest is what libraries allow, or
+    /// was measured and rounded up. `tests/tests/serve_memory.rs` holds a server to it.
+    pub fn memory(&self, tls: bool, places: u32) -> Share {
+        // What serves it: its task, its router, a timer.
         const CONNECTION: usize = 16 << 10;
-        const PROMPT: usize = 64 << 10;
-        const REST: usize = 4 << 20;
-        let connections = self.connections.saturating_mul(CONNECTION + 2 * self.head);
-        let bodies = self.bodies.saturating_mul(BODY);
-        let prompts = self.queue.saturating_mul(PROMPT);
-        [connections, bodies, prompts, CACHE_BYTES].into_iter().fold(REST, usize::saturating_add)
-            as u64
+        // The code of the server, its pages, its threads' stacks.
+        const REST: usize = 6 << 20;
+        // A token's bytes, its place in the tree of all of them, and in those of what texts may have.
+        const WORD: u64 = 160;
+        let places = places as usize;
+        let sum =
+            |parts: &[usize]| parts.iter().fold(0, |sum: usize, part| sum.saturating_add(*part));
+        let buffers = 2 * self.head.max(door::LEAST_BUFFER);
+        let tls = if tls { door::TLS_BUFFERS } else { 0 };
+        let connections = self.connections.saturating_mul(CONNECTION + buffers + tls);
+        // One response after the other is made, of values that may be there twice.
+        let values = (self.logprobs as usize).saturating_mul(2 * held::LOGPROB_VALUES);
+        let echo = self.echo.saturating_mul(40);
+        let requests = sum(&[
+            // Bodies as bytes and as texts; their values as they are read and as they are handed on.
+            self.bodies.saturating_mul(2),
+            self.values.saturating_mul(2),
+            // One prompt as it is rendered and as tokens, of which each byte may be one.
+            self.body.saturating_mul(12),
+            self.answers,
+            values,
+            echo,
+            REST,
+        ]);
+        let at_work = places.saturating_mul(form::MOST_AT_WORK + form::MOST_GROWTH);
+        let forms = sum(&[self.forms, at_work, form::MOST_MAKING]);
+        // A prompt, what is kept of an answer, and what its form grows by.
+        let prompts = self.queue.saturating_add(places).saturating_mul(size_of::<u32>());
+        let token = sum(&[prompts, self.kept(places), places.saturating_mul(form::TOKEN_GROWTH)]);
+        Share {
+            connections: connections as u64,
+            requests: requests as u64,
+            token: token as u64,
+            forms: forms as u64,
+            word: WORD,
+        }
+    }
+
+    /// Bytes for each token of the context that whole answers take where so many are under way and as many
+    /// wait as may.
+    pub(crate) fn kept(&self, places: usize) -> usize {
+        self.queue.saturating_add(places).saturating_mul(held::TOKEN)
     }
 }
 
@@ -115,7 +182,12 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             body: 1 << 20,
-            bodies: 4 << 20,
+            bodies: 2 << 20,
+            values: 4 << 20,
+            forms: 10 << 20,
+            answers: 8 << 20,
+            echo: 64 << 10,
+            logprobs: 2048,
             tokens: 1 << 20,
             choices: 8,
             time: Duration::from_secs(600),
@@ -123,7 +195,7 @@ impl Default for Limits {
             patience: Duration::from_secs(30),
             stuck: Duration::from_secs(300),
             queue: 32,
-            connections: 128,
+            connections: 64,
             head: 16 << 10,
             drain: Duration::from_secs(30),
         }

@@ -35,6 +35,8 @@ pub struct Style {
     pub stops: Vec<String>,
     /// Most tokens.
     pub most: u64,
+    /// Most bytes of them: it ends after the token that makes them so many.
+    pub most_bytes: u64,
     /// Whether thinking is told apart: in conversations.
     pub tells_thinking: bool,
     /// Most tokens of thinking.

@@ -39,7 +39,7 @@ pub mod systemd;
 mod watch;
 mod worker;
 
-pub use config::{Config, Limits, Listen};
+pub use config::{Config, Limits, Listen, Share};
 pub use model::{Desk, Loaded, Machine, Memory};
 pub use pages::KioskError;
 pub use server::{Server, StartError, Stopper};

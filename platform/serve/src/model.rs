@@ -10,7 +10,7 @@ use rill::seams::{Events, World};
 use rill::sequence::Sequence;
 
 use crate::clerk::Clerk;
-use crate::form::{Marks, STACK};
+use crate::form::{Marks, Room, STACK};
 use crate::job::Job;
 use crate::server::Shared;
 use crate::worker::{View, Worker};
@@ -172,7 +172,8 @@ impl Desk {
             now,
             since: crate::server::seconds(),
         };
-        let clerk = Clerk::new(engine.tokenizer().clone(), engine.chat().clone(), template);
+        let (tokenizer, chat) = (engine.tokenizer().clone(), engine.chat().clone());
+        let clerk = Clerk::new(tokenizer, chat, template, Room::new(shared.limits.forms));
         std::thread::scope(|scope| {
             let (requests, inbox) = tokio::sync::mpsc::unbounded_channel();
             let thread = std::thread::Builder::new().name("rill-clerk".into()).stack_size(STACK);

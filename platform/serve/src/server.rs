@@ -82,8 +82,12 @@ pub(crate) struct Shared {
     pub say: fn(&str),
     /// Places in the queue and at the engine.
     pub queue: Arc<Semaphore>,
-    /// Bytes of bodies that may be read at once.
+    /// KiB of bodies that may be read at once.
     pub bodies: Arc<Semaphore>,
+    /// KiB of values that they may be made of.
+    pub values: Arc<Semaphore>,
+    /// KiB of what is kept of answers.
+    pub answers: Arc<Semaphore>,
     keys: Option<(PathBuf, Mutex<Keys>)>,
     /// What TCP is spoken to through.
     pub tls: Option<Tls>,
@@ -167,6 +171,8 @@ impl Server {
             say: config.tell,
             queue: Arc::new(Semaphore::new(config.limits.queue)),
             bodies: Arc::new(Semaphore::new(config.limits.bodies.div_ceil(1024))),
+            values: Arc::new(Semaphore::new(config.limits.values / 1024)),
+            answers: Arc::new(Semaphore::new(config.limits.answers / 1024)),
             keys,
             tls,
             stage: Mutex::new(Stage::Loading(Instant::now())),
@@ -224,6 +230,8 @@ impl Shared {
     pub fn open(&self, facts: Facts, requests: UnboundedSender<Request>) {
         if !self.opened.swap(true, Ordering::SeqCst) {
             self.queue.add_permits(facts.places);
+            let kept = self.limits.kept(facts.places) * facts.context;
+            self.answers.add_permits(kept / 1024);
         }
         let mut stage = self.stage();
         *stage = Stage::Open(Open { facts: Arc::new(facts), clerk: ToClerk(requests) });

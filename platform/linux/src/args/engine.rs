@@ -5,7 +5,7 @@ use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use rill::experts::{POLICIES, Policy, policy};
 use rill::plan::KvFormat;
-use rill_linux::engine::{BudgetOptions, Engine, Memory, Note, Options};
+use rill_linux::engine::{Beside, BudgetOptions, Engine, Memory, Note, Options};
 use rill_linux::memory::{group_limit, parse_size};
 use rill_linux::model::Model;
 
@@ -120,16 +120,17 @@ impl EngineArgs {
     }
 
     /// Loads the model into `memory`, for `conversations` side by side unless the user asks for another
-    /// number, `beside` so many bytes that the program takes for itself.
+    /// number; `beside` says what the program takes for itself with so many.
     #[cfg(feature = "serve")]
     pub fn load_beside<'m>(
         &self,
         conversations: u32,
-        beside: u64,
+        beside: impl FnOnce(u32) -> Beside,
         memory: &'m mut Memory,
     ) -> Result<Engine<'m>, Failure> {
         let conversations = self.budget.conversations.map_or(conversations, NonZeroU32::get);
         let mut options = self.options(None);
+        let beside = beside(conversations);
         options.budget = BudgetOptions { conversations, beside, ..options.budget };
         load(&options, memory)
     }

@@ -6,11 +6,11 @@ use clap::builder::RangedU64ValueParser;
 use rill::engine::Engine as Core;
 use rill::seams::{Events, World};
 use rill_linux::clock::local_seconds;
-use rill_linux::engine::{Learned, Memory, Parts};
+use rill_linux::engine::{Beside, Learned, Memory, Parts};
 use rill_linux::memory::parse_size;
 use rill_serve::config::TlsFiles;
 use rill_serve::{
-    Config, Desk, Limits, Listen, Loaded, Machine, Memory as Divided, Server, Supervisor,
+    Config, Desk, Limits, Listen, Loaded, Machine, Memory as Divided, Server, Share, Supervisor,
 };
 
 use crate::args::EngineArgs;
@@ -78,7 +78,7 @@ struct LimitArgs {
           hide_short_help = true)]
     body: u64,
     /// Connections; more wait
-    #[arg(long, value_name = "N", default_value = "128", value_parser = at_least_one(),
+    #[arg(long, value_name = "N", default_value = "64", value_parser = at_least_one(),
           hide_short_help = true)]
     connections: u64,
     /// Seconds for answers under way after the server was asked to end
@@ -105,7 +105,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     if config.listen.is_empty() && supervisor.sockets.is_empty() {
         config.listen.push(Listen::Tcp(HERE));
     }
-    let beside = config.limits.memory();
+    let (limits, tls) = (config.limits, config.tls.is_some());
+    let beside = move |places| {
+        let Share { connections, requests, token, forms, word } = limits.memory(tls, places);
+        Beside { connections, requests, token, forms, word }
+    };
     let server = Server::bind_for(config, supervisor)?;
     for address in server.addresses() {
         tell(format_args!("listening at {address}"));
@@ -120,7 +124,7 @@ const CONVERSATIONS: u32 = 2;
 
 impl Args {
     /// Loads the model and answers until the server ends.
-    fn serve(&self, desk: Desk, beside: u64) -> Result<(), Failure> {
+    fn serve(&self, desk: Desk, beside: impl FnOnce(u32) -> Beside) -> Result<(), Failure> {
         let mut memory = Memory::new();
         let mut engine = self.engine.load_beside(CONVERSATIONS, beside, &mut memory)?;
         tell_failure(engine.recall());

@@ -27,8 +27,23 @@ pub struct BudgetOptions {
     pub conversations: u32,
     /// Beginnings of conversations that are kept for others; `None` to choose by the budget.
     pub prefixes: Option<u32>,
-    /// Bytes that the program takes besides what every program with a model does.
-    pub beside: u64,
+    /// What the program takes besides what every program with a model does.
+    pub beside: Beside,
+}
+
+/// Bytes that a server takes besides what every program with a model does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Beside {
+    /// For connections.
+    pub connections: u64,
+    /// For requests.
+    pub requests: u64,
+    /// The same for each token of the context.
+    pub token: u64,
+    /// For forms of answers.
+    pub forms: u64,
+    /// The same for each token of the vocabulary.
+    pub word: u64,
 }
 
 impl Default for BudgetOptions {
@@ -41,7 +56,7 @@ impl Default for BudgetOptions {
             kv: KvFormat::default(),
             conversations: 1,
             prefixes: None,
-            beside: 0,
+            beside: Beside::default(),
         }
     }
 }
@@ -54,11 +69,17 @@ impl BudgetOptions {
             None => memory::default_budget().map_err(LoadError::Free)?,
         };
         let threads = threads.or_else(|| available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+        let shape = &model.image.manifest.shape;
+        let most = Plan::DEFAULT_CONTEXT.min(shape.max_context);
+        let context = u64::from(self.context.unwrap_or(most));
+        let vocabulary = u64::from(shape.vocab);
         let overhead = Overhead {
             built_in: model.device.resident(),
             template: model.padded(Section::Template),
             threads: threads + model.device.threads(),
-            requests: self.beside,
+            connections: self.beside.connections,
+            requests: self.beside.requests.saturating_add(context * self.beside.token),
+            forms: self.beside.forms.saturating_add(vocabulary * self.beside.word),
         };
         let request = PlanRequest {
             arena: overhead.arena(total),

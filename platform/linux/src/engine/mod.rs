@@ -41,7 +41,7 @@ use rill::session::Session;
 use beginnings::Beginnings;
 pub use beginnings::BeginningsError;
 use budget::within;
-pub use budget::{Budget, BudgetOptions};
+pub use budget::{Beside, Budget, BudgetOptions};
 pub use error::LoadError;
 pub use memory::Memory;
 pub use overhead::Overhead;

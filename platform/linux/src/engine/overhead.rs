@@ -11,13 +11,25 @@ pub struct Overhead {
     pub template: u64,
     /// Threads that compute or read.
     pub threads: usize,
-    /// Bytes of a server's requests and connections.
+    /// Bytes of a server's connections.
+    pub connections: u64,
+    /// Bytes of its requests, from their bodies to their answers.
     pub requests: u64,
+    /// Bytes of the forms that answers must have.
+    pub forms: u64,
 }
 
 /// Names of the parts, in the order of [`Overhead::parts`].
-pub const PARTS: [&str; 6] =
-    ["program", "built-in model", "chat template", "threads", "requests", "page tables"];
+pub const PARTS: [&str; 8] = [
+    "program",
+    "built-in model",
+    "chat template",
+    "threads",
+    "connections",
+    "requests",
+    "forms of answers",
+    "page tables",
+];
 
 /// Code and what it links to, the data of the command line and of the tokenizer, queues, and the page
 /// tables of all this. 8.5 MiB were measured where a chat template is rendered; the rest is code that
@@ -32,7 +44,8 @@ impl Overhead {
     pub fn parts(&self, arena: u64) -> [(&'static str, u64); PARTS.len()] {
         let threads = (self.threads as u64).saturating_mul(THREAD);
         let tables = page_tables(arena, page_size() as u64);
-        let bytes = [PROGRAM, self.built_in, self.template, threads, self.requests, tables];
+        let Self { built_in, template, connections, requests, forms, .. } = *self;
+        let bytes = [PROGRAM, built_in, template, threads, connections, requests, forms, tables];
         std::array::from_fn(|part| (PARTS[part], bytes[part]))
     }
 
@@ -97,7 +110,7 @@ mod tests {
             built_in in 0_u64..64 << 20,
             threads in 0_usize..256,
         ) {
-            let overhead = Overhead { built_in, template: 0, threads, requests: 0 };
+            let overhead = Overhead { built_in, threads, ..Overhead::default() };
             let arena = overhead.arena(total);
             prop_assert!(arena == 0 || overhead.with(arena) <= total);
             prop_assert!(overhead.with(arena + 1) > total);

@@ -9,12 +9,13 @@ use serde_json::Value;
 use tokio::sync::mpsc::{Receiver, channel};
 use tokio::time::timeout;
 
+use super::held::{Given, Held};
 use super::spoken::{Reader, Spoken};
 use crate::calls::Call;
 use crate::clerk::PromptError;
 use crate::door::Guest;
 use crate::error::ApiError;
-use crate::form::Wanted;
+use crate::form::{NoForm, Wanted};
 use crate::job::{Account, EVENTS, Ending, Event, Job, Prompt, Style, Token, Trouble, Work};
 use crate::metrics::Outcome;
 use crate::server::{Open, Shared};
@@ -32,6 +33,8 @@ pub struct Answers {
     guest: Guest,
     /// Tokens of prompts and answers so far.
     spent: u64,
+    /// The room for what is kept of them.
+    held: Held,
 }
 
 /// One whole answer.
@@ -86,10 +89,11 @@ pub async fn form(
     let calls = matches!(wanted, Wanted::Calls(_));
     let vocab = open.facts.vocab;
     let made = open.clerk.ask(move |clerk| clerk.form(wanted, vocab)).await.ok_or_else(gone)?;
-    let form = made.map_err(|error| {
+    let form = made.map_err(|error| match error {
+        NoForm::Full => full(),
         // Of calls it is the full name of a field already.
-        let field = if calls { error.path } else { format!("{field}{}", error.path) };
-        ApiError::field(field, error.message)
+        NoForm::Wrong(error) if calls => ApiError::field(error.path, error.message),
+        NoForm::Wrong(error) => ApiError::field(format!("{field}{}", error.path), error.message),
     })?;
     if form.begins_at_once() {
         style.thinking = Some(0);
@@ -129,27 +133,30 @@ pub fn gone() -> ApiError {
     ApiError::later(StatusCode::SERVICE_UNAVAILABLE, 30, "the server is about to end")
 }
 
-/// Queues answers: of each prompt as many as `count`. Seeds count up from that of the style.
+fn full() -> ApiError {
+    let message = "as many answers wait as may: try again later";
+    ApiError::later(StatusCode::TOO_MANY_REQUESTS, 5, message).code("queue_full")
+}
+
+/// Queues answers, of which so many bytes are kept: of each prompt as many as `count`. Seeds count up from
+/// that of the style.
 pub fn start(
     shared: &Arc<Shared>,
     guest: Guest,
     prompts: Vec<Prompt>,
     count: usize,
     work: &Work,
+    bytes: usize,
 ) -> Result<Answers, ApiError> {
     let all = prompts.len() * count;
     if all > shared.limits.choices {
         let most = shared.limits.choices;
         return Err(ApiError::field("n", format!("{all} answers are more than {most}")));
     }
-    let full = || {
-        let message = "as many answers wait as may: try again later";
-        let error = ApiError::later(StatusCode::TOO_MANY_REQUESTS, 5, message);
-        error.code("queue_full")
-    };
     let places: Result<Vec<_>, _> =
         (0..all).map(|_| Arc::clone(&shared.queue).try_acquire_owned()).collect();
     let mut places = places.map_err(|_| full())?;
+    let held = Held::take(&shared.answers, bytes).ok_or_else(full)?;
     let (tell, events) = channel(EVENTS * all.max(1));
     let asked = Instant::now();
     for (choice, place) in places.drain(..).enumerate() {
@@ -171,18 +178,23 @@ pub fn start(
         }
     }
     let shared = Arc::clone(shared);
-    Ok(Answers { events, open: all, count: all, shared, guest, spent: 0 })
+    Ok(Answers { events, open: all, count: all, shared, guest, spent: 0, held })
 }
 
-/// Queues answers of a style.
+/// Queues answers of a style, which are given like this.
 pub fn answer(
     shared: &Arc<Shared>,
     guest: Guest,
     prompts: Vec<Prompt>,
     count: usize,
-    style: Style,
+    mut style: Style,
+    given: Given,
 ) -> Result<Answers, ApiError> {
-    start(shared, guest, prompts, count, &Work::Answer(Box::new(style)))
+    let context = shared.model().map_or(0, |open| open.facts.context);
+    let shortest = prompts.iter().map(|prompt| prompt.tokens.len()).min().unwrap_or(0);
+    let left = context.saturating_sub(shortest) as u64;
+    let bytes = given.bound(&mut style, left, prompts.len() * count, shared.limits.logprobs);
+    start(shared, guest, prompts, count, &Work::Answer(Box::new(style)), bytes)
 }
 
 impl Answers {
@@ -227,8 +239,8 @@ impl Answers {
         self.shared.metrics.answer(outcome);
     }
 
-    /// All of them, whole.
-    pub async fn whole(mut self) -> Result<Vec<Whole>, ApiError> {
+    /// All of them, whole, and the room for them.
+    pub async fn whole(mut self) -> Result<(Vec<Whole>, Held), ApiError> {
         let mut all = vec![Whole::default(); self.count];
         let mut readers = vec![Reader::default(); self.count];
         while let Some((choice, event)) = self.next().await {
@@ -248,7 +260,12 @@ impl Answers {
                 Event::Failed(trouble) => return Err(trouble.into()),
             }
         }
-        Ok(all)
+        Ok((all, self.held.clone()))
+    }
+
+    /// The room for them.
+    pub fn held(&self) -> Held {
+        self.held.clone()
     }
 }
 

@@ -7,12 +7,12 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Request, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde_json::json;
 
 use super::ask::{self, gone};
+use super::held::ANSWER;
 use super::openai::shape;
 use super::{Asked, Server, messages};
 use crate::error::ApiError;
@@ -21,6 +21,9 @@ use crate::server::Shared;
 
 /// Most choices, and most tokens of one.
 const MOST: usize = 64;
+
+/// Bytes of what is said of a choice, beside its text.
+const CHOICE: usize = 1 << 10;
 
 /// Weighs choices.
 pub async fn decide(State(shared): Server, request: Request) -> Response {
@@ -61,8 +64,11 @@ async fn answer(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiE
     }
     drop(room);
     let tokens = prompt.tokens.len();
-    let answers = ask::start(shared, guest, vec![prompt], 1, &Work::Decide(encoded))?;
-    let whole = answers.whole().await?;
+    // Each text, its tokens and its part of the response.
+    let texts: usize = choices.iter().map(|text| 3 * text.len() + CHOICE).sum();
+    let bytes = ANSWER + texts + longest * size_of::<u32>() * choices.len();
+    let answers = ask::start(shared, guest, vec![prompt], 1, &Work::Decide(encoded), bytes)?;
+    let (whole, held) = answers.whole().await?;
     let logprobs = whole.first().map_or(&[][..], |whole| &whole.decided);
     let best = logprobs.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let weights: Vec<f64> = logprobs.iter().map(|l| f64::from(l - best).exp()).collect();
@@ -78,5 +84,5 @@ async fn answer(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiE
         "choices": each.collect::<Vec<_>>(),
         "usage": {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens},
     });
-    Ok(Json(body).into_response())
+    Ok(held.respond(&body))
 }

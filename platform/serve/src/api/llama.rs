@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::ask::{self, gone};
+use super::held::Given;
 use super::openai::shape::{event, logprob, text};
 use super::stream::{Writer, respond};
 use super::{Asked, Server, model, sampling};
@@ -49,18 +50,20 @@ async fn continued(shared: &Arc<Shared>, request: Request) -> Result<Response, A
     ask::form(&open, field, grammar.or(schema), &mut style).await?;
     drop(room);
     let name = open.facts.name.clone();
-    let answers = ask::answer(shared, guest, vec![prompt], 1, style)?;
+    let given = Given::new(streams);
+    let answers = ask::answer(shared, guest, vec![prompt], 1, style, given)?;
     if streams {
         return Ok(respond(answers, Pieces { name }));
     }
-    let whole = answers.whole().await?.pop().unwrap_or_default();
+    let (mut whole, held) = answers.whole().await?;
+    let whole = whole.pop().unwrap_or_default();
     let mut body =
         whole.account.as_ref().map(|account| summary(&name, account)).unwrap_or_default();
     body["content"] = whole.text.into();
     if !whole.tokens.is_empty() {
         body["completion_probabilities"] = probabilities(&whole.tokens);
     }
-    Ok(Json(body).into_response())
+    Ok(held.respond(&body))
 }
 
 async fn prompt(open: &Open, fields: &mut Fields) -> Result<Prompt, ApiError> {

@@ -7,6 +7,7 @@
 //! - `operator`: how the server is, for its operator's page;
 //! - `decide`: how likely each of some answers is;
 //! - `ask`: what all of them have in common: from a request to answers under way;
+//! - `held`: what is kept of answers until whoever asked has read them;
 //! - `sampling`: how tokens are chosen, in every dialect's words;
 //! - `messages`: conversations as clients send them;
 //! - `tools`: tools that an answer may call, as clients describe them;
@@ -15,6 +16,7 @@
 
 mod ask;
 mod decide;
+pub mod held;
 mod kiosk;
 mod llama;
 mod messages;

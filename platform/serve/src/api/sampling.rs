@@ -17,6 +17,7 @@ pub fn advised(shared: &Shared, open: &Open) -> Style {
         biases: Vec::new(),
         stops: Vec::new(),
         most: shared.limits.tokens,
+        most_bytes: u64::MAX,
         tells_thinking: false,
         thinking: None,
         form: None,

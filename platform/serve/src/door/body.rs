@@ -9,11 +9,16 @@ use futures_util::StreamExt;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
+use super::weight::weigh;
 use crate::error::ApiError;
 use crate::server::Shared;
 
-/// What a body takes of the room for all bodies.
-pub type Room = OwnedSemaphorePermit;
+/// What a body takes of the room for all bodies, and its values of that for all values.
+#[derive(Debug)]
+pub struct Room {
+    _bytes: OwnedSemaphorePermit,
+    _values: OwnedSemaphorePermit,
+}
 
 /// The bytes of a body: at most as many as the limits say (413), in the time that they say (408).
 pub async fn read(
@@ -51,7 +56,15 @@ pub async fn read(
             }
             bytes.extend_from_slice(&part);
         }
-        Ok((bytes, room))
+        let weight = weigh(&bytes).div_ceil(1024);
+        if weight > shared.limits.values / 1024 {
+            let message = "the body has more values in it than are taken";
+            return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message));
+        }
+        // Who has room for values waits for nothing more.
+        let values = Arc::clone(&shared.values).acquire_many_owned(weight as u32).await;
+        let values = values.map_err(|_| ApiError::bad("the server is about to end"))?;
+        Ok((bytes, Room { _bytes: room, _values: values }))
     };
     timeout(arrival, reading).await.unwrap_or_else(|_| Err(late(arrival)))
 }

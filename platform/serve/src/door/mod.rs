@@ -5,6 +5,7 @@ mod guard;
 mod patient;
 mod socket;
 mod tls;
+mod weight;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
@@ -40,6 +41,14 @@ use patient::Patient;
 pub use body::{Room, read};
 pub use guard::Guest;
 pub use tls::{Tls, TlsError};
+
+/// What hyper reads into and writes from, at the least.
+pub const LEAST_BUFFER: usize = 8 << 10;
+/// Bytes that TLS keeps for a connection: a record as it comes and as it is read, as many that are to be
+/// sent, and the greeting.
+pub const TLS_BUFFERS: usize = 96 << 10;
+/// Bytes that wait to be encrypted, and those that wait to be sent.
+const TLS_WAITING: usize = 16 << 10;
 
 /// How a request reached the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -254,7 +263,9 @@ async fn admit<L: Accept>(listener: L, router: Router, shared: Arc<Shared>, room
                     match shared.tls.as_ref().filter(|_| L::IS_OPEN) {
                         None => connection(stream, router, &shared).await,
                         Some(tls) => {
-                            let greeting = tls.acceptor().accept(stream);
+                            let greeting = tls.acceptor().accept_with(stream, |tls| {
+                                tls.set_buffer_limit(Some(TLS_WAITING));
+                            });
                             // Who does not greet in time, or in another language, is not spoken to.
                             if let Ok(Ok(stream)) = timeout(shared.limits.arrival, greeting).await {
                                 connection(stream, router, &shared).await;
@@ -280,7 +291,7 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(limits.arrival)
-        .max_buf_size(limits.head.max(8 << 10))
+        .max_buf_size(limits.head.max(LEAST_BUFFER))
         .half_close(false);
     let io = TokioIo::new(Patient::new(stream, limits.patience));
     let mut connection = pin!(http.serve_connection(io, TowerToHyperService::new(router)));

@@ -8,11 +8,8 @@ use sha2::{Digest, Sha256};
 
 use super::{Form, Wanted};
 
-/// Most bytes of RAM for the forms that are kept.
-pub const MOST_BYTES: usize = 2 << 20;
-/// Bytes that a form takes at most beside those for its text, and for each byte of its text.
-const FORM: usize = 128 << 10;
-const TEXT: usize = 64;
+/// Most bytes of the forms that are kept.
+const MOST_BYTES: usize = 2 << 20;
 
 /// What tells a form from others.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -38,8 +35,8 @@ impl Key {
 /// The forms that were asked for last.
 #[derive(Default)]
 pub struct Cache {
-    /// With their bytes, the last one first.
-    forms: VecDeque<(Key, usize, Arc<Form>)>,
+    /// The last one first.
+    forms: VecDeque<(Key, Arc<Form>)>,
 }
 
 impl Cache {
@@ -47,22 +44,26 @@ impl Cache {
     pub fn find(&mut self, key: Key) -> Option<Arc<Form>> {
         let at = self.forms.iter().position(|(other, ..)| *other == key)?;
         let found = self.forms.remove(at)?;
-        let form = Arc::clone(&found.2);
+        let form = Arc::clone(&found.1);
         self.forms.push_front(found);
         Some(form)
     }
 
-    /// Keeps a form whose texts have so many bytes, in the place of those that were asked for longest ago;
-    /// not one that is too large for that.
-    pub fn keep(&mut self, key: Key, text: usize, form: &Arc<Form>) {
-        let bytes = text.saturating_mul(TEXT).saturating_add(FORM);
-        if bytes > MOST_BYTES {
+    /// Keeps a form in the place of those that were asked for longest ago; not one that is too large for
+    /// that.
+    pub fn keep(&mut self, key: Key, form: &Arc<Form>) {
+        if form.bytes > MOST_BYTES {
             return;
         }
-        self.forms.push_front((key, bytes, Arc::clone(form)));
-        while self.forms.iter().map(|(_, bytes, _)| bytes).sum::<usize>() > MOST_BYTES {
-            self.forms.pop_back();
+        self.forms.push_front((key, Arc::clone(form)));
+        while self.forms.iter().map(|(_, form)| form.bytes).sum::<usize>() > MOST_BYTES {
+            self.forget();
         }
+    }
+
+    /// Forgets the form that was asked for longest ago; says whether there was one.
+    pub fn forget(&mut self) -> bool {
+        self.forms.pop_back().is_some()
     }
 }
 
@@ -73,6 +74,7 @@ mod tests {
     use llguidance::{Matcher, ParserFactory};
     use serde_json::json;
 
+    use super::super::Made;
     use super::*;
 
     fn key(number: usize) -> Key {
@@ -84,19 +86,21 @@ mod tests {
         let environment = ApproximateTokEnv::single_byte_env();
         let factory = ParserFactory::new_simple(&environment).expect("it can be made");
         let grammar = TopLevelGrammar::from_lark("start: \"x\"".into());
-        let form = Arc::new(Form::new(Matcher::new(factory.create_parser(grammar)), None));
+        let matcher = Matcher::new(factory.create_parser(grammar));
+        let form = |bytes| Arc::new(Form::new(Made { matcher: matcher.deep_clone(), bytes }, None));
+        let room = 16;
+        let each = form(MOST_BYTES / room);
         let mut cache = Cache::default();
-        let room = MOST_BYTES / (FORM + 10 * TEXT);
         for number in 0..room {
-            cache.keep(key(number), 10, &form);
+            cache.keep(key(number), &each);
         }
         // What is asked for again stays; of the others the oldest goes.
         assert!(cache.find(key(0)).is_some());
-        cache.keep(key(room), 10, &form);
+        cache.keep(key(room), &each);
         assert!(cache.find(key(1)).is_none());
         assert!([0, 2, room].into_iter().all(|number| cache.find(key(number)).is_some()));
         // One that is larger than all room drives none out.
-        cache.keep(key(room + 1), MOST_BYTES / TEXT, &form);
+        cache.keep(key(room + 1), &form(MOST_BYTES + 1));
         assert!(cache.find(key(room + 1)).is_none() && cache.find(key(0)).is_some());
     }
 

@@ -11,8 +11,11 @@ use super::calls::{Calls, Tool};
 
 /// The deepest form that is compiled. [`STACK`] suffices for it.
 pub const MOST: usize = 1000;
-/// Bytes of stack for a thread that compiles forms: a level takes some 4 KiB of it, and 20 KiB in a
-/// program that is not optimised. What is not used is no memory.
+/// Bytes of stack that a level takes.
+const LEVEL: usize = if cfg!(debug_assertions) { 20 << 10 } else { 4 << 10 };
+/// Most bytes of stack that are used.
+pub const USED: usize = MOST * LEVEL;
+/// Bytes of stack for a thread that compiles forms. What is not used is no memory.
 pub const STACK: usize = 64 << 20;
 
 /// The depth of a schema: its nesting, and that of everything it refers to.

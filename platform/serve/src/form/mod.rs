@@ -6,6 +6,7 @@ mod calls;
 mod depth;
 mod forced;
 mod gbnf;
+mod room;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -17,11 +18,12 @@ use llguidance::toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTr
 use llguidance::{Matcher, ParserFactory};
 use rill::draft::{Drafter, Guess};
 use rill::tokenizer::Tokenizer;
+use room::Part;
 use serde_json::{Value, json};
 
-pub use cache::MOST_BYTES as CACHE_BYTES;
 pub use calls::{Calls, Marks, Tool};
 pub use depth::STACK;
+pub use room::Room;
 
 /// A form that an answer must have.
 #[derive(Debug, Clone)]
@@ -35,6 +37,19 @@ pub enum Wanted {
 }
 
 impl Wanted {
+    /// Bytes of the schemas or the grammar.
+    fn bytes(&self) -> usize {
+        let len = |schema: &Value| schema.to_string().len();
+        match self {
+            Self::Schema(schema) => len(schema),
+            Self::Grammar(text) => text.len(),
+            Self::Calls(calls) => {
+                let other = calls.other.iter().map(|(_, schema)| len(schema));
+                calls.tools.iter().map(calls::bytes).chain(other).fold(0, usize::saturating_add)
+            }
+        }
+    }
+
     /// Any JSON object.
     pub fn object() -> Self {
         Self::Schema(json!({"type": "object"}))
@@ -51,20 +66,40 @@ pub struct FormError {
     pub message: String,
 }
 
+/// Why there is no form.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoForm {
+    /// There can be none.
+    #[error("{}", .0.message)]
+    Wrong(FormError),
+    /// Those that wait and are at work have all the room that there is.
+    #[error("there is no room for it beside others")]
+    Full,
+}
+
+impl From<FormError> for NoForm {
+    fn from(error: FormError) -> Self {
+        Self::Wrong(error)
+    }
+}
+
 /// Makes forms for one vocabulary.
 pub struct Forms {
     factory: ParserFactory,
     marks: Option<Marks>,
+    room: Room,
     known: Cache,
 }
 
 impl Forms {
-    /// For a vocabulary whose answers end with `end`, with what begins and ends calls.
+    /// For a vocabulary whose answers end with `end`, with what begins and ends calls; all of them take as
+    /// much as there is `room` for.
     pub fn new(
         tokenizer: &Tokenizer<'_>,
         vocab: u32,
         end: u32,
         marks: Option<Marks>,
+        room: Room,
     ) -> Result<Self, String> {
         let known = u32::try_from(tokenizer.len()).unwrap_or(u32::MAX).min(vocab);
         let is_mark = |id| marks.is_some_and(|marks| id == marks.begin || id == marks.end);
@@ -83,26 +118,41 @@ impl Forms {
         let limits = factory.limits_mut();
         limits.max_grammar_size = MOST_SYMBOLS;
         limits.max_lexer_states = MOST_STATES;
-        Ok(Self { factory, marks, known: Cache::default() })
+        limits.initial_lexer_fuel = MOST_WORK;
+        Ok(Self { factory, marks, room, known: Cache::default() })
     }
 
     /// What an answer of a form begins with, written with the tokens of `tokenizer`; an error where there
     /// can be no such answer. It takes up to [`STACK`] bytes of the thread's stack, and nothing where the
     /// same was asked for of late.
-    pub fn form(
-        &mut self,
-        wanted: Wanted,
-        tokenizer: &Tokenizer<'_>,
-    ) -> Result<Arc<Form>, FormError> {
+    pub fn form(&mut self, wanted: Wanted, tokenizer: &Tokenizer<'_>) -> Result<Arc<Form>, NoForm> {
         let key = Key::of(&wanted);
         if let Some(form) = self.known.find(key) {
             return Ok(form);
         }
-        let bytes = bound(&wanted)?;
+        bound(&wanted)?;
+        let text = wanted.bytes();
         let mut form = self.begin(wanted)?;
-        form.force(tokenizer);
+        form.bytes += form.force(tokenizer) * FORCED + text * COPY;
+        if form.bytes > MOST_AT_WORK {
+            let message = format!(
+                "it takes {} bytes of RAM once it is compiled, and at most {MOST_AT_WORK} are given: make \
+                 it shorter",
+                form.bytes
+            );
+            return Err(FormError { path: String::new(), message }.into());
+        }
+        form.bytes += text * SHARED;
+        // Those that are only kept make room for it.
+        form.part = loop {
+            match self.room.take(form.bytes) {
+                Some(part) => break Some(part),
+                None if self.known.forget() => {}
+                None => return Err(NoForm::Full),
+            }
+        };
         let form = Arc::new(form);
-        self.known.keep(key, bytes, &form);
+        self.known.keep(key, &form);
         Ok(form)
     }
 
@@ -110,7 +160,7 @@ impl Forms {
         let whole = |message| FormError { path: String::new(), message };
         match wanted {
             Wanted::Schema(schema) => match self.schema(schema.clone()) {
-                Ok(matcher) => Ok(Form::new(matcher, None)),
+                Ok(made) => Ok(Form::new(made, None)),
                 Err(message) => Err(blame::find(self, &schema, message)),
             },
             Wanted::Grammar(text) => {
@@ -139,48 +189,73 @@ impl Forms {
         }
     }
 
-    fn schema(&self, schema: Value) -> Result<Matcher, String> {
+    fn schema(&self, schema: Value) -> Result<Made, String> {
         self.matcher(TopLevelGrammar::from_json_schema(strict(schema, false)))
     }
 
-    fn matcher(&self, grammar: TopLevelGrammar) -> Result<Matcher, String> {
-        let matcher = Matcher::new(self.factory.create_parser(grammar));
+    fn matcher(&self, grammar: TopLevelGrammar) -> Result<Made, String> {
+        let parser = self.factory.create_parser(grammar);
+        let recogniser = parser.as_ref().map_or(0, |parser| parser.parser.lexer_stats().num_bytes);
+        let matcher = Matcher::new(parser);
         match matcher.get_error() {
-            None => Ok(matcher),
+            None => Ok(Made { matcher, bytes: BESIDE + recogniser }),
             Some(error) => Err(said(error)),
         }
     }
 }
 
+/// What was made of a form, and the bytes that it takes, but for those that go with its text.
+struct Made {
+    matcher: Matcher,
+    bytes: usize,
+}
+
 /// Most bytes of a schema or a grammar, and of the schemas of all tools: what is made of them takes many
-/// times as many.
-const MOST_BYTES: usize = 128 << 10;
+/// times as many. Prompts are hardly longer.
+const MOST_BYTES: usize = 32 << 10;
 /// Most symbols in the rules of a form.
 const MOST_SYMBOLS: usize = 100_000;
-/// Most states of what recognises the texts of a form, of some 2 KiB each.
-const MOST_STATES: usize = 20_000;
+/// Most states of what recognises the texts of a form, and bytes of one.
+const MOST_STATES: usize = 2048;
+const STATE: usize = 2 << 10;
+/// Most work to make it, in steps of the library.
+const MOST_WORK: u64 = 500_000;
 
-/// Refuses what is too long or goes too deep; says how many bytes the texts of others have.
-fn bound(wanted: &Wanted) -> Result<usize, FormError> {
-    let len = |schema: &Value| schema.to_string().len();
-    let (path, depth, bytes) = match wanted {
-        Wanted::Schema(schema) => (String::new(), depth::of_schema(schema), len(schema)),
-        Wanted::Grammar(text) if gbnf::is_gbnf(text) => (String::new(), 0, text.len()),
-        Wanted::Grammar(text) => (String::new(), depth::of_grammar(text), text.len()),
+// Bytes of the heap, measured with schemas and grammars of every kind and rounded up: those of a form that
+// says nothing; for each byte of its text, in a copy and in what all copies share; for each byte that must
+// come; and while it is made, for each byte of its text.
+const BESIDE: usize = 128 << 10;
+const COPY: usize = 32;
+const SHARED: usize = 170;
+const FORCED: usize = 384;
+const MAKING: usize = 768;
+
+/// Most bytes of a form at work, but for what it grows by.
+pub const MOST_AT_WORK: usize = 3 << 20;
+/// Most bytes by which its states grow.
+pub const MOST_GROWTH: usize = MOST_STATES * STATE;
+/// Bytes by which it grows for each token of the answer.
+pub const TOKEN_GROWTH: usize = 1 << 10;
+/// Most bytes that it takes to make one, one after the other, and of the stack for that.
+pub const MOST_MAKING: usize = MOST_BYTES * MAKING + depth::USED;
+
+/// Refuses what is too long or goes too deep.
+fn bound(wanted: &Wanted) -> Result<(), FormError> {
+    let bytes = wanted.bytes();
+    let (path, depth) = match wanted {
+        Wanted::Schema(schema) => (String::new(), depth::of_schema(schema)),
+        Wanted::Grammar(text) if gbnf::is_gbnf(text) => (String::new(), 0),
+        Wanted::Grammar(text) => (String::new(), depth::of_grammar(text)),
         Wanted::Calls(calls) => {
             let tool = calls.tools.iter().find(|tool| depth::of_tool(tool) > depth::MOST);
             let other = calls.other.as_ref();
             let path = tool.map(|tool| &tool.path).or(other.map(|(path, _)| path));
-            let tools = calls.tools.iter().map(calls::bytes);
-            let other = other.map(|(_, schema)| len(schema));
-            let bytes = tools.chain(other).fold(0, usize::saturating_add);
             let path = path.cloned().unwrap_or_default();
             let path = if bytes > MOST_BYTES { "tools".into() } else { path };
-            (path, depth::of_calls(calls), bytes)
+            (path, depth::of_calls(calls))
         }
     };
-    limit(path, depth, bytes)?;
-    Ok(bytes)
+    limit(path, depth, bytes)
 }
 
 /// Refuses what has so many levels and so many bytes, if those are too many.
@@ -225,6 +300,10 @@ pub struct Form {
     is_free: bool,
     /// Tokens that must come, the next one first: nothing else is allowed in their places.
     forced: VecDeque<u32>,
+    /// Bytes that it takes, with what its copies share.
+    bytes: usize,
+    /// Its part of the room for all; a copy has none.
+    part: Option<Part>,
 }
 
 /// What begins a form in the middle of an answer.
@@ -237,10 +316,11 @@ struct Gate {
 }
 
 impl Form {
-    fn new(matcher: Matcher, gate: Option<Gate>) -> Self {
+    fn new(Made { matcher, bytes }: Made, gate: Option<Gate>) -> Self {
         let fresh = gate.filter(|gate| gate.again).map(|_| matcher.deep_clone());
         let (mask, forced, is_free) = (SimpleVob::new(), VecDeque::new(), gate.is_some());
-        Self { fresh, matcher, mask, gate, is_free, forced }
+        let bytes = bytes * if fresh.is_some() { 2 } else { 1 };
+        Self { fresh, matcher, mask, gate, is_free, forced, bytes, part: None }
     }
 
     /// Whether an answer begins with it.
@@ -291,16 +371,18 @@ impl Form {
     }
 
     /// Finds out whether there is no choice of the next tokens. A model is used to the tokens that its
-    /// tokenizer writes a text with: they are the only ones then, and no mask is computed for them.
-    fn force(&mut self, tokenizer: &Tokenizer<'_>) {
+    /// tokenizer writes a text with: they are the only ones then, and no mask is computed for them. Says how
+    /// many bytes have no choice.
+    fn force(&mut self, tokenizer: &Tokenizer<'_>) -> usize {
         if self.is_free || !self.forced.is_empty() || self.matcher.is_stopped() {
-            return;
+            return 0;
         }
         // What goes wrong is said by the next mask.
         let bytes = self.matcher.compute_ff_bytes();
         if let Ok(environment) = self.matcher.tok_env() {
             self.forced.extend(forced::tokens(&bytes, tokenizer, environment.tok_trie()));
         }
+        bytes.len()
     }
 }
 
@@ -339,6 +421,8 @@ impl Clone for Form {
             gate: self.gate,
             is_free: self.is_free,
             forced: self.forced.clone(),
+            bytes: self.bytes,
+            part: None,
         }
     }
 }

@@ -60,6 +60,8 @@ pub struct Task {
     first: Option<Instant>,
     cached: usize,
     tokens: u64,
+    /// Bytes of those tokens.
+    bytes: u64,
     /// Since when its client does not read.
     stuck: Option<Instant>,
 }
@@ -125,6 +127,7 @@ impl<'l, 'a> Place<'l, 'a> {
             first: None,
             cached,
             tokens: 0,
+            bytes: 0,
             stuck: None,
         }));
     }
@@ -308,7 +311,7 @@ impl Task {
         };
         let mut sent = 0;
         loop {
-            if self.tokens >= style.most {
+            if self.tokens >= style.most || self.bytes >= style.most_bytes {
                 return Ok(Some(Ending::Length));
             }
             if speech.has_thought_enough() {
@@ -341,6 +344,7 @@ impl Task {
             }
             self.tokens += 1;
             let tokenizer = engine.tokenizer();
+            self.bytes += tokenizer.piece(sample.id).len() as u64;
             let named = |id, logprob| Token { id, bytes: tokenizer.piece(id).to_vec(), logprob };
             let token = sample.logprobs.map(|Logprobs { chosen, best }| {
                 let best = best.iter().map(|best| named(best.id, best.logprob)).collect();

@@ -4,7 +4,8 @@ use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use rill_linux::engine::Engine;
-use rill_serve::form::{Calls, Forms, Marks, Tool, Wanted};
+use rill_serve::Limits;
+use rill_serve::form::{Calls, Forms, Marks, Room, Tool, Wanted};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -72,10 +73,11 @@ fn walk(engine: &Engine<'_>, example: &Example) -> Result<Walk, String> {
     let (tokenizer, chat) = (engine.session.tokenizer(), engine.session.chat());
     let vocab = engine.image.manifest.shape.vocab;
     let end = chat.close.or(chat.stops.first().copied()).ok_or("no token ends an answer")?;
-    let mut forms = Forms::new(tokenizer, vocab, end, Marks::of(tokenizer))?;
+    let room = Room::new(Limits::default().forms);
+    let mut forms = Forms::new(tokenizer, vocab, end, Marks::of(tokenizer), room)?;
     let start = Instant::now();
     let made = forms.form(example.wanted.clone(), tokenizer);
-    let mut form = made.map_err(|error| error.message)?.as_ref().clone();
+    let mut form = made.map_err(|error| error.to_string())?.as_ref().clone();
     let mut walk = Walk { compile: start.elapsed(), masks: Vec::new(), forced: 0 };
     let known = u32::try_from(tokenizer.len()).unwrap_or(u32::MAX).min(vocab);
     let mut rest = example.text.as_bytes();

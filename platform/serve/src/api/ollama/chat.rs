@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
 use crate::api::ask::{self, Answers};
+use crate::api::held::Given;
 use crate::api::spoken::{Reader, Spoken};
 use crate::api::stream::{Writer, respond};
 use crate::api::tools::{self, Shape};
@@ -81,7 +82,7 @@ async fn converse(shared: &Arc<Shared>, request: Request) -> Result<Response, Ap
     ask::form(&open, "format", wanted, &mut style).await?;
     let prompt = ask::conversation(&open, "messages", messages, shown).await?;
     drop(room);
-    let answers = ask::answer(shared, guest, vec![prompt], 1, style)?;
+    let answers = ask::answer(shared, guest, vec![prompt], 1, style, Given::new(streams))?;
     answer(&open, answers, streams, Form::Chat).await
 }
 
@@ -111,7 +112,7 @@ async fn continued(shared: &Arc<Shared>, request: Request) -> Result<Response, A
         ask::conversation(&open, "prompt", system.into_iter().chain([user]).collect(), None).await?
     };
     drop(room);
-    let answers = ask::answer(shared, guest, vec![prompt], 1, style)?;
+    let answers = ask::answer(shared, guest, vec![prompt], 1, style, Given::new(streams))?;
     answer(&open, answers, streams, Form::Generate).await
 }
 
@@ -177,12 +178,13 @@ async fn answer(
     if streams {
         return Ok(respond(answers, lines));
     }
-    let whole = answers.whole().await?.pop().unwrap_or_default();
+    let (mut whole, held) = answers.whole().await?;
+    let whole = whole.pop().unwrap_or_default();
     let mut body = lines.line(whole.thinking.trim_end(), &whole.text, &whole.calls);
     if let Some(account) = &whole.account {
         finish(&mut body, account);
     }
-    Ok(Json(body).into_response())
+    Ok(held.respond(&body))
 }
 
 /// A stream of lines.

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Request, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde_json::{Map, Value, json};
 
 use super::shape::{CallIds, DECORATION, DONE, Head, event, reason, token_logprobs, usage};
 use crate::api::ask::{self, Whole};
+use crate::api::held::Given;
 use crate::api::spoken::{Reader, Spoken};
 use crate::api::stream::{Writer, respond};
 use crate::api::tools::{self, Shape};
@@ -56,20 +56,21 @@ pub async fn complete_chat(shared: &Arc<Shared>, asked: Asked) -> Result<Respons
     ask::form(&open, &field, wanted, &mut order.style).await?;
     let prompt = ask::conversation(&open, "messages", messages, shown).await?;
     drop(room);
-    let answers = ask::answer(shared, guest, vec![prompt], order.count, order.style)?;
+    let given = Given::new(order.streams);
+    let answers = ask::answer(shared, guest, vec![prompt], order.count, order.style, given)?;
     let object = if order.streams { "chat.completion.chunk" } else { "chat.completion" };
     let head = Head::new(shared, &open.facts, "chatcmpl", object);
     if order.streams {
         return Ok(respond(answers, Chunks::new(head, order.count, order.counts)));
     }
-    let whole = answers.whole().await?;
+    let (whole, held) = answers.whole().await?;
     let mut ids = head.call_ids();
     let choices =
         whole.iter().enumerate().map(|(index, whole)| choice(index, whole, &mut ids)).collect();
     let mut body = head.with(choices);
     let accounts = whole.iter().filter_map(|whole| whole.account.as_ref());
     body["usage"] = usage(accounts, order.count);
-    Ok(Json(body).into_response())
+    Ok(held.respond(&body))
 }
 
 fn order(shared: &Shared, open: &Open, fields: &mut Fields) -> Result<Order, ApiError> {

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Request, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde_json::{Map, Value, json};
 
 use super::shape::{DECORATION, DONE, Head, event, logprob, reason, text, usage};
 use crate::api::ask::{self, Whole};
+use crate::api::held::Given;
 use crate::api::stream::{Writer, respond};
 use crate::api::{Asked, Server, sampling};
 use crate::error::ApiError;
@@ -39,7 +39,8 @@ async fn answer(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiE
     let prompts = prompts(shared, &open, wanted).await?;
     drop(room);
     let all = prompts.len() * order.count;
-    let answers = ask::answer(shared, guest, prompts, order.count, order.style)?;
+    let given = Given::new(order.streams);
+    let answers = ask::answer(shared, guest, prompts, order.count, order.style, given)?;
     let head = Head::new(shared, &open.facts, "cmpl", "text_completion");
     if order.streams {
         let pieces = Pieces {
@@ -52,7 +53,7 @@ async fn answer(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiE
         };
         return Ok(respond(answers, pieces));
     }
-    let whole = answers.whole().await?;
+    let (whole, held) = answers.whole().await?;
     let choice = |(index, whole): (usize, &Whole)| {
         let mut offset = 0;
         json!({
@@ -65,7 +66,7 @@ async fn answer(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiE
     let mut body = head.with(whole.iter().enumerate().map(choice).collect());
     let accounts = whole.iter().filter_map(|whole| whole.account.as_ref());
     body["usage"] = usage(accounts, order.count);
-    Ok(Json(body).into_response())
+    Ok(held.respond(&body))
 }
 
 fn order(shared: &Shared, open: &Open, fields: &mut Fields) -> Result<Order, ApiError> {

@@ -1,6 +1,8 @@
 //! What a response has in it: items, and the events by which a stream tells of them.
 
-use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value, json};
 
 use super::shape::{CallIds, token_logprobs};
 use crate::api::spoken::{Reader, Spoken};
@@ -16,14 +18,16 @@ use crate::server::{Shared, seconds};
 #[derive(Debug, Clone)]
 pub struct Frame {
     body: Value,
+    /// What the request says, as JSON: values take many times as many bytes.
+    said: String,
     ids: CallIds,
 }
 
 impl Frame {
-    /// Of the response to a request.
-    pub fn new(shared: &Shared, facts: &Facts, fields: &Fields) -> Self {
+    /// Of the response to a request, which says again what the request says.
+    pub fn new(shared: &Shared, facts: &Facts, fields: &Fields) -> Result<Self, ApiError> {
         let id = shared.id("resp").replace('-', "_");
-        let mut body = json!({
+        let body = json!({
             "id": id,
             "object": "response",
             "created_at": seconds(),
@@ -37,8 +41,7 @@ impl Frame {
             "store": false,
             "usage": null,
         });
-        // What the request says is said again.
-        let said = json!({
+        let defaults = json!({
             "instructions": null,
             "max_output_tokens": null,
             "metadata": {},
@@ -54,11 +57,25 @@ impl Frame {
             "truncation": "disabled",
             "user": null,
         });
-        for (name, default) in said.as_object().into_iter().flatten() {
-            body[name] = fields.peek(name).unwrap_or(default).clone();
+        let defaults = defaults.as_object().into_iter().flatten();
+        let said: BTreeMap<_, _> =
+            defaults.map(|(name, or)| (name, fields.peek(name).unwrap_or(or))).collect();
+        let said = json!(said).to_string();
+        if said.len() > shared.limits.echo {
+            let (len, most) = (said.len(), shared.limits.echo);
+            let message = format!(
+                "what the response says again of its request (instructions, tools, text, metadata) has \
+                 {len} bytes, and at most {most} are taken"
+            );
+            return Err(ApiError::bad(message));
         }
         let of = id.trim_start_matches("resp_").to_owned();
-        Self { body, ids: CallIds::new(of) }
+        Ok(Self { body, said, ids: CallIds::new(of) })
+    }
+
+    /// Bytes of what it says again.
+    pub fn said(&self) -> usize {
+        self.said.len()
     }
 }
 
@@ -155,6 +172,11 @@ impl Events {
     /// The response as it is.
     pub fn response(&self) -> Value {
         let mut body = self.frame.body.clone();
+        // It was written here.
+        let said: Map<String, Value> = serde_json::from_str(&self.frame.said).unwrap_or_default();
+        if let Some(body) = body.as_object_mut() {
+            body.extend(said);
+        }
         body["output"] = self.items.iter().map(Item::value).collect();
         body
     }

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Request, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde_json::{Map, Value, json};
 
 use super::output::{Events, Frame};
 use super::shape::DECORATION;
+use crate::api::held::Given;
 use crate::api::stream::respond;
 use crate::api::tools::{self, Shape};
 use crate::api::{Asked, Server, ask, messages, sampling};
@@ -31,7 +31,7 @@ pub async fn respond_to(State(shared): Server, request: Request) -> Response {
 
 async fn answer(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiError> {
     let Asked { mut fields, open, guest, room } = Asked::read(shared, request).await?;
-    let frame = Frame::new(shared, &open.facts, &fields);
+    let frame = Frame::new(shared, &open.facts, &fields)?;
     let messages = conversation(&mut fields)?;
     let (mut style, streams) = order(shared, &open, &mut fields)?;
     let tools = tools::read(&mut fields, Shape::Flat)?;
@@ -42,7 +42,8 @@ async fn answer(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiE
     ask::form(&open, &field, wanted, &mut style).await?;
     let prompt = ask::conversation(&open, "input", messages, shown).await?;
     drop(room);
-    let mut answers = ask::answer(shared, guest, vec![prompt], 1, style)?;
+    let given = Given::Response(frame.said());
+    let mut answers = ask::answer(shared, guest, vec![prompt], 1, style, given)?;
     let mut events = Events::new(frame, streams);
     if streams {
         return Ok(respond(answers, events));
@@ -50,7 +51,7 @@ async fn answer(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiE
     while let Some((_, happened)) = answers.next().await {
         events.take(happened)?;
     }
-    Ok(Json(events.response()).into_response())
+    Ok(answers.held().respond(&events.response()))
 }
 
 fn order(shared: &Shared, open: &Open, fields: &mut Fields) -> Result<(Style, bool), ApiError> {

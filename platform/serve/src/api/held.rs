@@ -1,0 +1,144 @@
+//! What is kept of answers until whoever asked has read them, and the room for it.
+
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use serde_json::Value;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::job::{EVENTS, Style};
+
+/// Bytes of an answer whatever it says: its events, its biases and what ends it.
+pub const ANSWER: usize = 16 << 10;
+/// Bytes of a token's text as it is kept, and as JSON: those of its piece, and as many twice.
+pub const TOKEN: usize = 3 * PIECE;
+/// Bytes of a token in an answer that is kept, on average: one that has more ends.
+const PIECE: usize = 16;
+/// The least bytes that such an answer may have.
+const LEAST: usize = 4 << 10;
+/// Bytes of a log-probability with its token, as it is kept and as JSON.
+const LOGPROB: usize = 240;
+/// The same as values of JSON, with the room that they grow into.
+pub const LOGPROB_VALUES: usize = 1280;
+/// Times that a stream of Responses says the text of an answer, from what it keeps.
+const TIMES: usize = 6;
+
+/// How an answer is given, which says what is kept of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Given {
+    /// In one piece.
+    Whole,
+    /// As it comes.
+    Streamed,
+    /// As the events of a response, which tell in the end what they told before, and the request's own
+    /// words, of so many bytes, too.
+    Response(usize),
+}
+
+impl Given {
+    /// As it comes, or in one piece.
+    pub fn new(streams: bool) -> Self {
+        if streams { Self::Streamed } else { Self::Whole }
+    }
+
+    /// Bounds the style of `count` answers that have room for `left` tokens to what may be kept, at most so
+    /// many log-probabilities; returns how many bytes that are.
+    pub fn bound(self, style: &mut Style, left: u64, count: usize, logprobs: u64) -> usize {
+        let each = style.logprobs.map_or(0, |best| 1 + best);
+        let queued = EVENTS * each * LOGPROB;
+        if self == Self::Streamed {
+            return count * (ANSWER + queued);
+        }
+        if each > 0 {
+            let all = (each * count) as u64;
+            style.most = style.most.min((logprobs / all).max(1));
+        }
+        let tokens = usize::try_from(style.most.min(left)).unwrap_or(usize::MAX);
+        let bytes = tokens.saturating_mul(PIECE).max(LEAST);
+        style.most_bytes = bytes as u64;
+        let (times, logprob, said) = match self {
+            Self::Response(said) => (TIMES, LOGPROB_VALUES + TIMES * LOGPROB, said * TIMES),
+            _ => (1, LOGPROB, 0),
+        };
+        let text = bytes.saturating_mul(TOKEN / PIECE * times);
+        let probable = tokens.saturating_mul(each).saturating_mul(logprob);
+        let answer = text.saturating_add(probable).saturating_add(ANSWER + queued);
+        answer.saturating_mul(count).saturating_add(said)
+    }
+}
+
+/// A part of the room for answers, given back with the last of its copies.
+#[derive(Debug, Clone)]
+pub struct Held(
+    #[expect(dead_code, reason = "it counts as long as it is there")] Arc<OwnedSemaphorePermit>,
+);
+
+impl Held {
+    /// So many bytes, if they are left.
+    pub fn take(room: &Arc<Semaphore>, bytes: usize) -> Option<Self> {
+        let kib = u32::try_from(bytes.div_ceil(1024)).ok()?;
+        Arc::clone(room).try_acquire_many_owned(kib).ok().map(|part| Self(Arc::new(part)))
+    }
+
+    /// A response of JSON, which has its room until it was sent.
+    pub fn respond(self, body: &Value) -> Response {
+        let sent = Bytes::from_owner(Sent { text: body.to_string(), _room: self });
+        ([(header::CONTENT_TYPE, "application/json")], Body::from(sent)).into_response()
+    }
+}
+
+/// What is sent, with its room.
+struct Sent {
+    text: String,
+    _room: Held,
+}
+
+impl AsRef<[u8]> for Sent {
+    fn as_ref(&self) -> &[u8] {
+        self.text.as_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rill::image::Sampling;
+
+    use super::*;
+
+    fn style(most: u64, logprobs: Option<usize>) -> Style {
+        Style {
+            settings: Sampling::default().into(),
+            seed: 0,
+            biases: Vec::new(),
+            stops: Vec::new(),
+            most,
+            most_bytes: u64::MAX,
+            tells_thinking: false,
+            thinking: None,
+            form: None,
+            calls: None,
+            logprobs,
+        }
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_what_is_not_is_free() {
+        let mut whole = style(u64::MAX, None);
+        let bytes = Given::Whole.bound(&mut whole, 1000, 2, 2048);
+        assert_eq!((whole.most, whole.most_bytes), (u64::MAX, 16_000));
+        assert_eq!(bytes, 2 * (1000 * TOKEN + ANSWER));
+        // A stream keeps nothing of its text.
+        let mut streamed = style(u64::MAX, None);
+        assert_eq!(Given::Streamed.bound(&mut streamed, 1000, 2, 2048), 2 * ANSWER);
+        assert_eq!(streamed.most_bytes, u64::MAX);
+        // Log-probabilities are for all answers of a request together, and at least one token has them.
+        let mut likely = style(900, Some(20));
+        Given::Whole.bound(&mut likely, 1000, 4, 2048);
+        assert_eq!(likely.most, 2048 / (21 * 4));
+        let mut few = style(900, Some(20));
+        Given::Whole.bound(&mut few, 1000, 4, 10);
+        assert_eq!(few.most, 1);
+    }
+}
