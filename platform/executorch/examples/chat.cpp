@@ -38,15 +38,14 @@ std::vector<int64_t> constants(Module& module, const char* name) {
   return numbers;
 }
 
-// Appends the tokens of a text, in which names of control tokens may count.
-void encode(const std::string& text, bool control, std::vector<int64_t>& tokens) {
+// Appends the tokens of a text, in which names of control tokens may count; false where it has none.
+bool encode(const std::string& text, bool control, std::vector<int64_t>& tokens) {
   std::vector<uint32_t> ids(text.size() + 1);
   size_t count = 0;
   const rill_status status = rill_encode(rill_backend_model(), text.data(), text.size(), control,
                                          ids.data(), ids.size(), &count);
-  if (status == RILL_STATUS_OK) {
-    tokens.insert(tokens.end(), ids.begin(), ids.begin() + count);
-  }
+  tokens.insert(tokens.end(), ids.begin(), ids.begin() + count);
+  return status == RILL_STATUS_OK;
 }
 
 void print(int64_t token) {
@@ -64,13 +63,14 @@ class Chat {
 
   Error ask(const std::string& question) {
     std::vector<int64_t> tokens;
-    if (position_ == 0) {
-      tokens = constants(module_, "get_bos_id");
-    }
+    if (position_ == 0) tokens = constants(module_, "get_bos_id");
     // The token that ended the answer before was not computed yet.
-    encode(position_ == 0 ? "<|im_start|>user\n" : "<|im_end|>\n<|im_start|>user\n", true, tokens);
-    encode(question, false, tokens);
-    encode("<|im_end|>\n<|im_start|>assistant\n", true, tokens);
+    const char* begin = position_ == 0 ? "<|im_start|>user\n" : "<|im_end|>\n<|im_start|>user\n";
+    if (!encode(begin, true, tokens) || !encode(question, false, tokens) ||
+        !encode("<|im_end|>\n<|im_start|>assistant\n", true, tokens)) {
+      std::cout << "(" << rill_error_text(rill_backend_model()) << ".)\n";
+      return Error::Ok;
+    }
     for (;;) {
       int64_t next = 0;
       const Error error = forward(tokens, next);

@@ -112,9 +112,8 @@ Handle::~Handle() {
 Error Handle::open(const Specs& specs, const Choices& choices, const NamedDataMap* map,
                    const void* blob, size_t blob_bytes) {
   uint64_t beside = kBeside;
-  if (choices.program[0] != '\0') {
-    path_ = choices.program;
-  } else {
+  const char* path = choices.program[0] != '\0' ? choices.program : nullptr;
+  if (path == nullptr) {
     if (map == nullptr) {
       ET_LOG(Error, "RillBackend: the runtime gives no named segments, and no program is named");
       return Error::NotFound;
@@ -141,7 +140,7 @@ Error Handle::open(const Specs& specs, const Choices& choices, const NamedDataMa
   options.context = specs.context;
   options.threads = threads;
   // With 0 bytes nothing would be planned at all.
-  const Error opened = open_planned(options, ram > beside ? ram - beside : 1);
+  const Error opened = open_planned(path, options, ram > beside ? ram - beside : 1);
   if (opened == Error::DelegateMemoryAllocationFailed) {
     ET_LOG(Error, "RillBackend: of %llu MiB, %llu MiB are for other things than the model",
            static_cast<unsigned long long>(ram >> 20),
@@ -150,7 +149,6 @@ Error Handle::open(const Specs& specs, const Choices& choices, const NamedDataMa
   if (segments_) {
     segments_->forget();
   }
-  path_ = nullptr;
   if (opened != Error::Ok) {
     return opened;
   }
@@ -168,12 +166,12 @@ Error Handle::open(const Specs& specs, const Choices& choices, const NamedDataMa
   return error_of(status);
 }
 
-// Opens the model in as much of `ram` bytes as it can use.
-Error Handle::open_planned(const rill_options& options, uint64_t ram) {
+// Opens the model, from the file at `path` where there is one, in as much of `ram` bytes as it can use.
+Error Handle::open_planned(const char* path, const rill_options& options, uint64_t ram) {
   rill_plan plan = {};
   rill_error error = {};
-  const rill_status planned = path_ != nullptr
-                                  ? rill_plan_file(path_, 0, &options, ram, &plan, &error)
+  const rill_status planned = path != nullptr
+                                  ? rill_plan_file(path, 0, &options, ram, &plan, &error)
                                   : rill_plan_reader(&reader_, &options, ram, &plan, &error);
   if (planned != RILL_STATUS_OK) {
     return failed("no plan", error);
@@ -189,8 +187,8 @@ Error Handle::open_planned(const rill_options& options, uint64_t ram) {
   mlock(arena_, arena_bytes_);
   uint8_t* arena = static_cast<uint8_t*>(arena_);
   const rill_status opened =
-      path_ != nullptr
-          ? rill_open_file(path_, 0, &options, arena, arena_bytes_, &model_, &error)
+      path != nullptr
+          ? rill_open_file(path, 0, &options, arena, arena_bytes_, &model_, &error)
           : rill_open_reader(&reader_, &options, arena, arena_bytes_, &model_, &error);
   return opened == RILL_STATUS_OK ? Error::Ok : failed("the model does not open", error);
 }

@@ -57,7 +57,8 @@ class Handle {
   rill_model* model() const { return model_; }
 
  private:
-  executorch::runtime::Error open_planned(const rill_options& options, uint64_t ram);
+  executorch::runtime::Error open_planned(const char* path, const rill_options& options,
+                                          uint64_t ram);
   executorch::runtime::Error append(const int64_t* tokens, size_t count, float* logits);
 
   rill_model* model_ = nullptr;
@@ -66,7 +67,6 @@ class Handle {
   size_t arena_bytes_ = 0;
   size_t vocab_ = 0;
   size_t context_ = 0;
-  const char* path_ = nullptr;
   std::optional<Segments> segments_;
   rill_reader reader_ = {};
 };

@@ -12,6 +12,9 @@ using executorch::runtime::Result;
 
 Result<Segments> Segments::of(const NamedDataMap& map, const void* table, size_t table_bytes,
                               const void* blob, size_t blob_bytes, uint64_t len) {
+  if (blob_bytes > len || table_bytes % sizeof(Record) != 0) {
+    return Error::DelegateInvalidCompatibility;
+  }
   Segments segments;
   segments.map_ = &map;
   segments.table_ = static_cast<const uint8_t*>(table);
@@ -28,7 +31,7 @@ Result<Segments> Segments::of(const NamedDataMap& map, const void* table, size_t
     end += record.len;
     segments.largest_ = std::max(segments.largest_, record.len);
   }
-  if (table_bytes % sizeof(Record) != 0 || end != len) {
+  if (end != len) {
     return Error::DelegateInvalidCompatibility;
   }
   return segments;

@@ -43,16 +43,12 @@ pub fn check(board: &Board) -> Result<(), (&'static str, String)> {
         }
         _ => {}
     }
-    if board.platform == Platform::Executorch && board.appliance.is_some() {
+    if board.platform != Platform::Linux && board.appliance.is_some() {
         return Err(("appliance", "only boards with Linux have this table".into()));
     }
-    if board.platform == Platform::Bare {
-        if !matches!(board.emulator, Some(Emulator::System { .. })) {
-            return Err(("emulator.kind", "only `system` boots a kernel".into()));
-        }
-        if board.appliance.is_some() {
-            return Err(("appliance", "only boards with Linux have this table".into()));
-        }
+    let boots = matches!(board.emulator, Some(Emulator::System { .. }));
+    if board.platform == Platform::Bare && !boots {
+        return Err(("emulator.kind", "only `system` boots a kernel".into()));
     }
     if let Some(bare) = &board.bare {
         let within = |region: &Region| region.start <= bare.load && bare.load < region.end();

@@ -50,6 +50,7 @@ fn errors_name_the_key() {
     refused("n100", "[sizes]", "[instructions]\ntoken = 1\n[sizes]", "instructions");
     refused("pi4", "bundle = \"16MiB\"\n", "", "sizes.bundle");
     refused("virt", "[sizes]\n", "[sizes]\nbundle = \"1MiB\"\n", "sizes.bundle");
+    refused("executorch-x86_64", "[sizes]\n", "[sizes]\nbundle = \"1MiB\"\n", "sizes.bundle");
     refused("virt", "load = 0x4", "load = 0x9", "bare.load");
     refused("virt", "kind = \"psci\"", "kind = \"smc\"", "bare.secondaries.kind");
     let (key, message) = Board::parse("pi4", "title = 1 2").unwrap_err();

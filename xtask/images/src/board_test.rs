@@ -42,6 +42,9 @@ pub fn run(args: &BoardArgs) -> Result<()> {
         return power_cut_test::run(name);
     }
     if workspace::board(name)?.platform == Platform::Executorch {
+        let chosen = args.cores.is_some() || args.model.is_some() || args.ram.is_some();
+        let is_alike = !chosen && !args.appliance && !args.counters && args.host.is_none();
+        ensure!(is_alike, "{name} is tested in one way: leave out all options but --board");
         return executorch_test::run(name);
     }
     compare(name, args)

@@ -12,6 +12,9 @@ use xtask::{need, needs, workspace};
 /// What programs for boards can do beside what every build of `platform/linux` can.
 pub const FEATURES: &str = "serve";
 
+/// What the library for C can do: all that it can.
+pub const LIBRARY_FEATURES: &str = "std";
+
 /// Builds a program of `platform/linux`: static, with symbols, with no model inside and with no path
 /// of this machine in it, so that equal sources give equal bytes.
 pub fn build(board: &Board, name: &str) -> Result<PathBuf> {
@@ -29,6 +32,7 @@ pub fn library(board: &Board, package: &str) -> Result<PathBuf> {
     need::require(&needs::program(board))?;
     let mut cargo = workspace::cargo();
     cargo.args(["rustc", "--release", "--package", package, "--lib", "--crate-type", "staticlib"]);
+    cargo.args(["--no-default-features", "--features", LIBRARY_FEATURES]);
     settings(board, &mut cargo)?;
     let is_archive = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "a");
     artifact(&mut cargo, |built| built.filenames.into_iter().map(PathBuf::from).find(is_archive))

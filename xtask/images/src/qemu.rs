@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use rill_board::{Board, Disk, Emulator};
 use xtask::need::{self, Need};
-use xtask::workspace;
+use xtask::{needs, workspace};
 
 use crate::debian::Debian;
 use crate::image::appliance::Made;
@@ -84,6 +84,15 @@ pub fn appliance(board: &Board, made: &Made) -> Result<Command> {
     let file = made.disk.display().to_string().replace(',', ",,");
     command.arg("-drive").arg(format!("file={file},if=none,format=raw,id={CARD}"));
     command.arg("-device").arg(format!("{VIRTIO},drive={CARD}"));
+    Ok(command)
+}
+
+/// What runs programs for Linux on a board's CPU; their name and arguments follow.
+pub fn user(board: &Board) -> Result<Command> {
+    let emulator = needs::user_emulator(board)?;
+    need::require(std::slice::from_ref(&emulator))?;
+    let mut command = Command::new(emulator.what());
+    command.args(["-cpu", &board.cpu.model]);
     Ok(command)
 }
 

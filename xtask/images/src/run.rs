@@ -8,10 +8,10 @@ use bytesize::ByteSize;
 use rill_board::{Emulator, Platform};
 
 use crate::chat::{Machine, Wire};
-use crate::executorch_test::Made;
+use crate::image::executorch::made::Made;
 use crate::image::{self, Inputs};
 use crate::{log, program, qemu};
-use xtask::{need, needs, workspace};
+use xtask::workspace;
 
 /// Run a model on a board: emulated here, or on a real one over ssh.
 #[derive(Debug, clap::Args)]
@@ -91,7 +91,7 @@ pub fn machine(inputs: &Inputs, emulation: &Emulation) -> Result<Machine> {
         Platform::Linux if emulation.appliance => appliance(inputs),
         Platform::Linux => program(inputs, emulation),
         Platform::Bare => kernel(inputs, emulation),
-        Platform::Executorch => executorch(inputs),
+        Platform::Executorch => executorch(inputs, emulation),
     }
 }
 
@@ -102,10 +102,8 @@ fn program(inputs: &Inputs, emulation: &Emulation) -> Result<Machine> {
     let mut command = match &board.emulator {
         None => Command::new(program),
         Some(Emulator::User) => {
-            let emulator = needs::user_emulator(board)?;
-            need::require(std::slice::from_ref(&emulator))?;
-            let mut command = Command::new(emulator.what());
-            command.args(["-cpu", &board.cpu.model]).args(&emulation.arguments).arg(program);
+            let mut command = qemu::user(board)?;
+            command.args(&emulation.arguments).arg(program);
             command
         }
         Some(Emulator::System { .. }) => bail!("{}: boot its appliance instead", board.name),
@@ -115,7 +113,9 @@ fn program(inputs: &Inputs, emulation: &Emulation) -> Result<Machine> {
 }
 
 /// The host of `platform/executorch` with the board's program and ExecuTorch's runtime.
-fn executorch(inputs: &Inputs) -> Result<Machine> {
+fn executorch(inputs: &Inputs, emulation: &Emulation) -> Result<Machine> {
+    let is_plain = emulation.cores.is_none() && !emulation.appliance && inputs.settings.is_empty();
+    ensure!(is_plain, "{}: its host knows no options but --model and --ram", inputs.board.name);
     let files = tempfile::tempdir_in(workspace::cache("run")?)?;
     let made = Made::new(inputs, files.path())?;
     let host = made.link("examples/chat.cpp")?;

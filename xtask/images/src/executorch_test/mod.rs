@@ -4,21 +4,23 @@
 mod refused;
 mod synthetic;
 
-use std::fs;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use bytesize::ByteSize;
-use rill_board::Board;
 use serde_json::Value;
-use xtask::{need, needs, workspace};
+use xtask::workspace;
 
-use crate::image::executorch::sdk::Sdk;
-use crate::image::executorch::{PROGRAM, backend, program as pte};
-use crate::image::{self, Inputs};
+use crate::image::Inputs;
+use crate::image::executorch::made::Made;
+use crate::image::executorch::program as pte;
 use crate::program;
 
+/// The program that chats.
+const HOST: &str = "examples/chat.cpp";
 /// The program of the checks.
 const CHECKS: &str = "tests/check.cpp";
 /// Tokens that are compared: more than a batch, and than an attention block.
@@ -29,55 +31,6 @@ const TIGHT_MIB: u64 = 24;
 const LARGE_MIB: u64 = 512;
 /// Tokens that are computed with the large program.
 const LARGE_TOKENS: u32 = 24;
-
-/// A folder that was made for a board, and what runs programs with it.
-pub struct Made {
-    board: Board,
-    folder: PathBuf,
-    sdk: Sdk,
-}
-
-impl Made {
-    /// Makes it.
-    pub fn new(inputs: &Inputs, to: &Path) -> Result<Self> {
-        let made = image::make(inputs, to)?;
-        let [folder] = &made[..] else { bail!("an image is a folder") };
-        let board = inputs.board.clone();
-        let sdk = Sdk::get(board.architecture())?;
-        Ok(Self { board, folder: folder.canonicalize()?, sdk })
-    }
-
-    /// The program for ExecuTorch.
-    pub fn program(&self) -> PathBuf {
-        self.folder.join(PROGRAM)
-    }
-
-    /// Builds a C++ program against the folder and the runtime, beside the folder.
-    pub fn link(&self, source: &str) -> Result<PathBuf> {
-        let program = self.folder.with_file_name("host");
-        backend::link(&self.board, source, &self.folder.join("lib"), &program)?;
-        Ok(program)
-    }
-
-    /// Runs a program that was linked, under an emulator where its CPU is another.
-    pub fn command(&self, program: &Path) -> Result<Command> {
-        let libraries = [self.folder.join("lib"), self.sdk.libraries()];
-        let libraries = std::env::join_paths(libraries)?;
-        if self.board.runs_here() {
-            let mut command = Command::new(program);
-            command.env("LD_LIBRARY_PATH", libraries);
-            return Ok(command);
-        }
-        let emulator = needs::user_emulator(&self.board)?;
-        need::require(std::slice::from_ref(&emulator))?;
-        let mut command = Command::new(emulator.what());
-        // Where Debian's cross compilers have their libraries.
-        let libraries_of_system = format!("/usr/{}-linux-gnu", self.board.architecture());
-        command.args(["-L", &libraries_of_system, "-cpu", &self.board.cpu.model, "-E"]);
-        command.arg(format!("LD_LIBRARY_PATH={}", libraries.to_string_lossy())).arg(program);
-        Ok(command)
-    }
-}
 
 /// What runs the checks of `platform/executorch/tests/check.cpp`.
 struct Checker<'m> {
@@ -123,10 +76,11 @@ pub fn run(name: &str) -> Result<()> {
         return refused::check(&checker, &program, files.path());
     }
     reads_back(&made)?;
+    chats(&made, files.path())?;
     within_budget(&checker, files.path())?;
     // What is wrong is where mistakes show: it goes through a backend that is watched.
     let watched = files.path().join("watched");
-    backend::link_sanitized(&inputs.board, CHECKS, &watched)?;
+    made.link_sanitized(CHECKS, &watched)?;
     let checker = Checker { made: &made, program: watched };
     print!("{}", checker.run(&["shapes", &path])?);
     print!("{}", checker.run(&["shapes", &path, &format!("program={path}")])?);
@@ -200,13 +154,35 @@ fn reads_back(made: &Made) -> Result<()> {
     Ok(())
 }
 
+/// The host gives the same answer with either library, and `rill` takes the program for a model.
+fn chats(made: &Made, files: &Path) -> Result<()> {
+    let whole = files.join("static");
+    made.link_static(HOST, &whole)?;
+    let question = files.join("question.txt");
+    fs::write(&question, "Where is the lift?\n")?;
+    let answer = |program: &Path| -> Result<String> {
+        let mut command = made.command(program)?;
+        command.arg(made.program()).stdin(File::open(&question)?);
+        workspace::output(&mut command)
+    };
+    let (shared, whole) = (answer(&made.link(HOST)?)?, answer(&whole)?);
+    ensure!(!shared.trim().is_empty() && shared == whole, "{shared:?}, but statically {whole:?}");
+    println!("the host, with the shared library and the static one: {}", shared.trim());
+    let rill = program::build(&workspace::board("host")?, "rill")?;
+    for task in ["verify", "plan"] {
+        workspace::output(Command::new(&rill).args([task, "--model"]).arg(made.program()))?;
+    }
+    Ok(())
+}
+
 /// A program of more than 1 GiB of bytes that are there runs in half of it, whatever reads it.
 fn within_budget(checker: &Checker<'_>, files: &Path) -> Result<()> {
     let image = files.join("large.rill");
     let program = files.join("large.pte");
     let bytes = synthetic::write(&image)?;
     ensure!(bytes >= 1 << 30, "the large model has {bytes} bytes");
-    pte::write(&image, LARGE_MIB << 20, &program)?;
+    let mut content = pte::open(&image, LARGE_MIB << 20)?.content;
+    io::copy(&mut content, &mut File::create(&program)?)?;
     fs::remove_file(image)?;
     let path = program.to_string_lossy();
     let direct = format!("program={path}");

@@ -27,7 +27,7 @@ pub fn check(checker: &Checker<'_>, program: &Path, files: &Path) -> Result<()> 
     let whole = fs::read(program)?;
     let area = area(&whole)?;
     let pages = area.end - (1 << 20);
-    let cases: [(&str, Change, u32); 9] = [
+    let cases: [(&str, Change, u32); 10] = [
         ("a file without a head", Box::new(cut(20)), error::INVALID_ARGUMENT),
         ("tables that are cut", Box::new(cut(area.start / 2)), error::INVALID_PROGRAM),
         ("segments that are cut", Box::new(cut(pages)), error::INVALID_PROGRAM),
@@ -50,6 +50,11 @@ pub fn check(checker: &Checker<'_>, program: &Path, files: &Path) -> Result<()> 
         (
             "a damaged header",
             Box::new(move |bytes| put(bytes, area.start + 40, &[1; 8])),
+            error::INCOMPATIBLE,
+        ),
+        (
+            "an image that ends within its header",
+            Box::new(move |bytes| put(bytes, area.start + 16, &4096_u64.to_le_bytes())),
             error::INCOMPATIBLE,
         ),
         ("damaged weights", Box::new(|bytes| damage_weights(bytes)), error::INCOMPATIBLE),

@@ -120,25 +120,15 @@ impl Bundle {
         Ok(bytes)
     }
 
-    /// Where a file of it is going to be that somebody else writes and then [records](Self::record).
-    pub fn path(&self, path: &str) -> Result<PathBuf> {
-        let to = self.folder.join(path);
-        fs::create_dir_all(to.parent().unwrap_or(&self.folder))?;
-        Ok(to)
-    }
-
-    /// Adds a file that is there already.
-    pub fn record(&mut self, path: &str, mode: u32, sum: &str) {
-        self.sums.push((path.to_owned(), mode, sum.to_owned()));
-    }
-
     /// Paths and checksums of the files so far.
     pub fn sums(&self) -> impl Iterator<Item = (&str, &str)> {
         self.sums.iter().map(|(path, _, sum)| (path.as_str(), sum.as_str()))
     }
 
-    fn add(&mut self, path: &str, mut from: impl io::Read, mode: u32) -> Result<u64> {
-        let to = self.path(path)?;
+    /// Adds a file with what is read; returns its length.
+    pub fn add(&mut self, path: &str, mut from: impl io::Read, mode: u32) -> Result<u64> {
+        let to = self.folder.join(path);
+        fs::create_dir_all(to.parent().unwrap_or(&self.folder))?;
         let mut out = Hashing { hash: Sha256::new(), out: File::create(&to)? };
         let bytes = io::copy(&mut from, &mut out).with_context(|| path.to_owned())?;
         out.out.set_permissions(fs::Permissions::from_mode(mode))?;

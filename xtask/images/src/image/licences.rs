@@ -47,7 +47,7 @@ impl Linked {
     pub fn library(board: &Board) -> Self {
         Self {
             package: "rill-ffi",
-            features: "std",
+            features: program::LIBRARY_FEATURES,
             target: needs::linux_target(board),
             besides: &[STANDARD],
         }

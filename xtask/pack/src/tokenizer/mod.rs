@@ -12,7 +12,7 @@ mod pattern;
 mod tables;
 mod whole;
 
-pub(crate) use bytes::char_of;
+pub use bytes::char_of;
 pub use gguf::{GgufTokenizer, from_gguf};
 pub use json::from_json;
 
@@ -251,8 +251,8 @@ fn variant(found: &str) -> Result<Variant, TokenizerError> {
     Err(TokenizerError::Cut { pattern: found.into(), example })
 }
 
-/// The core's pattern.
-fn spelling(variant: Variant) -> String {
+/// The core's pattern, as checkpoints spell it.
+pub fn spelling(variant: Variant) -> String {
     let mut pattern = PATTERN.to_owned();
     if variant.whole_numbers {
         pattern = pattern.replace(r"\p{N}{1,3}", r"\p{N}+");

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use rill_board::Board;
 use xtask::{need, needs, workspace};
 
@@ -51,8 +51,7 @@ pub fn build(board: &Board, to: &Path) -> Result<Backend> {
 }
 
 /// Builds a program of `platform/executorch` that the backend is linked into dynamically.
-pub fn link(board: &Board, source: &str, libraries: &Path, to: &Path) -> Result<()> {
-    let sdk = Sdk::get(board.architecture())?;
+pub fn link(board: &Board, sdk: &Sdk, source: &str, libraries: &Path, to: &Path) -> Result<()> {
     let mut command = compiler(board);
     command.args(sdk.compile()).arg(workspace::root().join("platform/executorch").join(source));
     command.arg("-L").arg(libraries).arg("-lrill_backend");
@@ -60,13 +59,35 @@ pub fn link(board: &Board, source: &str, libraries: &Path, to: &Path) -> Result<
     workspace::run(&mut command)
 }
 
+/// Builds a program that the backend is linked into statically.
+pub fn link_static(
+    board: &Board,
+    sdk: &Sdk,
+    source: &str,
+    libraries: &Path,
+    to: &Path,
+) -> Result<()> {
+    let mut command = compiler(board);
+    command.args(sdk.compile()).arg(workspace::root().join("platform/executorch").join(source));
+    command.arg(libraries.join("librill_backend.a"));
+    command.arg("-L").arg(sdk.libraries()).arg("-lexecutorch");
+    // As `join`'s tools, the linker may speak of members that another LLVM wrote.
+    workspace::output(command.args(SYSTEM).arg("-o").arg(to))?;
+    Ok(())
+}
+
 /// Builds a program and the backend as one, for this machine, with what finds wrong uses of memory and
 /// undefined behaviour in both and then ends it.
-pub fn link_sanitized(board: &Board, source: &str, to: &Path) -> Result<()> {
-    let sdk = Sdk::get(board.architecture())?;
+pub fn link_sanitized(board: &Board, sdk: &Sdk, source: &str, to: &Path) -> Result<()> {
     let folder = workspace::root().join("platform/executorch");
     let mut command = compiler(board);
-    command.args(["-g", "-fno-rtti", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]);
+    command.args([
+        "-Werror",
+        "-g",
+        "-fno-rtti",
+        "-fsanitize=address,undefined",
+        "-fno-sanitize-recover=all",
+    ]);
     command.args(sdk.compile()).arg(folder.join(source));
     command.args(SOURCES.map(|name| folder.join("src").join(name).with_extension("cpp")));
     command.arg(program::library(board, "rill-ffi")?);
@@ -78,7 +99,7 @@ pub fn link_sanitized(board: &Board, source: &str, to: &Path) -> Result<()> {
 fn compiler(board: &Board) -> Command {
     let root = workspace::root();
     let mut command = Command::new(needs::cxx(board.architecture()).what());
-    command.args(["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-ffunction-sections"]);
+    command.args(["-std=c++17", "-O2", "-Wall", "-Wextra", "-ffunction-sections"]);
     command.arg(format!("-ffile-prefix-map={}=/rill", root.display()));
     for folder in ["platform/executorch/include", "platform/ffi/include"] {
         command.arg("-I").arg(root.join(folder));
@@ -86,22 +107,14 @@ fn compiler(board: &Board) -> Command {
     command
 }
 
-/// Joins objects and another archive to one archive.
+/// Adds objects to a copy of an archive.
 fn join(board: &Board, objects: &[PathBuf], archive: &Path, to: &Path) -> Result<()> {
-    let folder = to.parent().context("it lies in a folder")?;
-    let unpacked = folder.join("members");
-    fs::create_dir(&unpacked)?;
-    let ar = program::binutil(board, "ar");
-    workspace::run(Command::new(&ar).current_dir(&unpacked).arg("x").arg(archive))?;
-    let mut members = Vec::new();
-    for entry in fs::read_dir(&unpacked)? {
-        members.push(entry?.path());
-    }
-    members.sort();
-    workspace::run(Command::new(&ar).arg("rcsD").arg(to).args(objects).args(members))?;
+    fs::copy(archive, to)?;
+    let mut add = Command::new(program::binutil(board, "ar"));
+    workspace::output(add.arg("rsD").arg(to).args(objects))?;
     // Those who link it have no use for where our lines are, which are most of its bytes.
     let mut strip = Command::new(program::binutil(board, "strip"));
     // It warns of members that another LLVM wrote, and leaves them as they are.
     workspace::output(strip.args(["--strip-debug", "--enable-deterministic-archives"]).arg(to))?;
-    Ok(fs::remove_dir_all(unpacked)?)
+    Ok(())
 }

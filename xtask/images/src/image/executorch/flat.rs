@@ -7,6 +7,7 @@
 use flatbuffers::{
     FlatBufferBuilder, ForwardsUOffset, Push, TableFinishedWIPOffset, VOffsetT, Vector, WIPOffset,
 };
+use rill::image::PAGE_ALIGN;
 
 use super::segments::Segment;
 
@@ -64,9 +65,8 @@ type Table = WIPOffset<TableFinishedWIPOffset>;
 type Tables = WIPOffset<Vector<'static, ForwardsUOffset<TableFinishedWIPOffset>>>;
 
 impl Program<'_> {
-    /// Bytes before the segments, whose area begins at `base` of the file and has `area` bytes: the
-    /// length of what is returned depends on neither.
-    pub fn head(&self, base: u64, area: u64) -> Vec<u8> {
+    /// All before the segments, whose area has `area` bytes: whole pages of 16 KiB.
+    pub fn head(&self, area: u64) -> Vec<u8> {
         let mut fbb = Builder::with_capacity(64 << 10);
         let root = self.root(&mut fbb);
         fbb.finish(root, Some("ET12"));
@@ -75,15 +75,18 @@ impl Program<'_> {
         let mut place = [0; 4];
         place.copy_from_slice(&flat[..4]);
         let place = u32::from_le_bytes(place) + EXTENDED as u32;
-        let mut head = Vec::with_capacity(flat.len() + EXTENDED);
+        let len = flat.len() + EXTENDED;
+        let base = len.next_multiple_of(PAGE_ALIGN);
+        let mut head = Vec::with_capacity(base);
         head.extend(place.to_le_bytes());
         head.extend(&flat[4..EXTENDED_AT]);
         head.extend(b"eh00");
         head.extend((EXTENDED as u32).to_le_bytes());
-        for word in [(flat.len() + EXTENDED) as u64, base, area] {
+        for word in [len as u64, base as u64, area] {
             head.extend(word.to_le_bytes());
         }
         head.extend(&flat[EXTENDED_AT..]);
+        head.resize(base, 0);
         head
     }
 

@@ -6,6 +6,7 @@
 
 pub mod backend;
 mod flat;
+pub mod made;
 pub mod program;
 pub mod sdk;
 mod segments;
@@ -14,7 +15,7 @@ mod tokenizer;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rill::image::Section;
 use serde_json::{Map, Value, json};
 use xtask::workspace;
@@ -61,9 +62,10 @@ fn fill(inputs: &Inputs, backend: &Backend, others: &str, bundle: &mut Bundle) -
     sizes.add_sections(&backend.shared)?;
     sizes.add("static library", bundle.copy("lib/librill_backend.a", &backend.archive, 0o644)?);
 
-    let program = program::write(&inputs.model, inputs.ram, &bundle.path(PROGRAM)?)?;
-    bundle.record(PROGRAM, 0o644, &program.sha256);
-    sizes.add("program", program.bytes);
+    let mut program = program::open(&inputs.model, inputs.ram)?;
+    let bytes = bundle.add(PROGRAM, &mut program.content, 0o644)?;
+    ensure!(bytes == program.bytes, "{} became shorter", inputs.model.display());
+    sizes.add("program", bytes);
     let mut model = File::open(&inputs.model)?;
     let section = program::section(&mut model, &program.image.header, Section::Tokenizer)?;
     let shape = &program.image.manifest.shape;

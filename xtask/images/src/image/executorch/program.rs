@@ -1,13 +1,12 @@
-//! Writing a program: its tables, then the image, byte for byte.
+//! A program: its tables, then the image, byte for byte.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{BufReader, Chain, Cursor, Read, Seek, SeekFrom, Take};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use rill::image::{HEADER_BYTES, Header, Manifest};
-use rill::image::{Image, PAGE_ALIGN, Section};
-use sha2::{Digest, Sha256};
+use rill::image::{Image, Section};
 
 use super::flat::Program;
 use super::segments;
@@ -19,20 +18,20 @@ const CONTEXT: u32 = 4096;
 /// Bytes that are copied at a time.
 const PIECE: usize = 1 << 20;
 
-/// What was written.
-pub struct Written {
+/// A program that is to be written.
+pub struct Opened {
     /// The image's header and manifest.
     pub image: Image,
     /// Positions of a conversation.
     pub context: u32,
     /// Bytes of the file.
     pub bytes: u64,
-    /// SHA-256 of the file.
-    pub sha256: String,
+    /// The file: tables and padding, then the image as it is read.
+    pub content: BufReader<Chain<Cursor<Vec<u8>>, Take<File>>>,
 }
 
-/// Writes the program of an image; the delegate may use `budget` bytes unless it is told otherwise.
-pub fn write(model: &Path, budget: u64, to: &Path) -> Result<Written> {
+/// The program of an image; the delegate may use `budget` bytes unless it is told otherwise.
+pub fn open(model: &Path, budget: u64) -> Result<Opened> {
     let name = || model.display().to_string();
     let mut file = File::open(model).with_context(name)?;
     let image = read(&mut file).with_context(name)?;
@@ -55,27 +54,11 @@ pub fn write(model: &Path, budget: u64, to: &Path) -> Result<Written> {
         specs: &specs,
         segments: &segments,
     };
-    let base = (program.head(0, 0).len() as u64).next_multiple_of(PAGE_ALIGN as u64);
-    let mut head = program.head(base, area);
-    head.resize(usize::try_from(base)?, 0);
-
-    let mut out = BufWriter::with_capacity(PIECE, File::create(to)?);
-    let mut hash = Sha256::new();
-    hash.update(&head);
-    out.write_all(&head)?;
+    let head = program.head(area);
+    let bytes = head.len() as u64 + area;
     file.seek(SeekFrom::Start(0))?;
-    let mut piece = vec![0; PIECE];
-    let mut left = area;
-    while left > 0 {
-        let piece = &mut piece[..PIECE.min(usize::try_from(left).unwrap_or(PIECE))];
-        file.read_exact(piece).with_context(name)?;
-        hash.update(&*piece);
-        out.write_all(piece)?;
-        left -= piece.len() as u64;
-    }
-    out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-    let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(Written { image, context, bytes: base + area, sha256 })
+    let content = BufReader::with_capacity(PIECE, Cursor::new(head).chain(file.take(area)));
+    Ok(Opened { image, context, bytes, content })
 }
 
 /// Header and manifest of an image, and that it is whole.
@@ -102,28 +85,29 @@ pub fn section(file: &mut File, header: &Header, section: Section) -> Result<Vec
 
 #[cfg(test)]
 mod tests {
+    use rill::image::PAGE_ALIGN;
+
     use super::*;
 
     #[test]
     fn a_program_is_tables_and_the_image() {
         let model = crate::image::kiosk().unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("model.pte");
-        let written = write(&model, 64 << 20, &path).unwrap();
-        let (program, image) = (std::fs::read(&path).unwrap(), std::fs::read(&model).unwrap());
-        assert_eq!(program.len() as u64, written.bytes);
+        let bytes = || {
+            let mut opened = open(&model, 64 << 20).unwrap();
+            let mut bytes = Vec::new();
+            opened.content.read_to_end(&mut bytes).unwrap();
+            assert_eq!(bytes.len() as u64, opened.bytes);
+            bytes
+        };
+        let (program, image) = (bytes(), std::fs::read(&model).unwrap());
         let base = program.len() - image.len();
         assert!(base.is_multiple_of(PAGE_ALIGN) && program[base..] == image);
         assert_eq!(&program[4..12], b"ET12eh00");
         let word = |at: usize| u64::from_le_bytes(*program[at..].first_chunk().unwrap());
         assert!((base - PAGE_ALIGN..=base).contains(&(word(16) as usize)));
         assert_eq!([word(24), word(32)], [base as u64, image.len() as u64]);
-        let sum: String =
-            Sha256::digest(&program).iter().map(|byte| format!("{byte:02x}")).collect();
-        assert_eq!(sum, written.sha256);
         // The same again.
-        write(&model, 64 << 20, &path).unwrap();
-        assert!(std::fs::read(&path).unwrap() == program);
+        assert!(bytes() == program);
     }
 
     #[test]
@@ -133,7 +117,7 @@ mod tests {
         let mut bytes = std::fs::read(crate::image::kiosk().unwrap()).unwrap();
         bytes.truncate(bytes.len() - 1);
         std::fs::write(&cut, bytes).unwrap();
-        let error = write(&cut, 0, &folder.path().join("model.pte")).err().unwrap();
+        let error = open(&cut, 0).err().unwrap();
         assert!(format!("{error:#}").contains("cut.rill: it has"), "{error:#}");
     }
 }

@@ -92,6 +92,7 @@ impl Sdk {
 fn fetch(architecture: &str, to: &Path) -> Result<PathBuf> {
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]);
+    pip.args(["--retries", "10", "--timeout", "60"]);
     pip.args(["--require-hashes", "--only-binary=:all:", "--python-version", "3.11"]);
     pip.args(["--implementation", "cp", "--platform"]);
     pip.arg(format!("manylinux_2_28_{architecture}"));

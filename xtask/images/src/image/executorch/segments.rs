@@ -71,21 +71,14 @@ pub fn table(segments: &[Segment]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use std::fs::File;
-    use std::io::Read;
-
-    use rill::image::{HEADER_BYTES, Header, Manifest};
 
     use super::*;
 
     #[test]
     fn segments_are_all_of_an_image() {
         let path = crate::image::kiosk().unwrap();
-        let mut bytes = Vec::new();
-        File::open(path).unwrap().read_to_end(&mut bytes).unwrap();
-        let header = Header::parse(&bytes[..HEADER_BYTES]).unwrap();
-        let span = header.span(Section::Manifest);
-        let manifest = &bytes[span.offset as usize..][..span.len as usize];
-        let image = Image::check(header, Manifest::decode(manifest).unwrap()).unwrap();
+        let mut file = File::open(path).unwrap();
+        let image = super::super::program::read(&mut file).unwrap();
         let segments = of(&image);
         let mut end = 0;
         for segment in &segments {
@@ -93,7 +86,7 @@ mod tests {
             assert!(segment.len > 0 && segment.offset.is_multiple_of(PAGE_ALIGN as u64));
             end += segment.len;
         }
-        assert_eq!(end, bytes.len() as u64);
+        assert_eq!(end, file.metadata().unwrap().len());
         let pages = image.manifest.pages();
         let named: Vec<_> = segments.iter().filter_map(|segment| segment.name.as_ref()).collect();
         assert_eq!(named.iter().filter(|name| name.contains(".expert")).count(), pages);

@@ -4,8 +4,9 @@
 
 use anyhow::{Context, Result};
 use rill::tokenizer::Tokenizer;
-use rill::tokenizer::split::PATTERN;
+use rill::tokenizer::split::Variant;
 use rill::tokenizer::tables::{HEADER_WORDS, IGNORE_MERGES, WHOLE_END, WHOLE_NUMBERS};
+use rill_pack::tokenizer::{char_of, spelling};
 use serde_json::{Map, Value, json};
 
 /// The file for a tokenizer section of a model that knows `vocab` tokens.
@@ -52,7 +53,7 @@ pub fn json(section: &[u8], vocab: u32) -> Result<String> {
             "pretokenizers": [
                 {
                     "type": "Split",
-                    "pattern": { "Regex": pattern(tables.flags) },
+                    "pattern": { "Regex": spelling(variant(tables.flags)) },
                     "behavior": "Isolated",
                     "invert": false,
                 },
@@ -99,28 +100,14 @@ fn post_processor(id: u32, text: &str) -> Value {
     })
 }
 
-/// The pattern of a variant: see `rill::tokenizer::split::Variant`.
-fn pattern(flags: u32) -> String {
-    let mut pattern = PATTERN.to_owned();
-    if flags & WHOLE_NUMBERS != 0 {
-        pattern = pattern.replace(r"\p{N}{1,3}", r"\p{N}+");
-    }
-    if flags & WHOLE_END != 0 {
-        pattern = pattern.replace(r"|\s*[\r\n]+|", r"|\s++$|\s*[\r\n]+|");
-    }
-    pattern
+/// How the tables' flags say that text is cut.
+fn variant(flags: u32) -> Variant {
+    Variant { whole_numbers: flags & WHOLE_NUMBERS != 0, whole_end: flags & WHOLE_END != 0 }
 }
 
-/// Bytes as such files write them: each is a character that can be seen, itself where it is one, as in
-/// GPT-2's `bytes_to_unicode`.
+/// Bytes as such files write them: each is a character that can be seen.
 fn visible(bytes: &[u8]) -> String {
-    let seen = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
-    let character = |&byte: &u8| {
-        let hidden = (0..byte).filter(|before| !seen(before)).count() as u32;
-        let code = if seen(&byte) { u32::from(byte) } else { 256 + hidden };
-        char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER)
-    };
-    bytes.iter().map(character).collect()
+    bytes.iter().copied().map(char_of).collect()
 }
 
 /// The parts of a section that only such a file needs. The section was checked.
@@ -163,6 +150,7 @@ impl<'t> Tables<'t> {
 #[cfg(test)]
 mod tests {
     use rill::image::Section;
+    use rill::tokenizer::split::PATTERN;
 
     use super::*;
 
@@ -185,6 +173,7 @@ mod tests {
 
     #[test]
     fn variants_have_their_patterns() {
+        let pattern = |flags| spelling(variant(flags));
         assert_eq!(pattern(0), PATTERN);
         assert!(pattern(WHOLE_NUMBERS).contains(r"|\p{N}+|"));
         assert!(pattern(WHOLE_END).contains(r"|\s++$|\s*[\r\n]+|"));
