@@ -244,7 +244,9 @@ fn a_byte_that_is_no_text_is_replaced_and_said() {
     let [out, err] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
     assert_eq!(output.status.code(), Some(0), "{err}");
     assert!(err.contains("not UTF-8"), "{err}");
-    assert!(out.ends_with(&rill_with_input(&["run", "--greedy", "-"], PROMPT).ok()), "{out}");
+    let image = kiosk.image().display().to_string();
+    let alone = rill_with_input(&["run", "--greedy", "-m", &image, "-"], PROMPT).ok();
+    assert!(out.ends_with(&alone), "{out}");
     // On a terminal too.
     let mut talk = Talk::start(&kiosk);
     talk.wait_for("> ");
