@@ -58,6 +58,11 @@ impl Chars {
         self.0.iter().any(|a| other.0.iter().any(|b| a.0 <= b.1 && b.0 <= a.1))
     }
 
+    /// How many ranges it has.
+    pub const fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// Whether it has none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

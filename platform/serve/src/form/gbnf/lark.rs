@@ -5,9 +5,12 @@
 //! chosen here: as large as they can be, because pieces are what makes masks cheap, and so small that a
 //! longest piece never takes what should come after it. Rules that do not lead back to themselves, and those
 //! that do at their end alone, are regular; a regular sequence is one piece where what may follow it in a
-//! text cannot go on with it, else it is put together of smaller ones, down to single characters, for which
-//! that is never so.
+//! text cannot go on with it, else it is put together of smaller ones, down to single characters.
+//!
+//! Nothing that is no text of the grammar is taken. Some texts of a grammar that leads back to itself are not
+//! taken either: where one way begins with a longer piece than another, the lexer goes the longer way.
 
+use std::cell::Cell;
 use std::fmt::Write;
 
 use serde_json::Value;
@@ -18,6 +21,8 @@ use super::{Chars, Expr, Grammar};
 const MOST_PARTS: usize = 64;
 /// Most pieces that a grammar is taken apart into.
 const MOST_PIECES: usize = 50_000;
+/// Most parts and ranges of characters that are looked at to know what begins and follows what.
+const MOST_WORK: usize = 2_000_000;
 
 /// A grammar in Lark.
 #[derive(Debug)]
@@ -28,7 +33,7 @@ pub struct Lark {
     pub lines: Vec<usize>,
 }
 
-/// Writes a grammar; nothing where it becomes too long.
+/// Writes a grammar; nothing where it becomes too long, or takes too much work.
 pub fn lark(mut grammar: Grammar) -> Option<Lark> {
     let is_regular = find_regular(&mut grammar);
     let count = grammar.rules.len();
@@ -41,12 +46,13 @@ pub fn lark(mut grammar: Grammar) -> Option<Lark> {
         written: vec![false; count],
         lark: Lark { text: String::new(), lines: Vec::new() },
         pieces: 0,
+        work: Cell::new(0),
         grammar,
     };
     writer.find_starts();
     writer.find_follow();
     writer.write();
-    (writer.pieces <= MOST_PIECES).then_some(writer.lark)
+    (!writer.is_too_much()).then_some(writer.lark)
 }
 
 /// Which rules are regular. Those that lead back to themselves at their end alone become repetitions.
@@ -148,12 +154,23 @@ struct Writer {
     lark: Lark,
     /// Pieces so far.
     pieces: usize,
+    /// Parts and ranges of characters that were looked at so far.
+    work: Cell<usize>,
 }
 
 impl Writer {
+    fn is_too_much(&self) -> bool {
+        self.pieces > MOST_PIECES || self.work.get() > MOST_WORK
+    }
+
+    /// Counts a part whose characters these are.
+    fn look(&self, chars: &Chars) {
+        self.work.set(self.work.get() + 1 + chars.len());
+    }
+
     fn find_starts(&mut self) {
         let mut grew = true;
-        while std::mem::take(&mut grew) {
+        while std::mem::take(&mut grew) && !self.is_too_much() {
             for number in 0..self.starts.len() {
                 let (chars, can_be_empty) = self.start(&self.grammar.rules[number].body);
                 let known = &mut self.starts[number];
@@ -167,6 +184,15 @@ impl Writer {
 
     /// The characters that texts of an expression begin with, and whether it has the empty one.
     fn start(&self, expr: &Expr) -> (Chars, bool) {
+        let found = self.start_of_part(expr);
+        self.look(&found.0);
+        found
+    }
+
+    fn start_of_part(&self, expr: &Expr) -> (Chars, bool) {
+        if self.is_too_much() {
+            return (Chars::default(), true);
+        }
         match expr {
             Expr::Text(text) => (text.chars().next().map(Chars::one).unwrap_or_default(), false),
             Expr::Class(chars) => (chars.clone(), false),
@@ -212,7 +238,7 @@ impl Writer {
 
     fn find_follow(&mut self) {
         let mut grew = true;
-        while std::mem::take(&mut grew) {
+        while std::mem::take(&mut grew) && !self.is_too_much() {
             for number in 0..self.follow.len() {
                 if self.is_regular[number] {
                     continue;
@@ -229,7 +255,9 @@ impl Writer {
 
     /// What follows each rule within an expression that `after` follows.
     fn followed(&self, expr: &Expr, after: &Chars, found: &mut Vec<(usize, Chars)>) {
+        self.look(after);
         match expr {
+            _ if self.is_too_much() => {}
             Expr::Rule(number) if !self.is_regular[*number] => found.push((*number, after.clone())),
             Expr::Rule(_) | Expr::Text(_) | Expr::Class(_) | Expr::Token(_) => {}
             Expr::Seq(parts) => {
@@ -267,6 +295,15 @@ impl Writer {
 
     /// The characters of texts of an expression.
     fn alphabet(&self, expr: &Expr) -> Chars {
+        let found = self.alphabet_of_part(expr);
+        self.look(&found);
+        found
+    }
+
+    fn alphabet_of_part(&self, expr: &Expr) -> Chars {
+        if self.is_too_much() {
+            return Chars::default();
+        }
         match expr {
             Expr::Text(text) => {
                 Chars::new(text.chars().map(|char| (char.into(), char.into())).collect())
@@ -374,7 +411,8 @@ impl Writer {
     /// An expression of a rule that `after` follows; `from` is the rule that it comes from.
     fn rule(&mut self, expr: &Expr, after: &Chars, from: usize) -> String {
         self.pieces += 1;
-        if self.pieces > MOST_PIECES {
+        self.look(after);
+        if self.is_too_much() {
             return String::new();
         }
         let is_regular = self.regular(expr);

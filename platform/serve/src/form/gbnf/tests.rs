@@ -159,6 +159,26 @@ fn what_is_wrong_is_said_with_its_line() {
     }
 }
 
+/// Each round of looking for what begins a rule finds it for one more of them.
+#[test]
+fn what_takes_too_much_work_is_refused() {
+    let chain = |rules: usize| {
+        let rule = |n: usize| format!("r{n} ::= \"a\" r{n} \"b\" | r{} | \"c\"\n", n + 1);
+        let all: String = (0..rules).map(rule).collect();
+        format!("root ::= r0\n{all}r{rules} ::= [acegikmoqsuwyACEGIKMOQSUWY02468]\n")
+    };
+    assert!(lark(parse(&chain(10)).expect("it is right")).is_some());
+    assert!(lark(parse(&chain(900)).expect("it is right")).is_none());
+}
+
+/// A longest piece may take what another way would need, where two ways begin alike: llguidance's lexer goes
+/// one way.
+#[test]
+fn some_texts_of_a_grammar_are_not_taken() {
+    let gbnf = "root ::= \"abc\" root \")\" | [a] root \"d\" | \"bx\"";
+    check(gbnf, &["bx", "abcbx)"], &["abxd"]);
+}
+
 #[test]
 fn the_first_rule_tells_the_language() {
     assert!(is_gbnf("# a comment: b\n\n  root ::= a"));
