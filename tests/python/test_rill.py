@@ -45,6 +45,27 @@ class Package(unittest.TestCase):
             [(line["ending"], line["prompt_tokens"], line["answer_tokens"]) for line in expected],
         )
 
+    def test_a_conversation_that_is_lost_or_closed_leaves_its_place(self):
+        with load(conversations=1) as model:
+            for _ in range(3):
+                self.assertTrue("".join(model.chat().ask(QUESTION)))
+            chat = model.chat()
+            heard = chat.ask(QUESTION)
+            next(heard)
+            with self.assertRaisesRegex(rill.RillError, "1 conversations are in use"):
+                model.chat()
+            chat.close()
+            chat.close()
+            for late in (lambda: next(heard), lambda: chat.ask(QUESTION)):
+                with self.assertRaisesRegex(rill.RillError, "conversation is closed"):
+                    late()
+            other = model.chat()
+            # What was closed ends nobody else's when it goes.
+            del chat, heard, late
+            gc.collect()
+            self.assertTrue("".join(other.ask(QUESTION)))
+        del other
+
     def test_an_answer_comes_as_it_is_said(self):
         with load(conversations=2) as model:
             parts = list(model.chat().ask(QUESTION))

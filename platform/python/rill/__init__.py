@@ -11,6 +11,7 @@ A model may be used by several threads; calls wait for each other, without the i
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -99,11 +100,18 @@ class Tokenizer:
 
 
 class Chat:
-    """A conversation. It takes one of the model's ``conversations`` until it is closed."""
+    """A conversation. It takes one of the model's ``conversations`` until it is closed or lost."""
+
+    _id: Optional[int] = None
 
     def __init__(self, engine: _Engine, system: Optional[str]) -> None:
         self._engine = engine
         self._id = engine.begin(system)
+
+    def __del__(self) -> None:
+        # A model that was closed has no conversations any more.
+        with contextlib.suppress(RillError):
+            self.close()
 
     def ask(
         self,
@@ -124,14 +132,20 @@ class Chat:
         An answer that is not heard to its end is over when the next question is asked.
         """
         choice = (temperature, top_k, top_p, min_p, repetition_penalty)
-        self._engine.ask(
-            self._id, question, _limits(max_tokens, stop, max_thinking, seed), choice
-        )
-        return iter(lambda: self._engine.speak(self._id), None)
+        limits = _limits(max_tokens, stop, max_thinking, seed)
+        self._engine.ask(self._open(), question, limits, choice)
+        return iter(lambda: self._engine.speak(self._open()), None)
 
     def close(self) -> None:
         """Ends the conversation."""
-        self._engine.end(self._id)
+        id, self._id = self._id, None
+        if id is not None:
+            self._engine.end(id)
+
+    def _open(self) -> int:
+        if self._id is None:
+            raise RillError("the conversation is closed")
+        return self._id
 
     def __enter__(self) -> Chat:
         return self
