@@ -127,6 +127,15 @@ impl Need {
     /// The Python that has it.
     pub const PYTHON_BUILDER: &str =
         concat!(env!("CARGO_MANIFEST_DIR"), "/../target/python/bin/python");
+    /// Builds what uses the package for ExecuTorch: a newer one than Debian's.
+    pub const CMAKE: Self = Self {
+        what: Cow::Borrowed("CMake 3.28 or later"),
+        install: Self::PYTHON_WHEELS.install,
+        how: How::Succeeds(&[Self::CMAKE_PROGRAM, "--version"]),
+    };
+    /// The program.
+    pub const CMAKE_PROGRAM: &str =
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../target/python/bin/cmake");
     /// The official JavaScript clients of the APIs that `rill serve` speaks.
     pub const NODE_CLIENTS: Self = Self {
         what: Cow::Borrowed("OpenAI's and Ollama's clients for JavaScript"),

@@ -26,6 +26,9 @@ pub fn image(board: &Board) -> Vec<Need> {
 /// Running a board here.
 pub fn run(board: &Board) -> Result<Vec<Need>> {
     let mut needs = image(board);
+    if board.platform == Platform::Executorch && board.runs_here() {
+        needs.push(Need::CMAKE);
+    }
     match board.emulator {
         None => {}
         Some(Emulator::User) if board.runs_here() => {}

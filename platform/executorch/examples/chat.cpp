@@ -44,8 +44,9 @@ bool encode(const std::string& text, bool control, std::vector<int64_t>& tokens)
   size_t count = 0;
   const rill_status status = rill_encode(rill_backend_model(), text.data(), text.size(), control,
                                          ids.data(), ids.size(), &count);
+  if (status != RILL_STATUS_OK) return false;
   tokens.insert(tokens.end(), ids.begin(), ids.begin() + count);
-  return status == RILL_STATUS_OK;
+  return true;
 }
 
 void print(int64_t token) {

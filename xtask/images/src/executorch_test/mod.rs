@@ -12,6 +12,7 @@ use std::process::{Command, Output};
 use anyhow::{Context, Result, ensure};
 use bytesize::ByteSize;
 use serde_json::Value;
+use xtask::need::Need;
 use xtask::workspace;
 
 use crate::image::Inputs;
@@ -76,7 +77,8 @@ pub fn run(name: &str) -> Result<()> {
         return refused::check(&checker, &program, files.path());
     }
     reads_back(&made)?;
-    chats(&made, files.path())?;
+    let answer = chats(&made, files.path())?;
+    found_by_cmake(&made, files.path(), &answer)?;
     within_budget(&checker, files.path())?;
     // What is wrong is where mistakes show: it goes through a backend that is watched.
     let watched = files.path().join("watched");
@@ -154,24 +156,44 @@ fn reads_back(made: &Made) -> Result<()> {
     Ok(())
 }
 
-/// The host gives the same answer with either library, and `rill` takes the program for a model.
-fn chats(made: &Made, files: &Path) -> Result<()> {
+/// The host gives the same answer with either library, and `rill` takes the program for a model. Returns
+/// the answer.
+fn chats(made: &Made, files: &Path) -> Result<String> {
     let whole = files.join("static");
     made.link_static(HOST, &whole)?;
-    let question = files.join("question.txt");
-    fs::write(&question, "Where is the lift?\n")?;
-    let answer = |program: &Path| -> Result<String> {
-        let mut command = made.command(program)?;
-        command.arg(made.program()).stdin(File::open(&question)?);
-        workspace::output(&mut command)
-    };
-    let (shared, whole) = (answer(&made.link(HOST)?)?, answer(&whole)?);
+    let [shared, whole] =
+        [&made.link(HOST)?, &whole].map(|host| answer(made.command(host)?, made, files));
+    let (shared, whole) = (shared?, whole?);
     ensure!(!shared.trim().is_empty() && shared == whole, "{shared:?}, but statically {whole:?}");
     println!("the host, with the shared library and the static one: {}", shared.trim());
     let rill = program::build(&workspace::board("host")?, "rill")?;
     for task in ["verify", "plan"] {
         workspace::output(Command::new(&rill).args([task, "--model"]).arg(made.program()))?;
     }
+    Ok(shared)
+}
+
+/// What a host answers to a question.
+fn answer(mut host: Command, made: &Made, files: &Path) -> Result<String> {
+    let question = files.join("question.txt");
+    fs::write(&question, "Where is the lift?\n")?;
+    workspace::output(host.arg(made.program()).stdin(File::open(&question)?))
+}
+
+/// CMake builds the folder's example with its package, and the program finds its libraries by itself and
+/// gives this answer, with either library.
+fn found_by_cmake(made: &Made, files: &Path, expected: &str) -> Result<()> {
+    let build = files.join("cmake");
+    let mut configure = Command::new(Need::CMAKE_PROGRAM);
+    configure.arg("-S").arg(made.folder().join("examples")).arg("-B").arg(&build);
+    configure.arg(format!("-DCMAKE_PREFIX_PATH={}", made.sdk.folder().display()));
+    workspace::output(&mut configure)?;
+    workspace::output(Command::new(Need::CMAKE_PROGRAM).arg("--build").arg(&build))?;
+    for host in ["chat", "chat-static"] {
+        let said = answer(Command::new(build.join(host)), made, files)?;
+        ensure!(said == expected, "{host}, built by CMake, says {said:?}, not {expected:?}");
+    }
+    println!("the host, built with the CMake package: the same");
     Ok(())
 }
 

@@ -29,6 +29,11 @@ impl Made {
         Ok(Self { board, folder: folder.canonicalize()?, sdk })
     }
 
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// The program for ExecuTorch.
     pub fn program(&self) -> PathBuf {
         self.folder.join(PROGRAM)

@@ -30,10 +30,11 @@ pub const PROGRAM: &str = "model.pte";
 /// What C programs include.
 pub const HEADER: &str = "platform/ffi/include/rill.h";
 /// What of the repository goes along, and where to.
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 5] = [
     (HEADER, "include/rill.h"),
     ("platform/executorch/include/rill_backend.h", "include/rill_backend.h"),
     ("platform/executorch/examples/chat.cpp", "examples/chat.cpp"),
+    ("platform/executorch/examples/CMakeLists.txt", "examples/CMakeLists.txt"),
     ("platform/executorch/README.md", "README.md"),
 ];
 const CMAKE: &str = "platform/executorch/cmake/RillBackendConfig.cmake";

@@ -17,13 +17,16 @@ const REQUIREMENTS: &str = "platform/executorch/requirements.txt";
 /// What compiles and prints flatbuffers.
 const FLATC: &str = "data/bin/flatc";
 /// Parts of a wheel that are unpacked, by the beginnings of their names.
-const PARTS: [&str; 6] = [
+const PARTS: [&str; 8] = [
     "executorch/include/",
+    "executorch/lib/cmake/",
     "executorch/lib/libexecutorch.so",
     "executorch/lib/libexecutorch_backend_xnnpack.so",
     "executorch/lib/libexecutorch_threadpool.so",
     "executorch/data/bin/flatc",
     "executorch/schema/",
+    // By this the package for CMake finds the folder.
+    "executorch/share/cmake/",
 ];
 /// Unpacks parts of an archive: archive, folder, beginnings of names.
 const UNPACK: &str = "\
@@ -52,7 +55,8 @@ impl Sdk {
             fs::rename(made.path().join("unpacked/executorch"), &folder)?;
         }
         let sdk = Self { folder };
-        ensure!(sdk.library().is_file(), "{} is incomplete: remove it", sdk.folder.display());
+        let is_whole = sdk.library().is_file() && sdk.folder.join("share/cmake").is_dir();
+        ensure!(is_whole, "{} is incomplete: remove it", sdk.folder.display());
         Ok(sdk)
     }
 
@@ -65,6 +69,11 @@ impl Sdk {
             format!("-isystem{}", include.display()),
             format!("-isystem{}", c10.display()),
         ]
+    }
+
+    /// Where CMake finds it.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Folder of the libraries.
