@@ -2,8 +2,10 @@
 
 use std::collections::VecDeque;
 use std::io::{self, BufRead, BufReader, PipeReader, Write, stdout};
+use std::mem::take;
 use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -79,13 +81,15 @@ impl Check {
         let mut child = command.spawn().map_err(cannot)?;
         // With it this end of the pipe goes: the reader ends when the check does.
         drop(command);
-        let told = read(reader, shown);
+        let telling = Arc::default();
+        let ended = read(reader, shown, Arc::clone(&telling));
         let status = child.wait().map_err(cannot)?;
         // What the check left running may hold the pipe open; all of the check's own lines are there.
-        let lines = told.recv_timeout(Duration::from_secs(3)).unwrap_or_default();
+        let _ = ended.recv_timeout(Duration::from_secs(3));
         if status.success() {
             return Ok(());
         }
+        let lines = telling.lock().unwrap_or_else(PoisonError::into_inner).lines();
         Err(Failure { why: status.to_string(), lines })
     }
 }
@@ -96,20 +100,23 @@ pub fn show(line: &str) {
     _ = writeln!(stdout(), "{line}");
 }
 
-/// Reads lines to the end, and sends those that tell of a failure.
-fn read(output: PipeReader, mut shown: impl FnMut(&str) + Send + 'static) -> Receiver<Vec<String>> {
+/// Reads lines on a thread of its own; what is returned hears when there are no more.
+fn read(
+    output: PipeReader,
+    mut shown: impl FnMut(&str) + Send + 'static,
+    telling: Arc<Mutex<Telling>>,
+) -> Receiver<()> {
     let (sender, receiver) = channel();
     thread::spawn(move || {
-        let mut telling = Telling::default();
         let mut output = BufReader::new(output);
         let mut line = Vec::new();
         while output.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
             let text = String::from_utf8_lossy(&line);
             shown(text.trim_end());
-            telling.hear(text.trim_end());
+            telling.lock().unwrap_or_else(PoisonError::into_inner).hear(text.trim_end());
             line.clear();
         }
-        _ = sender.send(telling.lines());
+        _ = sender.send(());
     });
     receiver
 }
@@ -127,12 +134,18 @@ struct Telling {
 impl Telling {
     fn hear(&mut self, line: &str) {
         let panic = line.contains("panicked at");
+        // Python names what was raised and then says why: `ValueError: why`.
+        let raised = line.split_once(':').is_some_and(|(kind, _)| kind.ends_with("Error"));
         let begins = panic
+            || raised
             || line.starts_with("error")
+            || line.starts_with("ERROR")
             || line.ends_with("FAILED")
             || line.starts_with("FAIL");
         if begins || self.more > 0 {
-            self.told.push(line.to_owned());
+            if self.told.len() < MOST_TOLD {
+                self.told.push(line.to_owned());
+            }
             self.more = if panic { 2 } else { self.more.saturating_sub(1) };
         }
         self.last.push_back(line.to_owned());
@@ -141,12 +154,9 @@ impl Telling {
         }
     }
 
-    fn lines(mut self) -> Vec<String> {
-        if self.told.is_empty() {
-            return self.last.into();
-        }
-        self.told.truncate(MOST_TOLD);
-        self.told
+    /// Takes them out.
+    fn lines(&mut self) -> Vec<String> {
+        if self.told.is_empty() { take(&mut self.last).into() } else { take(&mut self.told) }
     }
 }
 
@@ -182,5 +192,7 @@ mod tests {
     #[test]
     fn what_a_check_leaves_running_does_not_hold_it_up() {
         assert!(sh("sleep 100 & exit 0").is_ok());
+        let failure = sh("echo between; echo ValueError: why; sleep 100 & exit 1");
+        assert_eq!(failure.expect_err("it exits with 1").lines, ["ValueError: why"]);
     }
 }
