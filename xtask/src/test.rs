@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::mpsc::channel;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use rill_board::{Disk, Emulator, Platform, TABLES};
@@ -358,8 +358,8 @@ pub fn run(args: &Args) -> Result<()> {
     let (mut passed, mut failed, mut left_out) = (0, Vec::new(), Vec::new());
     let mut unreachable = Vec::new();
     let mut beside = Vec::new();
-    let mut sum_up = |name: String, began: Instant, result: Result<(), Failure>| {
-        let took = began.elapsed().as_secs();
+    let mut sum_up = |name: String, took: Duration, result: Result<(), Failure>| {
+        let took = took.as_secs();
         match result {
             Ok(()) => {
                 println!("--- {name}: passed in {took} s");
@@ -385,19 +385,24 @@ pub fn run(args: &Args) -> Result<()> {
         let (name, began) = (check.name.clone(), Instant::now());
         if check.beside {
             let (sender, lines) = channel();
-            let run =
-                thread::spawn(move || check.run(move |line| _ = sender.send(line.to_owned())));
-            beside.push((name, began, lines, run));
+            let run = thread::spawn(move || {
+                let result = check.run(move |line| _ = sender.send(line.to_owned()));
+                (began.elapsed(), result)
+            });
+            beside.push((name, lines, run));
             continue;
         }
         println!("=== {name}");
-        sum_up(name, began, check.run(show));
+        let result = check.run(show);
+        sum_up(name, began.elapsed(), result);
     }
-    for (name, began, lines, run) in beside {
+    for (name, lines, run) in beside {
         println!("=== {name}, run beside the others");
-        lines.iter().for_each(|line| show(&line));
         let ended = || Failure { why: "its thread ended".to_owned(), lines: Vec::new() };
-        sum_up(name, began, run.join().unwrap_or_else(|_| Err(ended())));
+        let (took, result) = run.join().unwrap_or_else(|_| (Duration::ZERO, Err(ended())));
+        // What the check left running may print for longer.
+        lines.try_iter().for_each(|line| show(&line));
+        sum_up(name, took, result);
     }
     let out = left_out.len() + unreachable.len();
     println!("\n{passed} checks passed, {} failed, {out} left out", failed.len());
