@@ -7,7 +7,7 @@ use std::sync::Barrier;
 use std::time::Duration;
 
 use rill_tests::program::path;
-use rill_tests::server::{Reply, post};
+use rill_tests::server::{Reply, post, soon};
 use rill_tests::tls::{data, greet};
 use serde_json::{Map, Value, json};
 
@@ -153,6 +153,7 @@ fn the_most_that_is_asked_stays_within_what_is_set_aside() {
     let parts = served.parts();
     let of = |name| parts.iter().find(|part| part.0 == name).expect("it is planned").1;
     let aside = of("connections") + of("requests") + of("forms of answers");
+    let before = served.status("VmRSS:");
     // Connections that say half of what they want.
     let half = format!("GET /health HTTP/1.1\r\nHost: x\r\nX: {}", "y".repeat(15 << 10));
     let idle: Vec<_> = (0..64 - KINDS * EACH - 2)
@@ -163,7 +164,6 @@ fn the_most_that_is_asked_stays_within_what_is_set_aside() {
             stream
         })
         .collect();
-    let before = served.status("VmRSS:");
     let barrier = Barrier::new(KINDS * EACH);
     std::thread::scope(|scope| {
         for number in 0..KINDS * EACH {
@@ -173,12 +173,10 @@ fn the_most_that_is_asked_stays_within_what_is_set_aside() {
                 let (path, body) = heavy(kind);
                 barrier.wait();
                 // Those that come when there is no room come again.
-                let status = loop {
+                let status = soon(|| {
                     let status = served.ask(path, &body);
-                    if ![408, 429].contains(&status) {
-                        break status;
-                    }
-                };
+                    (![408, 429].contains(&status)).then_some(status)
+                });
                 assert_eq!(status, if kind == LONG { 400 } else { 200 }, "{kind}");
             });
         }

@@ -353,3 +353,19 @@ fn tools_that_go_too_deep_are_refused_and_say_the_limit() {
     assert!([200, 400].contains(&reply.status), "{reply:?}");
     assert_eq!(server.get("/health").status, 200);
 }
+
+#[test]
+fn tools_that_would_take_too_much_are_named() {
+    let server = served();
+    let parameters = json!({
+        "type": "object",
+        "properties": {"text": {"const": "x".repeat(20 << 10)}},
+        "required": ["text"],
+        "additionalProperties": false,
+    });
+    let body = question(1, &[tool("say", parameters)], json!({"tool_choice": "required"}));
+    let answer = server.post(CHAT, &body);
+    assert_eq!(answer.status, 400);
+    assert_eq!(answer.param(), "tools");
+    assert!(answer.body.contains("bytes of RAM"), "{answer:?}");
+}

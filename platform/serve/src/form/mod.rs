@@ -50,6 +50,14 @@ impl Wanted {
         }
     }
 
+    /// The path of what is wrong with all of it.
+    fn path(&self) -> String {
+        match self {
+            Self::Schema(_) | Self::Grammar(_) => String::new(),
+            Self::Calls(_) => "tools".to_owned(),
+        }
+    }
+
     /// Any JSON object.
     pub fn object() -> Self {
         Self::Schema(json!({"type": "object"}))
@@ -130,8 +138,8 @@ impl Forms {
         if let Some(form) = self.known.find(key) {
             return Ok(form);
         }
-        bound(&wanted)?;
-        let text = wanted.bytes();
+        let text = bound(&wanted)?;
+        let path = wanted.path();
         let mut form = self.begin(wanted)?;
         form.bytes += form.force(tokenizer) * FORCED + text * COPY;
         if form.bytes > MOST_AT_WORK {
@@ -140,7 +148,7 @@ impl Forms {
                  it shorter",
                 form.bytes
             );
-            return Err(FormError { path: String::new(), message }.into());
+            return Err(FormError { path, message }.into());
         }
         form.bytes += text * SHARED;
         // Those that are only kept make room for it.
@@ -239,8 +247,8 @@ pub const TOKEN_GROWTH: usize = 1 << 10;
 /// Most bytes that it takes to make one, one after the other, and of the stack for that.
 pub const MOST_MAKING: usize = MOST_BYTES * MAKING + depth::USED;
 
-/// Refuses what is too long or goes too deep.
-fn bound(wanted: &Wanted) -> Result<(), FormError> {
+/// Refuses what is too long or goes too deep; returns the bytes of what is not.
+fn bound(wanted: &Wanted) -> Result<usize, FormError> {
     let bytes = wanted.bytes();
     let (path, depth) = match wanted {
         Wanted::Schema(schema) => (String::new(), depth::of_schema(schema)),
@@ -251,11 +259,12 @@ fn bound(wanted: &Wanted) -> Result<(), FormError> {
             let other = calls.other.as_ref();
             let path = tool.map(|tool| &tool.path).or(other.map(|(path, _)| path));
             let path = path.cloned().unwrap_or_default();
-            let path = if bytes > MOST_BYTES { "tools".into() } else { path };
+            let path = if bytes > MOST_BYTES { wanted.path() } else { path };
             (path, depth::of_calls(calls))
         }
     };
-    limit(path, depth, bytes)
+    limit(path, depth, bytes)?;
+    Ok(bytes)
 }
 
 /// Refuses what has so many levels and so many bytes, if those are too many.

@@ -60,7 +60,8 @@ impl Frame {
         let defaults = defaults.as_object().into_iter().flatten();
         let said: BTreeMap<_, _> =
             defaults.map(|(name, or)| (name, fields.peek(name).unwrap_or(or))).collect();
-        let said = json!(said).to_string();
+        let said = serde_json::to_string(&said)
+            .map_err(|error| ApiError::bad(format!("it cannot be said again: {error}")))?;
         if said.len() > shared.limits.echo {
             let (len, most) = (said.len(), shared.limits.echo);
             let message = format!(
