@@ -4,10 +4,12 @@ import gc
 import json
 import pathlib
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 import unittest
 
 import numpy
@@ -122,6 +124,7 @@ class Package(unittest.TestCase):
                 lambda: model.logits([1] * 513),
                 lambda: model.tokenizer.decode([model.vocab]),
                 lambda: model.score([1, 2], 0),
+                lambda: model.score([1, model.vocab], 1),
                 lambda: model.generate([QUESTION], temperature=-1.0),
                 lambda: model.generate([QUESTION], stop=""),
                 lambda: model.generate(["long " * 600]),
@@ -152,6 +155,34 @@ class Package(unittest.TestCase):
                 turns += 1
             asked.join()
             self.assertGreater(turns, 3)
+
+    def test_an_interrupt_ends_the_call_that_it_reaches_and_no_other(self):
+        class Enough(Exception):
+            pass
+
+        def enough(*_):
+            raise Enough
+
+        before = signal.signal(signal.SIGALRM, enough)
+        self.addCleanup(signal.signal, signal.SIGALRM, before)
+        with load(conversations=2) as model:
+            asked = [QUESTION, "Who are you?"] * 16
+            expected = model.generate(asked)
+            for waits in (False, True):
+                heard = []
+                other = threading.Thread(target=lambda: heard.extend(model.generate(asked)))
+                if waits:
+                    other.start()
+                with self.assertRaises(Enough):
+                    signal.setitimer(signal.ITIMER_REAL, 0.3)
+                    if not waits:
+                        # It waits for the call below.
+                        threading.Timer(0.1, other.start).start()
+                    model.generate([QUESTION] * 10_000)
+                while other.ident is None:
+                    time.sleep(0.01)
+                other.join()
+                self.assertEqual(heard, expected)
 
     def test_nothing_leaks_over_ten_thousand_steps(self):
         with load() as model:

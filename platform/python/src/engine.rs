@@ -12,7 +12,7 @@ use rill_linux::answer::AnswerOptions;
 use rill_linux::engine::{BudgetOptions, Options};
 use rill_linux::talk::Message;
 
-use crate::model::{Manner, Prompt, Sampling, Wrong, role};
+use crate::model::{Manner, Prompt, Sampling, role};
 use crate::worker::Worker;
 
 create_exception!(rill, RillError, PyRuntimeError, "Something that Rill cannot do, and why.");
@@ -193,10 +193,7 @@ impl Engine {
 
     fn decode<'py>(&self, py: Python<'py>, tokens: Vec<u32>) -> PyResult<Bound<'py, PyBytes>> {
         let text = self.worker.call(py, move |model| {
-            let vocab = model.engine.image.manifest.shape.vocab;
-            if let Some(id) = tokens.iter().find(|&&id| id >= vocab) {
-                return Err(Wrong::Argument(format!("token {id} is not in the vocabulary")));
-            }
+            model.know(&tokens)?;
             let tokenizer = model.engine.session.tokenizer();
             Ok(tokens.iter().flat_map(|&id| tokenizer.piece(id)).copied().collect::<Vec<u8>>())
         })?;

@@ -102,7 +102,8 @@ pub struct Model<'m> {
     chats: Vec<Option<Chat>>,
     /// Number of the conversation that begins next: no two have the same.
     next: u64,
-    stop: Arc<AtomicBool>,
+    /// Ends what is computed now.
+    pub stop: Arc<AtomicBool>,
 }
 
 /// A conversation.
@@ -125,10 +126,19 @@ impl Events for Stop<'_> {
 }
 
 impl<'m> Model<'m> {
-    /// A model that nobody speaks with; `stop` ends what is computed.
-    pub fn new(engine: Engine<'m>, stop: Arc<AtomicBool>) -> Self {
+    /// A model that nobody speaks with.
+    pub fn new(engine: Engine<'m>) -> Self {
         let chats = (0..engine.session.conversations()).map(|_| None).collect();
-        Self { engine, chats, next: 1, stop }
+        Self { engine, chats, next: 1, stop: Arc::default() }
+    }
+
+    /// Fails if not all of these are tokens of the model.
+    pub fn know(&self, tokens: &[u32]) -> Result<(), Wrong> {
+        let vocab = self.engine.image.manifest.shape.vocab;
+        match tokens.iter().find(|&&id| id >= vocab) {
+            Some(id) => Err(Wrong::Argument(format!("token {id} is not in the vocabulary"))),
+            None => Ok(()),
+        }
     }
 
     /// A conversation that nobody has; it is empty and selected.
@@ -360,6 +370,7 @@ impl<'m> Model<'m> {
         if from == 0 || from > tokens.len() {
             return Err(Wrong::Argument("`from` must be 1 to the number of tokens".into()));
         }
+        self.know(tokens)?;
         let mut scores = Vec::with_capacity(tokens.len() - from);
         let mut at = 0;
         let wanted = tokens.to_vec();

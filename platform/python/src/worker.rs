@@ -2,7 +2,7 @@
 //! with the interpreter's lock.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
@@ -22,8 +22,6 @@ pub struct Worker {
     /// `None` when the model is closed.
     jobs: Mutex<Option<Sender<Job>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    /// What is computed is to end.
-    stop: Arc<AtomicBool>,
 }
 
 /// How often Python is asked whether the user wants to end the program.
@@ -34,8 +32,6 @@ impl Worker {
     pub fn start(py: Python<'_>, options: Options) -> PyResult<Self> {
         let (jobs, queue) = channel::<Job>();
         let (loaded, outcome) = sync_channel(1);
-        let stop = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&stop);
         let live = move || {
             let mut memory = Memory::new();
             let engine = match Engine::load(&options, &mut memory, &mut |_| {}) {
@@ -46,7 +42,7 @@ impl Worker {
                     return;
                 }
             };
-            let mut model = Model::new(engine, flag);
+            let mut model = Model::new(engine);
             let _ = loaded.send(Ok(()));
             queue.into_iter().for_each(|job| job(&mut model));
         };
@@ -54,20 +50,26 @@ impl Worker {
         let ended = || Err("the model's thread ended".to_owned());
         let outcome = py.detach(move || outcome.recv().unwrap_or_else(|_| ended()));
         outcome.map_err(RillError::new_err)?;
-        Ok(Self { jobs: Mutex::new(Some(jobs)), thread: Mutex::new(Some(thread)), stop })
+        Ok(Self { jobs: Mutex::new(Some(jobs)), thread: Mutex::new(Some(thread)) })
     }
 
     /// Has `body` done with the model and waits for what comes of it, without the interpreter's lock. A
-    /// signal for which Python raises an exception ends it.
+    /// signal for which Python raises an exception ends it, and nothing that others have asked for.
     pub fn call<R: Send + 'static>(
         &self,
         py: Python<'_>,
         body: impl for<'m> FnOnce(&mut Model<'m>) -> Result<R, Wrong> + Send + 'static,
     ) -> PyResult<R> {
         let (sender, outcome) = sync_channel(1);
+        let [begun, stop] = [(); 2].map(|()| Arc::new(AtomicBool::new(false)));
+        let (begins, stops) = (Arc::clone(&begun), Arc::clone(&stop));
         let job: Job = Box::new(move |model| {
-            // Who asked may have been interrupted.
-            let _ = sender.send(body(model));
+            begins.store(true, SeqCst);
+            // Who asked waits no longer: see below.
+            if !stops.load(SeqCst) {
+                model.stop = stops;
+                let _ = sender.send(body(model));
+            }
         });
         let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let jobs = jobs.ok_or_else(|| RillError::new_err("the model is closed"))?;
@@ -79,16 +81,21 @@ impl Worker {
             loop {
                 match outcome.recv_timeout(LOOK) {
                     Ok(done) => {
-                        self.stop.store(false, Ordering::Relaxed);
                         return match interrupted {
                             Some(interrupt) => Err(interrupt),
                             None => done.map_err(|wrong| RillError::new_err(wrong.to_string())),
                         };
                     }
-                    Err(RecvTimeoutError::Disconnected) => return Err(gone()),
+                    Err(RecvTimeoutError::Disconnected) => {
+                        return Err(interrupted.unwrap_or_else(gone));
+                    }
                     Err(RecvTimeoutError::Timeout) => {
                         if let Err(interrupt) = Python::attach(|py| py.check_signals()) {
-                            self.stop.store(true, Ordering::Relaxed);
+                            stop.store(true, SeqCst);
+                            // What waits behind others' calls will not begin.
+                            if !begun.load(SeqCst) {
+                                return Err(interrupt);
+                            }
                             interrupted.get_or_insert(interrupt);
                         }
                     }
