@@ -24,8 +24,8 @@
 //! - [`arena`] and [`experts`]: memory, and the pages in it or on their way;
 //! - `model`: the path of a token through the layers;
 //! - [`tokenizer`], [`chat`] and [`sampler`]: text to tokens, and logits to the next one;
-//! - [`draft`] and [`sequence`]: a conversation, and guesses how it goes on; `saved` and `prefixes`: what
-//!   several begin with, also where it is kept elsewhere;
+//! - [`draft`], `turns` and [`sequence`]: a conversation, guesses how it goes on, and when it does;
+//!   `saved` and `prefixes`: what several begin with, also where it is kept elsewhere;
 //! - `desk` and [`plan`]: where every byte goes;
 //! - [`stats`], `schedule` and [`engine`]: conversations, side by side; [`saving`]: keeping one elsewhere;
 //! - [`session`], [`thinking`], [`answer`] and [`mod@generate`]: one conversation;
@@ -64,3 +64,4 @@ pub mod size;
 pub mod stats;
 pub mod thinking;
 pub mod tokenizer;
+mod turns;

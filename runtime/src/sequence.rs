@@ -15,6 +15,7 @@ use crate::sampler::{
     Bias, MOST_BIASES, NoChoice, Sampler, Settings, Situation, insert, set_words,
 };
 use crate::tokenizer::EncodeError;
+use crate::turns::Turn;
 
 /// Why a sequence cannot go on. It is as it was before the call that failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -159,6 +160,8 @@ pub struct Sequence<'a> {
     pub(crate) answer: Option<usize>,
     pub(crate) results: Option<Results>,
     pub(crate) trust: Trust,
+    /// When its answer had its turn, where answers take turns.
+    pub(crate) turn: Turn,
     /// Whether results of all its tokens are wanted, and not of the last one alone.
     pub(crate) wants_every: bool,
     /// The longest beginning of it that was remembered or taken over, in tokens.
@@ -196,6 +199,7 @@ impl<'a> Sequence<'a> {
             answer: None,
             results: None,
             trust: Trust::new(),
+            turn: Turn::default(),
             wants_every: false,
             remembered: 0,
         })

@@ -397,3 +397,57 @@ fn conversations_side_by_side_say_what_each_says_alone() {
         }
     }
 }
+
+/// Gives each conversation a prompt of 8 of its tokens and then the others one by one; the logits before
+/// each of these, and for how many steps one of them waited at most while others went on.
+fn fed(rig: &mut Rig<Many>, texts: &[Vec<u32>]) -> (Vec<Vec<Vec<u32>>>, usize) {
+    const PROMPT: usize = 8;
+    rig.with(|(engine, sequences), world| {
+        let sequences = &mut sequences[..texts.len()];
+        for (sequence, text) in sequences.iter_mut().zip(texts) {
+            engine.reset(sequence);
+            engine.append(sequence, &text[..PROMPT]).unwrap();
+        }
+        let mut all = vec![Vec::new(); texts.len()];
+        let (mut waited, mut longest) = (vec![0; texts.len()], 0);
+        loop {
+            let mut under_way: Vec<_> = sequences.iter_mut().collect();
+            if engine.advance(world, &mut under_way).unwrap().rows == 0 {
+                return (all, longest);
+            }
+            for (number, sequence) in sequences.iter_mut().enumerate() {
+                let Some(logits) = engine.logits(world.parallel, sequence) else {
+                    waited[number] += usize::from(!sequence.pending().is_empty());
+                    longest = longest.max(waited[number]);
+                    continue;
+                };
+                waited[number] = 0;
+                all[number].push(bits(logits));
+                if let Some(&id) = texts[number].get(sequence.tokens().len()) {
+                    engine.accept(sequence, id).unwrap();
+                }
+            }
+        }
+    })
+}
+
+#[test]
+fn answers_that_take_turns_have_the_same_logits_and_wait_for_the_others_turns() {
+    let ids = |seed: usize| (0..80).map(move |at| (100 + (at * 37 + seed * 311) % 1500) as u32);
+    let texts: Vec<Vec<u32>> = (0..4).map(|seed| ids(seed).collect()).collect();
+    let setting = Setting { context: 100, conversations: 4, draft: false, ..Setting::default() };
+    let mut rig = Rig::many(kiosk::default_image(), setting).unwrap();
+    let mut alone = Vec::new();
+    for text in &texts {
+        let (mut logits, longest) = fed(&mut rig, std::slice::from_ref(text));
+        assert_eq!((logits[0].len(), longest), (73, 0));
+        alone.append(&mut logits);
+    }
+    // All experts are in RAM: nobody waits.
+    assert!(fed(&mut rig, &texts) == (alone.clone(), 0));
+    // Few are: turns are tried.
+    let mut rig = Rig::many(kiosk::default_image(), Setting { slots: Some(8), ..setting }).unwrap();
+    let (logits, longest) = fed(&mut rig, &texts);
+    assert!(logits == alone);
+    assert!((1..=3 * 32).contains(&longest), "{longest}");
+}

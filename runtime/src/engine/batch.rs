@@ -7,6 +7,7 @@ use crate::schedule::{self, Wish};
 use crate::seams::World;
 use crate::sequence::{Results, Sequence, SequenceError};
 use crate::stats::Phase;
+use crate::turns;
 
 /// What [`Engine::advance`] did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -179,6 +180,9 @@ impl<'a> Engine<'a> {
     /// tokens of answers, and as much of prompts as delays those little. Those whose last token
     /// was computed then have [`Self::logits`].
     ///
+    /// Where answers cost less one after the other than side by side, because each drives out the
+    /// experts of the others, they take turns of some tokens.
+    ///
     /// An answer that is the only one with something to compute is guessed on, see [`Self::guess`];
     /// beside others their rows are worth more.
     pub fn advance(
@@ -200,13 +204,23 @@ impl<'a> Engine<'a> {
         let mut advance = Advance::default();
         let mut wishes = heapless::Vec::<Wish, MAX_RUNS>::new();
         let mut shares = heapless::Vec::<Share<'_, 'a>, MAX_RUNS>::new();
-        let busy = sequences.iter().filter(|sequence| !sequence.pending().is_empty()).count();
+        let (answers, turn) = (waiting_answers(sequences), self.turn(sequences));
+        let waits_for_turn = |number, sequence: &Sequence<'_>| {
+            sequence.is_answering() && turn.is_some_and(|turn| turn != number)
+        };
+        let busy = sequences.iter().enumerate().filter(|(number, sequence)| {
+            !sequence.pending().is_empty() && !waits_for_turn(*number, sequence)
+        });
+        let busy = busy.count();
         let mut guessed = 0;
         for (number, sequence) in sequences.iter_mut().enumerate() {
             self.reuse(sequence);
             let tokens = sequence.pending().len();
             let is_answer = sequence.is_answering();
-            if tokens == 0 || shares.is_full() || self.waits(sequence, &mut shares) {
+            if tokens == 0 || shares.is_full() || waits_for_turn(number, sequence) {
+                continue;
+            }
+            if self.waits(sequence, &mut shares) {
                 continue;
             }
             // What it gets at most is reserved: who comes first may be who needs it less.
@@ -237,8 +251,44 @@ impl<'a> Engine<'a> {
         }
         shares.retain(|share| share.tokens > 0);
         if !shares.is_empty() {
+            // Afterwards their tokens are no longer pending.
+            let are_answers = shares.iter().all(Share::is_answer);
+            let before = self.stats.decode;
             self.forward(world, &mut shares)?;
+            let Phase { time, cache, .. } = self.stats.decode.since(before);
+            let tokens = self.stats.decode.tokens;
+            if are_answers {
+                self.turns.step(answers, tokens, time, cache.bytes > 0);
+            } else {
+                self.turns.skip(tokens);
+            }
         }
         Ok(advance)
     }
+
+    /// Begins a step of the answer whose turn it is, where answers take turns; `None` where they do not,
+    /// or there is no memory for it.
+    fn turn(&mut self, sequences: &mut [&mut Sequence<'a>]) -> Option<usize> {
+        if !self.turns.is_taking() {
+            return None;
+        }
+        for sequence in sequences.iter_mut().filter(|sequence| is_waiting(sequence)) {
+            sequence.turn.wait(self.batches);
+        }
+        let waiting = sequences.iter().enumerate().filter(|(_, sequence)| is_waiting(sequence));
+        let number = turns::next(waiting.map(|(number, sequence)| (number, &sequence.turn)))?;
+        let sequence = &mut *sequences[number];
+        self.reserve(sequence, sequence.pending().len()).ok()?;
+        sequence.turn.step(self.batches + 1);
+        Some(number)
+    }
+}
+
+/// Whether it is an answer with something to compute.
+fn is_waiting(sequence: &Sequence<'_>) -> bool {
+    sequence.is_answering() && !sequence.pending().is_empty()
+}
+
+fn waiting_answers(sequences: &[&mut Sequence<'_>]) -> usize {
+    sequences.iter().filter(|sequence| is_waiting(sequence)).count()
 }

@@ -23,6 +23,7 @@ use crate::seams::World;
 use crate::sequence::Sequence;
 use crate::stats::Stats;
 use crate::tokenizer::Tokenizer;
+use crate::turns::Turns;
 
 /// Why a model could not be loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,6 +159,7 @@ impl<'a> Engine<'a> {
             written: 0..0,
             draft: options.draft,
             costs: Costs::default(),
+            turns: Turns::new(),
             stats: Stats::default(),
         };
         Ok((engine, sequences))

@@ -28,6 +28,7 @@ use crate::seams::World;
 use crate::sequence::{Bookmark, Sequence, SequenceError};
 use crate::stats::Stats;
 use crate::tokenizer::Tokenizer;
+use crate::turns::{Turn, Turns};
 
 /// A loaded model: weights, experts and working memory, for all its sequences.
 pub struct Engine<'a> {
@@ -47,6 +48,8 @@ pub struct Engine<'a> {
     /// Whether answers may be guessed on, and what that costs.
     draft: bool,
     costs: Costs,
+    /// Whether answers take turns.
+    turns: Turns,
     pub(crate) stats: Stats,
 }
 
@@ -56,6 +59,7 @@ impl<'a> Engine<'a> {
         self.cut(sequence, 0);
         sequence.place = crate::chat::Place::Start;
         sequence.wants_every = false;
+        sequence.turn = Turn::default();
     }
 
     /// Goes back to the first `len` tokens of a sequence. What can stay computed does; the rest is

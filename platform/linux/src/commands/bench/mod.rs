@@ -249,38 +249,50 @@ fn feed_prompts(engine: &mut Engine<'_>, ids: &[&[u32]]) -> Result<Sample, Failu
             engine.session.select(number);
             engine.session.append(ids)?;
         }
-        compute(engine, ids.len())
+        while compute(engine, ids.len())? {}
+        Ok(())
     })
 }
 
 /// Feeds each conversation tokens in the place of samples, each when those before it are computed.
 fn feed_answers(engine: &mut Engine<'_>, ids: &[&[u32]]) -> Result<Sample, Failure> {
     measure(engine, |engine| {
-        let len = ids.first().map_or(0, |ids| ids.len());
-        (0..len).try_for_each(|at| {
-            for (number, ids) in ids.iter().enumerate() {
-                engine.session.select(number);
-                engine.session.accept(ids[at])?;
+        let mut left: Vec<_> = ids.iter().map(|ids| ids.iter()).collect();
+        loop {
+            for (number, left) in left.iter_mut().enumerate() {
+                // A batch leaves out who waits for a turn.
+                if is_computed(engine, number)
+                    && let Some(&id) = left.next()
+                {
+                    engine.session.select(number);
+                    engine.session.accept(id)?;
+                }
             }
-            compute(engine, ids.len())
-        })
+            if !compute(engine, ids.len())? {
+                return Ok(());
+            }
+        }
     })
 }
 
-/// Computes what is pending in the first `conversations`.
-fn compute(engine: &mut Engine<'_>, conversations: usize) -> Result<(), Failure> {
+/// One batch of what is pending in the first `conversations`; `false` when nothing was.
+fn compute(engine: &mut Engine<'_>, conversations: usize) -> Result<bool, Failure> {
+    interrupt::check()?;
     if conversations > 1 {
         let order: Vec<usize> = (0..conversations).collect();
-        while engine.advance(&mut Silent, &order)?.rows > 0 {
-            interrupt::check()?;
-        }
-        return Ok(());
+        return Ok(engine.advance(&mut Silent, &order)?.rows > 0);
+    }
+    if is_computed(engine, 0) {
+        return Ok(false);
     }
     let Engine { session, machine, .. } = engine;
-    while session.compute(&mut machine.world(&mut Silent))? {
-        interrupt::check()?;
-    }
-    interrupt::check()
+    session.select(0);
+    session.compute(&mut machine.world(&mut Silent))?;
+    Ok(true)
+}
+
+fn is_computed(engine: &mut Engine<'_>, conversation: usize) -> bool {
+    engine.session.parts().1[conversation].pending().is_empty()
 }
 
 fn measure(
