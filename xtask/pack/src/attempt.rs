@@ -43,7 +43,9 @@ impl Attempt {
         for entry in fs::read_dir(folder_of(path))? {
             let found = entry?.path();
             let name = found.file_name().unwrap_or_default().to_string_lossy();
-            if !name.starts_with(&prefix) || name.ends_with(JOURNAL) || name.contains(LAYERS) {
+            // The image's own name may have any ending.
+            let Some(rest) = name.strip_prefix(&prefix) else { continue };
+            if rest.ends_with(JOURNAL) || rest.contains(LAYERS) {
                 continue;
             }
             // In a folder that others may write to, what is not ours is none of our attempts.
@@ -163,6 +165,22 @@ mod tests {
         attempt.finish(3).unwrap();
         assert_eq!(names(folder.path()), ["m.rill"]);
         assert_eq!(fs::read(&path).unwrap(), b"one");
+    }
+
+    #[test]
+    fn an_image_may_be_called_as_what_lies_beside_it() {
+        for name in ["k.layers.rill", "k.layers", "k.journal"] {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join(name);
+            leave(&path);
+            let mut attempt = Attempt::at(&path, "a").unwrap();
+            let layers = attempt.layers().to_owned();
+            fs::write(&layers, "what is not finished").unwrap();
+            assert!(take(&mut attempt), "{name}");
+            drop(attempt);
+            Attempt::at(&path, "a").unwrap().discard();
+            assert_eq!(names(folder.path()), [""; 0], "{name}");
+        }
     }
 
     #[test]
