@@ -18,6 +18,11 @@ pub fn pool() -> Option<&'static ThreadPool> {
     POOL.get_or_init(|| largest(available_parallelism().map_or(1, NonZero::get), start)).as_ref()
 }
 
+/// How many there are, the caller's alone included.
+pub fn count() -> usize {
+    pool().map_or(1, ThreadPool::current_num_threads)
+}
+
 /// Calls `work` with the number and the content of each run of `len` elements, in any order.
 pub fn each<T: Send>(all: &mut [T], len: usize, work: impl Fn(usize, &mut [T]) + Sync) {
     let len = len.max(1);

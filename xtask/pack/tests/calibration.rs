@@ -233,6 +233,41 @@ impl Progress for Until {
     }
 }
 
+/// Stops when it hears for the second time that this much is done.
+struct Twice {
+    done: usize,
+    heard: Cell<bool>,
+}
+
+impl Progress for Twice {
+    fn calibrate(&self, done: usize, _: usize) -> ControlFlow<()> {
+        if done == self.done && self.heard.replace(true) {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    }
+
+    fn start(&self, _: u64) {}
+
+    fn advance(&self, _: u64) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+}
+
+#[test]
+fn calibration_can_be_stopped_while_the_head_is_computed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, output) = (kiosk().join("kiosk-16m"), folder.path().join("k.rill"));
+    let progress = Twice { done: 10, heard: Cell::new(false) };
+    let samples = texts(&["calibration.txt"]);
+    let stopped = pack_calibrated(&source, &output, &Options::default(), &samples, &progress);
+    assert!(matches!(stopped, Err(PackError::Cancelled)));
+    assert!(
+        !names(folder.path()).iter().any(|path| path.extension().is_some_and(|e| e == "layers"))
+    );
+}
+
 fn names(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap();
     entries.map(|entry| entry.unwrap().path()).collect()

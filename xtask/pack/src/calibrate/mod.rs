@@ -245,7 +245,7 @@ impl Supply for Calibrator<'_, '_> {
     }
 
     fn together(&self) -> usize {
-        threads::pool().map_or(1, rayon::ThreadPool::current_num_threads).min(TOGETHER_MOST)
+        threads::count().min(TOGETHER_MOST)
     }
 
     fn experts(

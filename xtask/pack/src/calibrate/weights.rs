@@ -7,6 +7,7 @@ use libm::exp;
 use crate::forward::Net;
 use crate::matrix::MatrixError;
 use crate::reference::Hidden;
+use crate::threads;
 
 /// What a token counts for at which the model has no choice, beside one of the mean choice: later tokens
 /// follow from it too. On the kiosk's tuning texts (all layers int4, 7554 tokens) the mean KL is 1.35e-2 and
@@ -18,7 +19,8 @@ const STEP: usize = 64;
 
 /// Weights of tokens, 1 in the mean. Errors `e` of the logits cost a KL divergence of
 /// `e^T (diag p - p p^T) e / 2` to second order; each token counts for the trace of that,
-/// `1 - sum of p^2`. `None` when `progress` stopped it.
+/// `1 - sum of p^2`. `progress` hears of layers that are done, of how many, and of all of them while the head
+/// is computed; `None` when it stopped it.
 pub fn of(
     net: &Net<'_>,
     ids: &[u32],
@@ -26,11 +28,17 @@ pub fn of(
     progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
 ) -> Result<Option<Vec<f32>>, MatrixError> {
     let Some(hidden) = Hidden::of(net, ids, texts.to_vec(), progress)? else { return Ok(None) };
-    let mut choices = Vec::with_capacity(ids.len());
+    let layers = net.layers.len();
+    let mut choices = vec![0.0; ids.len()];
     for (text, tokens) in texts.iter().enumerate() {
         for first in (0..tokens.len()).step_by(STEP) {
+            if progress(layers, layers).is_break() {
+                return Ok(None);
+            }
             let some = first..tokens.len().min(first + STEP);
-            choices.extend(hidden.logits(text, some).iter().map(|logits| choice(logits)));
+            let choices = &mut choices[tokens.start + first..][..some.len()];
+            let logits = hidden.logits(text, some);
+            threads::each(choices, 1, |index, found| found[0] = choice(&logits[index]));
         }
     }
     Ok(Some(weigh(&choices)))

@@ -18,7 +18,7 @@ pub struct Tiles {
 
 /// Rows of inputs that go through a tile together.
 const TOGETHER: usize = 4;
-/// Rows of inputs that a thread takes at a time.
+/// Most rows of inputs that a thread takes at a time; fewer where some threads would have none.
 const CHUNK: usize = 64;
 
 impl Tiles {
@@ -71,10 +71,12 @@ impl Tiles {
 
     /// The product with each row of `inputs` (n, cols): (n, rows), padding included.
     pub fn apply(&self, inputs: &[f32]) -> Vec<f32> {
-        let rows = self.rows();
-        let mut out = vec![0.0; inputs.len() / self.cols * rows];
-        threads::each(&mut out, CHUNK * rows, |chunk, out| {
-            let inputs = &inputs[chunk * CHUNK * self.cols..];
+        let (rows, count) = (self.rows(), inputs.len() / self.cols);
+        let mut out = vec![0.0; count * rows];
+        let each = count.div_ceil(threads::count()).next_multiple_of(TOGETHER);
+        let each = each.clamp(TOGETHER, CHUNK);
+        threads::each(&mut out, each * rows, |chunk, out| {
+            let inputs = &inputs[chunk * each * self.cols..];
             for tile_row in 0..rows / TILE_ROWS {
                 let tile = self.tile(tile_row);
                 let at = tile_row * TILE_ROWS;
