@@ -211,6 +211,52 @@ fn random_models_of_odd_shapes_are_never_worse() {
     }
 }
 
+#[test]
+fn experts_with_few_samples_are_named_and_no_worse_than_plainly_rounded() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (source, tiny) = (at("model"), Tiny::default());
+    hub_folder::write(&source, &tiny.config(), &tiny.tensors());
+    let options = Options { dense: Format::Q4, ..Options::default() };
+    pack(&source, &at("plain"), &options, &Quiet).unwrap();
+    fs::write(
+        at("few.txt"),
+        "Few words are heard here, and each goes to two experts of five.".repeat(2),
+    )
+    .unwrap();
+    let samples = [at("few.txt")];
+    let summary = pack_calibrated(&source, &at("few"), &options, &samples, &Quiet).unwrap();
+    let report = summary.calibration.as_ref().unwrap();
+    // Fewer tokens than inputs: no expert can have enough.
+    assert!(report.tokens < tiny.hidden);
+    for (index, layer) in report.layers.iter().enumerate() {
+        let experts = if index < tiny.dense_layers { 0 } else { tiny.experts };
+        assert_eq!(layer.few.len(), experts);
+        let routed: usize = layer.few.iter().map(|(_, tokens)| tokens).sum();
+        assert_eq!(routed, if experts == 0 { 0 } else { report.tokens * tiny.top_k });
+    }
+    let (expert, tokens) = report.layers[tiny.dense_layers].few[0];
+    let said = summary.to_string();
+    assert!(
+        said.contains(&format!("few samples for experts {expert} ({tokens} tokens)")),
+        "{said}"
+    );
+    let [plain, few] = divergences(&source, [&at("plain"), &at("few")], |_| {
+        let mut random = Random(11);
+        let mut id = || (random.next() % 1600) as u32;
+        (0..16).map(|_| (0..32).map(|_| id()).collect()).collect()
+    })
+    .map(|all| mean(&all));
+    assert!(few <= plain, "{few} {plain}");
+    // Those with twice as many as inputs are not named.
+    let samples = texts(&["calibration.jsonl"]);
+    let summary = pack_calibrated(&source, &at("many"), &options, &samples, &Quiet).unwrap();
+    let layers = summary.calibration.unwrap().layers;
+    assert!(
+        layers.iter().flat_map(|layer| &layer.few).all(|(_, tokens)| *tokens < 2 * tiny.hidden)
+    );
+}
+
 /// Stops when calibration has come so far, and notes where it began.
 struct Until {
     done: usize,
