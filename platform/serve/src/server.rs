@@ -230,7 +230,7 @@ impl Shared {
     pub fn open(&self, facts: Facts, requests: UnboundedSender<Request>) {
         if !self.opened.swap(true, Ordering::SeqCst) {
             self.queue.add_permits(facts.places);
-            let kept = self.limits.kept(facts.places) * facts.context;
+            let kept = self.limits.kept(facts.places).saturating_mul(facts.context);
             self.answers.add_permits(kept / 1024);
         }
         let mut stage = self.stage();

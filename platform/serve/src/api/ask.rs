@@ -181,18 +181,18 @@ pub fn start(
     Ok(Answers { events, open: all, count: all, shared, guest, spent: 0, held })
 }
 
-/// Queues answers of a style, which are given like this.
+/// Queues answers of a style by the model that is open, which are given like this.
 pub fn answer(
     shared: &Arc<Shared>,
+    open: &Open,
     guest: Guest,
     prompts: Vec<Prompt>,
     count: usize,
     mut style: Style,
     given: Given,
 ) -> Result<Answers, ApiError> {
-    let context = shared.model().map_or(0, |open| open.facts.context);
     let shortest = prompts.iter().map(|prompt| prompt.tokens.len()).min().unwrap_or(0);
-    let left = context.saturating_sub(shortest) as u64;
+    let left = open.facts.context.saturating_sub(shortest) as u64;
     let bytes = given.bound(&mut style, left, prompts.len() * count, shared.limits.logprobs);
     start(shared, guest, prompts, count, &Work::Answer(Box::new(style)), bytes)
 }

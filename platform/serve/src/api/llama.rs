@@ -51,7 +51,7 @@ async fn continued(shared: &Arc<Shared>, request: Request) -> Result<Response, A
     drop(room);
     let name = open.facts.name.clone();
     let given = Given::new(streams);
-    let answers = ask::answer(shared, guest, vec![prompt], 1, style, given)?;
+    let answers = ask::answer(shared, &open, guest, vec![prompt], 1, style, given)?;
     if streams {
         return Ok(respond(answers, Pieces { name }));
     }

@@ -82,7 +82,7 @@ async fn converse(shared: &Arc<Shared>, request: Request) -> Result<Response, Ap
     ask::form(&open, "format", wanted, &mut style).await?;
     let prompt = ask::conversation(&open, "messages", messages, shown).await?;
     drop(room);
-    let answers = ask::answer(shared, guest, vec![prompt], 1, style, Given::new(streams))?;
+    let answers = ask::answer(shared, &open, guest, vec![prompt], 1, style, Given::new(streams))?;
     answer(&open, answers, streams, Form::Chat).await
 }
 
@@ -112,7 +112,7 @@ async fn continued(shared: &Arc<Shared>, request: Request) -> Result<Response, A
         ask::conversation(&open, "prompt", system.into_iter().chain([user]).collect(), None).await?
     };
     drop(room);
-    let answers = ask::answer(shared, guest, vec![prompt], 1, style, Given::new(streams))?;
+    let answers = ask::answer(shared, &open, guest, vec![prompt], 1, style, Given::new(streams))?;
     answer(&open, answers, streams, Form::Generate).await
 }
 

@@ -57,7 +57,7 @@ pub async fn complete_chat(shared: &Arc<Shared>, asked: Asked) -> Result<Respons
     let prompt = ask::conversation(&open, "messages", messages, shown).await?;
     drop(room);
     let given = Given::new(order.streams);
-    let answers = ask::answer(shared, guest, vec![prompt], order.count, order.style, given)?;
+    let answers = ask::answer(shared, &open, guest, vec![prompt], order.count, order.style, given)?;
     let object = if order.streams { "chat.completion.chunk" } else { "chat.completion" };
     let head = Head::new(shared, &open.facts, "chatcmpl", object);
     if order.streams {

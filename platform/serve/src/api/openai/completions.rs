@@ -40,7 +40,7 @@ async fn answer(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiE
     drop(room);
     let all = prompts.len() * order.count;
     let given = Given::new(order.streams);
-    let answers = ask::answer(shared, guest, prompts, order.count, order.style, given)?;
+    let answers = ask::answer(shared, &open, guest, prompts, order.count, order.style, given)?;
     let head = Head::new(shared, &open.facts, "cmpl", "text_completion");
     if order.streams {
         let pieces = Pieces {

@@ -43,7 +43,7 @@ async fn answer(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiE
     let prompt = ask::conversation(&open, "input", messages, shown).await?;
     drop(room);
     let given = Given::Response(frame.said());
-    let mut answers = ask::answer(shared, guest, vec![prompt], 1, style, given)?;
+    let mut answers = ask::answer(shared, &open, guest, vec![prompt], 1, style, given)?;
     let mut events = Events::new(frame, streams);
     if streams {
         return Ok(respond(answers, events));
