@@ -63,10 +63,14 @@ impl<'a> Engine<'a> {
         });
         let parted = prompts().filter_map(|(run, share)| {
             let sequence = &share.sequence;
+            let (lengths, far) = (share.lengths(), sequence.remembered + FIRST_MARK_TOKENS);
             let most = sequence.tokens().len() - 1;
+            // To compare with all that is known takes long beside a short share.
+            if room == 0 || sequence.wants_every || most.min(*lengths.end()) < far {
+                return None;
+            }
             let len = self.prefixes.shared(&self.model.kv, sequence.tokens()).min(most);
-            let is_far = len >= sequence.remembered + FIRST_MARK_TOKENS && !sequence.wants_every;
-            (is_far && share.lengths().contains(&len)).then_some((run, len))
+            (len >= far && lengths.contains(&len)).then_some((run, len))
         });
         let messages = prompts().flat_map(|(run, share)| {
             let mut before = share.sequence.remembered;
