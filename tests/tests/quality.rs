@@ -9,6 +9,20 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("temporary names are UTF-8")
 }
 
+/// An ExecuTorch program whose segments are these bytes.
+fn program_of(segments: &[u8]) -> Vec<u8> {
+    const BASE: usize = 1 << 14;
+    let mut program = vec![0; 4];
+    program.extend(b"ET12eh00");
+    program.extend(32_u32.to_le_bytes());
+    for word in [64, BASE, segments.len()] {
+        program.extend((word as u64).to_le_bytes());
+    }
+    program.resize(BASE, 0);
+    program.extend(segments);
+    program
+}
+
 #[test]
 fn an_image_is_compared_with_another_and_with_its_source() {
     let folder = tempfile::tempdir().unwrap();
@@ -28,6 +42,13 @@ fn an_image_is_compared_with_another_and_with_its_source() {
     assert_eq!(itself["all"]["same"], 1.0);
     assert!(itself["all"]["mean"].as_f64().unwrap() < 1e-12);
     assert_eq!(itself["all"]["perplexity"], itself["all"]["reference_perplexity"]);
+
+    // An image within an ExecuTorch program is an image.
+    let program = at("int4.pte");
+    std::fs::write(&program, program_of(kiosk::default_image())).unwrap();
+    assert_eq!(quality(&int4, &program, &["--json"]).json(), itself);
+    std::fs::write(&program, program_of(&[0; 1 << 14])).unwrap();
+    quality(&int4, &program, &[]).fails(1, &["holds no Rill model"]);
 
     let mean = |image: &Path, against: &Path| {
         let found = quality(image, against, &["--json", "-c", "64"]).json();

@@ -17,6 +17,7 @@ mod uring;
 
 pub use disk::{Disk, OpenError, Via};
 pub use probe::{Probe, probe, probe_file, tune};
+pub use program::image_in;
 pub use queue::Queue;
 pub use service::{MAX_DEPTH, REQUESTS};
 pub use source::Source;

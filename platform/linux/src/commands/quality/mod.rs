@@ -3,14 +3,16 @@
 mod figures;
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Write};
 use std::ops::{ControlFlow, Range};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rill::image::{MAGIC, Section};
 use rill::seams::Silent;
 use rill_linux::engine::{Engine, Memory};
 use rill_linux::model::Model;
+use rill_linux::storage::image_in;
 use rill_pack::texts::{Reader, Text, TextsError};
 use rill_pack::{Hidden, PackError, Reference};
 use serde_json::json;
@@ -57,8 +59,8 @@ Examples:
   rill quality -m lfm2.rill --against lfm2-q8.rill chats.jsonl prose.txt --plot quality.svg";
 
 const WINDOW: u32 = 512;
-/// Tokens whose logits a source computes at a time.
-const STEP: usize = 64;
+/// Tokens whose logits are held at a time: with fewer, pages that do not stay in RAM are read more often.
+const STEP: usize = 128;
 
 pub fn run(args: &Args) -> Result<(), Failure> {
     let sources = || args.texts.iter().map(PathBuf::as_path).chain([&*args.against]);
@@ -90,20 +92,14 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let mut engine = args.engine.load(Some(window), &mut ours)?;
     let mut points = Vec::with_capacity(tokens);
     for (number, text) in texts.iter().enumerate() {
-        let ours = logits(&mut engine, &text.ids)?;
-        match &mut reference {
-            Against::Image(engine) => {
-                let theirs = logits(engine, &text.ids)?;
-                compare(number, text, 0..ours.len(), &ours, &theirs, &mut points)?;
-            }
-            Against::Source(hidden) => {
-                for first in (0..ours.len()).step_by(STEP) {
-                    interrupt::check()?;
-                    let some = first..ours.len().min(first + STEP);
-                    let theirs = hidden.logits(number, some.clone());
-                    compare(number, text, some.clone(), &ours[some], &theirs, &mut points)?;
-                }
-            }
+        for first in (0..text.ids.len()).step_by(STEP) {
+            let some = first..text.ids.len().min(first + STEP);
+            let ours = logits(&mut engine, &text.ids, &some)?;
+            let theirs = match &mut reference {
+                Against::Image(engine) => logits(engine, &text.ids, &some)?,
+                Against::Source(hidden) => hidden.logits(number, some.clone()),
+            };
+            compare(number, text, some, &ours, &theirs, &mut points)?;
         }
     }
     if let Some(path) = &args.plot {
@@ -120,11 +116,14 @@ enum Against<'m> {
     Source(Hidden),
 }
 
-/// Whether a path is an image.
+/// Whether a path is an image, or an ExecuTorch program: opening one says why it holds none.
 fn is_image(path: &Path) -> bool {
+    let Ok(file) = File::open(path) else { return false };
     let mut magic = [0; MAGIC.len()];
-    let read = File::open(path).and_then(|mut file| file.read_exact(&mut magic));
-    read.is_ok() && magic == MAGIC
+    match file.metadata().and_then(|found| image_in(&file, found.len())) {
+        Ok(place) => file.read_exact_at(&mut magic, place.start).is_ok() && magic == MAGIC,
+        Err(error) => error.kind() == ErrorKind::InvalidData,
+    }
 }
 
 /// What a model hears of the texts.
@@ -171,12 +170,18 @@ fn pass(source: &Reference, texts: &[Text]) -> Result<Hidden, Failure> {
     }
 }
 
-/// The logits after each token of a text.
-fn logits(engine: &mut Engine<'_>, ids: &[u32]) -> Result<Vec<Vec<f32>>, Failure> {
+/// The logits after some tokens of a text, which follow those that were asked for last.
+fn logits(
+    engine: &mut Engine<'_>,
+    ids: &[u32],
+    tokens: &Range<usize>,
+) -> Result<Vec<Vec<f32>>, Failure> {
     let Engine { session, machine, .. } = engine;
-    session.reset();
-    session.append(ids)?;
-    let mut all = Vec::with_capacity(ids.len());
+    if tokens.start == 0 {
+        session.reset();
+    }
+    session.append(&ids[tokens.clone()])?;
+    let mut all = Vec::with_capacity(tokens.len());
     loop {
         interrupt::check()?;
         let more = session.compute_every(&mut machine.world(&mut Silent))?;
