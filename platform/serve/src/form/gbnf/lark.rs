@@ -306,6 +306,7 @@ impl Writer {
         }
         match expr {
             Expr::Text(text) => {
+                self.work.set(self.work.get() + text.len());
                 Chars::new(text.chars().map(|char| (char.into(), char.into())).collect())
             }
             Expr::Rule(number) => self.alphabets[*number].clone(),

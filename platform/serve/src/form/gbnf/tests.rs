@@ -162,13 +162,19 @@ fn what_is_wrong_is_said_with_its_line() {
 /// Each round of looking for what begins a rule finds it for one more of them.
 #[test]
 fn what_takes_too_much_work_is_refused() {
-    let chain = |rules: usize| {
+    let chain = |rules: usize, last: &str| {
         let rule = |n: usize| format!("r{n} ::= \"a\" r{n} \"b\" | r{} | \"c\"\n", n + 1);
         let all: String = (0..rules).map(rule).collect();
-        format!("root ::= r0\n{all}r{rules} ::= [acegikmoqsuwyACEGIKMOQSUWY02468]\n")
+        let grammar = format!("root ::= r0\n{all}r{rules} ::= {last}\n");
+        lark(parse(&grammar).expect("it is right"))
     };
-    assert!(lark(parse(&chain(10)).expect("it is right")).is_some());
-    assert!(lark(parse(&chain(900)).expect("it is right")).is_none());
+    let class = "[acegikmoqsuwyACEGIKMOQSUWY02468]";
+    assert!(chain(10, class).is_some() && chain(900, class).is_none());
+    // Each character of a text is looked at, however few others there are.
+    let text = format!("\"{}\"", "xy".repeat(8000));
+    assert!(chain(10, &text).is_some());
+    assert!(chain(200, "\"xy\"").is_some());
+    assert!(chain(200, &text).is_none());
 }
 
 /// A longest piece may take what another way would need, where two ways begin alike: llguidance's lexer goes
