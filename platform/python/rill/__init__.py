@@ -25,7 +25,8 @@ from ._rill import RillError
 
 __all__ = ["Answer", "Chat", "Model", "RillError", "Tokenizer", "load"]
 
-_UNITS = {"": 1, "B": 1, "K": 10, "KIB": 10, "M": 20, "MIB": 20, "G": 30, "GIB": 30}
+#: How often each doubles a byte.
+_UNITS = {"": 0, "B": 0, "K": 10, "KIB": 10, "M": 20, "MIB": 20, "G": 30, "GIB": 30}
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def _bytes(size: Union[int, str, None]) -> Optional[int]:
     unit = found and _UNITS.get(found[2].upper())
     if unit is None:
         raise ValueError(f"{size!r} is no size: write 1GiB, 512MiB or a number of bytes")
-    return int(float(found[1]) * (1 << unit if unit > 1 else 1))
+    return int(float(found[1]) * (1 << unit))
 
 
 def _limits(
