@@ -173,11 +173,11 @@ class Package(unittest.TestCase):
                 other = threading.Thread(target=lambda: heard.extend(model.generate(asked)))
                 if waits:
                     other.start()
+                if not waits:
+                    # It waits for the call below.
+                    threading.Timer(0.1, other.start).start()
                 with self.assertRaises(Enough):
                     signal.setitimer(signal.ITIMER_REAL, 0.3)
-                    if not waits:
-                        # It waits for the call below.
-                        threading.Timer(0.1, other.start).start()
                     model.generate([QUESTION] * 10_000)
                 while other.ident is None:
                     time.sleep(0.01)

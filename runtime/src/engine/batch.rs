@@ -204,7 +204,8 @@ impl<'a> Engine<'a> {
         let mut advance = Advance::default();
         let mut wishes = heapless::Vec::<Wish, MAX_RUNS>::new();
         let mut shares = heapless::Vec::<Share<'_, 'a>, MAX_RUNS>::new();
-        let (answers, turn) = (waiting_answers(sequences), self.turn(sequences));
+        let answers = sequences.iter().filter(|sequence| sequence.is_answering()).count();
+        let turn = self.turn(sequences);
         let waits_for_turn = |number, sequence: &Sequence<'_>| {
             sequence.is_answering() && turn.is_some_and(|turn| turn != number)
         };
@@ -272,23 +273,14 @@ impl<'a> Engine<'a> {
         if !self.turns.is_taking() {
             return None;
         }
-        for sequence in sequences.iter_mut().filter(|sequence| is_waiting(sequence)) {
+        for sequence in sequences.iter_mut().filter(|sequence| sequence.is_answering()) {
             sequence.turn.wait(self.batches);
         }
-        let waiting = sequences.iter().enumerate().filter(|(_, sequence)| is_waiting(sequence));
+        let waiting = sequences.iter().enumerate().filter(|(_, sequence)| sequence.is_answering());
         let number = turns::next(waiting.map(|(number, sequence)| (number, &sequence.turn)))?;
         let sequence = &mut *sequences[number];
         self.reserve(sequence, sequence.pending().len()).ok()?;
         sequence.turn.step(self.batches + 1);
         Some(number)
     }
-}
-
-/// Whether it is an answer with something to compute.
-fn is_waiting(sequence: &Sequence<'_>) -> bool {
-    sequence.is_answering() && !sequence.pending().is_empty()
-}
-
-fn waiting_answers(sequences: &[&mut Sequence<'_>]) -> usize {
-    sequences.iter().filter(|sequence| is_waiting(sequence)).count()
 }

@@ -286,7 +286,6 @@ fn compute(engine: &mut Engine<'_>, conversations: usize) -> Result<bool, Failur
         return Ok(false);
     }
     let Engine { session, machine, .. } = engine;
-    session.select(0);
     session.compute(&mut machine.world(&mut Silent))?;
     Ok(true)
 }
