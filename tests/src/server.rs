@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rill::image::{ChatTemplate, Sampling};
 use rill::seams::{Events, ManualClock, Parallel, RamDisk, World};
-use rill_serve::{Config, Loaded, Machine, Memory, Server, StartError, Stopper, Supervisor};
+use rill_serve::{Config, Control, Loaded, Machine, Memory, Server, StartError, Supervisor};
 use serde_json::Value;
 
 use crate::kiosk;
@@ -18,7 +18,7 @@ use crate::rig::{Many, Rig, Setting};
 pub struct Running {
     /// Where it listens.
     pub address: SocketAddr,
-    stopper: Stopper,
+    control: Control,
     thread: Option<JoinHandle<Result<(), StartError>>>,
 }
 
@@ -95,7 +95,7 @@ fn serve(
     let server = Server::bind_for(config, supervisor).expect("there is a port");
     let (_, address) = server.addresses()[0].split_once("://").expect("it is of TCP");
     let address = address.parse().expect("it is an address");
-    let stopper = server.stopper();
+    let control = server.control();
     let serve = move || {
         server.run(|desk| {
             let rig = Rig::many(image, setting).expect("the kiosk model loads");
@@ -117,7 +117,7 @@ fn serve(
             })
         })
     };
-    Running { address, stopper, thread: Some(std::thread::spawn(serve)) }
+    Running { address, control, thread: Some(std::thread::spawn(serve)) }
 }
 
 /// What the kiosk model's makers advise.
@@ -128,13 +128,13 @@ fn engine_advice() -> Sampling {
 impl Running {
     /// Asks it to end, and waits until it has.
     pub fn stop(mut self) -> Result<(), StartError> {
-        self.stopper.stop();
+        self.control.stop();
         self.thread.take().expect("it was not stopped before").join().expect("no panic")
     }
 
     /// Asks it to end.
     pub fn ask_to_stop(&self) {
-        self.stopper.stop();
+        self.control.stop();
     }
 
     /// The answer to a GET.
@@ -176,7 +176,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.stopper.stop();
+        self.control.stop();
         if let Some(thread) = self.thread.take()
             && !std::thread::panicking()
         {

@@ -162,14 +162,14 @@ fn an_address_that_others_reach_lets_no_visitor_in_without_a_key() {
     let server =
         Server::bind(Config { keys: keyed.keys, listen, ..config }).expect("it may listen");
     let address = server.addresses()[0].replace("http://0.0.0.0", "127.0.0.1");
-    let stopper = server.stopper();
+    let control = server.control();
     let door = std::thread::spawn(move || {
         server.run(|_desk| {
             let mut stream = std::net::TcpStream::connect(&address).expect("it listens");
             std::io::Write::write_all(&mut stream, post(CHAT, "{}", "").as_bytes())
                 .expect("it is taken");
             assert_eq!(Reply::read(stream).status, 401);
-            stopper.stop();
+            control.stop();
             Ok::<_, StartError>(())
         })
     });

@@ -129,14 +129,14 @@ fn with_keys_it_needs_the_operators() {
 fn a_model_that_is_being_loaded_is_said() {
     let server = Server::bind(here()).expect("there is a port");
     let address = server.addresses()[0].replace("http://", "");
-    let stopper = server.stopper();
+    let control = server.control();
     let run = server.run(|_desk| {
         let mut stream = TcpStream::connect(&address).expect("it listens");
         let ask = format!("GET {STATE} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         stream.write_all(ask.as_bytes()).expect("it is taken");
         let state = Reply::read(stream).ok();
         assert_eq!((&state["stage"], &state["model"]), (&json!("loading"), &Value::Null));
-        stopper.stop();
+        control.stop();
         Ok::<_, StartError>(())
     });
     run.expect("it ends well");

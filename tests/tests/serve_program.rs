@@ -3,12 +3,14 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 
 use rill_tests::kiosk;
 use rill_tests::program::{path, rill};
-use rill_tests::server::{Reply, post};
+use rill_tests::server::{Reply, post, soon};
 use rustix::fs::{FileType, Mode};
+use rustix::pipe::fcntl_getpipe_size;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -152,6 +154,38 @@ fn nothing_makes_it_deaf() {
     assert_eq!(served.ask(&kiosk).status, 200);
     served.signal(Signal::TERM);
     assert!(served.child.wait().expect("it ends").success());
+}
+
+/// The program has said nothing yet and has no model, because nobody reads what it says.
+#[test]
+fn signals_are_heard_while_there_is_no_model() {
+    let folder = tempfile::tempdir().expect("there is room");
+    let socket = folder.path().join("rill.sock");
+    let (_reader, mut full) = std::io::pipe().expect("a pipe can be made");
+    let room = fcntl_getpipe_size(&full).expect("it has a size");
+    full.write_all(&vec![b'\n'; room]).expect("there is room for so much");
+    let mut child = Command::new(path())
+        .args(["serve", "--listen", &format!("unix:{}", socket.display())])
+        .stderr(full)
+        .spawn()
+        .expect("the program starts");
+    let signal = |signal| {
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        kill_process(pid.expect("it is a process"), signal).expect("it can be told");
+    };
+    let health = |mut stream: UnixStream| {
+        let ask = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        stream.write_all(ask).expect("it is taken");
+        Reply::read(stream).status
+    };
+    let early = soon(|| UnixStream::connect(&socket).ok());
+    signal(Signal::HUP);
+    assert_eq!(health(early), 503);
+    signal(Signal::HUP);
+    assert_eq!(health(UnixStream::connect(&socket).expect("it listens")), 503);
+    signal(Signal::TERM);
+    assert_eq!(child.wait().expect("it ends").code(), Some(0));
+    assert!(!socket.exists(), "its name goes with it");
 }
 
 /// Keys made at once are all there, and a key that nobody was told is not.

@@ -55,7 +55,12 @@ pub fn survive_size_limits() -> Result<(), Failure> {
 /// From now on signals are watched.
 pub fn watch() -> Result<(), Failure> {
     terminal::remember();
-    let failed = |error| Failure::System { what: "cannot watch for Ctrl-C", error };
+    listen(hear)
+}
+
+/// From now on `hear` is told of each signal, in a thread of its own, and none of them ends the program.
+pub fn listen(hear: impl FnMut(i32) + Send + 'static) -> Result<(), Failure> {
+    let failed = |error| Failure::System { what: "cannot watch for signals", error };
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;
     let watch = move || signals.forever().for_each(hear);
     Builder::new().name("rill-signals".into()).spawn(watch).map_err(failed)?;

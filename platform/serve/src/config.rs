@@ -44,13 +44,16 @@ pub struct Config {
     pub kiosk: Option<PathBuf>,
     /// Tells whoever runs the server something, in a line; may take its time.
     pub tell: fn(&str),
+    /// Is called where the server was asked to end and its model is still being loaded, which nothing
+    /// interrupts: a program can end there.
+    pub abandon: fn(),
     /// The limits.
     pub limits: Limits,
 }
 
 impl Config {
     /// At one address, for this machine alone, with all limits as they are by default; tells nobody
-    /// anything.
+    /// anything, and waits in the end for a model that is being loaded.
     pub fn new(listen: Listen) -> Self {
         Self {
             listen: vec![listen],
@@ -61,6 +64,7 @@ impl Config {
             origins: Vec::new(),
             kiosk: None,
             tell: |_| {},
+            abandon: || {},
             limits: Limits::default(),
         }
     }

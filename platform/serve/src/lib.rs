@@ -42,5 +42,5 @@ mod worker;
 pub use config::{Config, Limits, Listen, Share};
 pub use model::{Desk, Loaded, Machine, Memory};
 pub use pages::KioskError;
-pub use server::{Server, StartError, Stopper};
+pub use server::{Control, Server, StartError};
 pub use systemd::Supervisor;

@@ -178,7 +178,9 @@ impl Desk {
             let (requests, inbox) = tokio::sync::mpsc::unbounded_channel();
             let thread = std::thread::Builder::new().name("rill-clerk".into()).stack_size(STACK);
             thread.spawn_scoped(scope, move || clerk.work(inbox))?;
-            shared.open(facts, requests);
+            if !shared.open(facts, requests) {
+                return Ok(());
+            }
             ready();
             Worker::new(engine, sequences, machine, &shared).work(jobs);
             // The clerk ends when nobody can ask it anything any more.

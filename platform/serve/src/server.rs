@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Builder;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -58,16 +58,23 @@ pub struct Server {
     listeners: Vec<Listener>,
     addresses: Vec<String>,
     desk: Desk,
+    renewals: Receiver<()>,
 }
 
-/// Ends a server from elsewhere, as SIGTERM does.
+/// What a server is asked for from elsewhere, from before it runs on.
 #[derive(Clone)]
-pub struct Stopper(Arc<Shared>);
+pub struct Control(Arc<Shared>);
 
-impl Stopper {
+impl Control {
     /// No more requests; those under way have the time that the limits give them.
     pub fn stop(&self) {
         self.0.leave();
+    }
+
+    /// Keys and certificates are to be read again.
+    pub fn renew(&self) {
+        // A server that has ended has none.
+        let _ = self.0.renewals.send(());
     }
 }
 
@@ -80,6 +87,7 @@ pub(crate) struct Shared {
     pub kiosk: Kiosk,
     /// Tells whoever runs the server.
     pub say: fn(&str),
+    abandon: fn(),
     /// Places in the queue and at the engine.
     pub queue: Arc<Semaphore>,
     /// KiB of bodies that may be read at once.
@@ -93,6 +101,7 @@ pub(crate) struct Shared {
     pub tls: Option<Tls>,
     stage: Mutex<Stage>,
     commands: Sender<Command>,
+    renewals: Sender<()>,
     leaving: watch::Sender<bool>,
     supervisor: Option<Notify>,
     pub watchdog: Option<Duration>,
@@ -157,6 +166,7 @@ impl Server {
         let scheme = if tls.is_some() { "https" } else { "http" };
         let addresses = listeners.iter().map(|listener| listener.address(scheme)).collect();
         let (commands, jobs) = channel();
+        let (renew, renewals) = channel();
         let mut salt = [0; 8];
         rustix::rand::getrandom(&mut salt, rustix::rand::GetRandomFlags::empty())
             .map_err(io::Error::from)?;
@@ -169,6 +179,7 @@ impl Server {
             origins: config.origins,
             kiosk,
             say: config.tell,
+            abandon: config.abandon,
             queue: Arc::new(Semaphore::new(config.limits.queue)),
             bodies: Arc::new(Semaphore::new(config.limits.bodies.div_ceil(1024))),
             values: Arc::new(Semaphore::new(config.limits.values / 1024)),
@@ -177,6 +188,7 @@ impl Server {
             tls,
             stage: Mutex::new(Stage::Loading(Instant::now())),
             commands,
+            renewals: renew,
             leaving: watch::Sender::new(false),
             supervisor: supervisor.notify,
             watchdog: supervisor.watchdog,
@@ -186,7 +198,7 @@ impl Server {
             since: Instant::now(),
         });
         let desk = Desk { shared: Arc::clone(&shared), jobs };
-        Ok(Self { shared, listeners, addresses, desk })
+        Ok(Self { shared, listeners, addresses, desk, renewals })
     }
 
     /// Where it listens: URLs, or the paths of sockets.
@@ -194,9 +206,9 @@ impl Server {
         &self.addresses
     }
 
-    /// What ends it from another thread.
-    pub fn stopper(&self) -> Stopper {
-        Stopper(Arc::clone(&self.shared))
+    /// What others ask it through.
+    pub fn control(&self) -> Control {
+        Control(Arc::clone(&self.shared))
     }
 
     /// Serves until it is asked to end: `load` loads a model on this thread and calls
@@ -205,12 +217,16 @@ impl Server {
         self,
         load: impl FnOnce(Desk) -> Result<(), E>,
     ) -> Result<(), E> {
-        let Self { shared, listeners, desk, .. } = self;
+        let Self { shared, listeners, desk, renewals, .. } = self;
+        renew_when_asked(&shared, renewals).map_err(StartError::System)?;
         let door_shared = Arc::clone(&shared);
         let start = move || {
             let outcome = door::run(listeners, &door_shared);
             // Without a door nobody can ask.
             door_shared.end_worker();
+            if outcome.is_ok() && door_shared.close_early() {
+                (door_shared.abandon)();
+            }
             outcome
         };
         let thread = Builder::new().name("rill-door".into());
@@ -225,18 +241,48 @@ impl Server {
     }
 }
 
+/// Reads files again whenever that is asked for, in a thread of its own: a file system or whoever reads
+/// standard error may take any time, and the door waits for neither. It ends with the server.
+fn renew_when_asked(shared: &Arc<Shared>, renewals: Receiver<()>) -> io::Result<()> {
+    let shared = Arc::downgrade(shared);
+    let renew = move || {
+        while renewals.recv().is_ok() {
+            // Those that came meanwhile want the same.
+            while renewals.try_recv().is_ok() {}
+            let Some(shared) = shared.upgrade() else { return };
+            shared.renew().iter().for_each(|line| (shared.say)(line));
+        }
+    };
+    Builder::new().name("rill-renewer".into()).spawn(renew)?;
+    Ok(())
+}
+
 impl Shared {
-    /// The model is loaded.
-    pub fn open(&self, facts: Facts, requests: UnboundedSender<Request>) {
+    /// The model is loaded; `false` where the server has ended before that.
+    pub fn open(&self, facts: Facts, requests: UnboundedSender<Request>) -> bool {
         if !self.opened.swap(true, Ordering::SeqCst) {
             self.queue.add_permits(facts.places);
             let kept = self.limits.kept(facts.places).saturating_mul(facts.context);
             self.answers.add_permits(kept / 1024);
         }
         let mut stage = self.stage();
+        if matches!(*stage, Stage::Closed) {
+            return false;
+        }
         *stage = Stage::Open(Open { facts: Arc::new(facts), clerk: ToClerk(requests) });
         // Nobody sees it open before this is told.
         self.tell("READY=1");
+        true
+    }
+
+    /// There will be no model; `false` where it is not being loaded any more.
+    fn close_early(&self) -> bool {
+        let mut stage = self.stage();
+        let is_loading = matches!(*stage, Stage::Loading(_));
+        if is_loading {
+            *stage = Stage::Closed;
+        }
+        is_loading
     }
 
     /// There is no model any more.

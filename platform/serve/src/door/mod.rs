@@ -13,8 +13,6 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
-use std::thread::Builder;
 use std::time::Duration;
 
 use axum::extract::Extension;
@@ -27,7 +25,6 @@ use rustix::net::AddressFamily;
 use rustix::net::sockopt::{socket_acceptconn, socket_domain};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -162,7 +159,6 @@ async fn serve(listeners: Vec<Listener>, shared: &Arc<Shared>) -> io::Result<()>
             }
         }
     }
-    let watcher = tokio::spawn(watch_signals(Arc::clone(shared))?);
     let reporter = tokio::spawn(watch::report(Arc::clone(shared)));
     let mut leaving = shared.leaving();
     // The sender lives as long as `shared`.
@@ -174,51 +170,14 @@ async fn serve(listeners: Vec<Listener>, shared: &Arc<Shared>) -> io::Result<()>
     // What the worker says last still goes out.
     let all = room.acquire_many(shared.limits.connections as u32);
     let _ = timeout(Duration::from_secs(2), all).await;
-    watcher.abort();
     reporter.abort();
     Ok(())
 }
 
-/// Waits for the connections to end, as long as the limits say, or until the server is asked again.
+/// Waits for the connections to end, as long as the limits say.
 async fn drain(shared: &Shared, room: &Semaphore) {
     let all = room.acquire_many(shared.limits.connections as u32);
     let _ = timeout(shared.limits.drain, all).await;
-}
-
-/// Asks the server to end at SIGTERM and SIGINT, reads keys and certificates again at SIGHUP.
-fn watch_signals(shared: Arc<Shared>) -> io::Result<impl Future<Output = ()> + Send + 'static> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    let renewer = renewer(&shared)?;
-    Ok(async move {
-        loop {
-            let (term, int) = (pin!(terminate.recv()), pin!(interrupt.recv()));
-            let ends = select(term, int);
-            match select(ends, pin!(hangup.recv())).await {
-                Either::Left(_) if shared.is_leaving() => std::process::exit(130),
-                Either::Left(_) => shared.leave(),
-                // It lives as long as its sender.
-                Either::Right(_) => drop(renewer.send(())),
-            }
-        }
-    })
-}
-
-/// What reads files again whenever it is told to, in a thread of its own: a file system or whoever reads
-/// standard error may take any time, and the door waits for neither.
-fn renewer(shared: &Arc<Shared>) -> io::Result<Sender<()>> {
-    let (sender, calls) = channel();
-    let shared = Arc::clone(shared);
-    let renew = move || {
-        while calls.recv().is_ok() {
-            // Calls that came meanwhile want the same.
-            while calls.try_recv().is_ok() {}
-            shared.renew().iter().for_each(|line| (shared.say)(line));
-        }
-    };
-    Builder::new().name("rill-renewer".into()).spawn(renew)?;
-    Ok(sender)
 }
 
 /// Where connections come from.

@@ -1,3 +1,5 @@
+mod signals;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -16,6 +18,7 @@ use rill_serve::{
 use crate::args::EngineArgs;
 use crate::failure::Failure;
 use crate::terminal::{tell, tell_failure};
+use signals::Signals;
 
 /// Answer programs over HTTP, as OpenAI's, Ollama's and llama.cpp's servers do
 ///
@@ -101,6 +104,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     // What is passed is taken over before anything else is opened.
     let supervisor = Supervisor::from_env()
         .map_err(|error| Failure::System { what: "what started the server is not clear", error })?;
+    let signals = Signals::watch()?;
     let mut config = args.config();
     if config.listen.is_empty() && supervisor.sockets.is_empty() {
         config.listen.push(Listen::Tcp(HERE));
@@ -111,10 +115,14 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         Beside { connections, requests, token, forms, word }
     };
     let server = Server::bind_for(config, supervisor)?;
-    for address in server.addresses() {
-        tell(format_args!("listening at {address}"));
-    }
-    server.run(|desk| args.serve(desk, beside))
+    signals.pass_to(server.control());
+    let addresses = server.addresses().to_vec();
+    server.run(|desk| {
+        for address in addresses {
+            tell(format_args!("listening at {address}"));
+        }
+        args.serve(desk, beside)
+    })
 }
 
 /// Where to listen where nobody says.
@@ -170,6 +178,7 @@ impl Args {
             origins: self.origin.clone(),
             kiosk: self.kiosk.clone(),
             tell: |line| tell(line),
+            abandon: || std::process::exit(0),
             limits: Limits {
                 body,
                 bodies: defaults.bodies.max(body),
