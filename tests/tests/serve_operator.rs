@@ -71,6 +71,32 @@ fn the_plan_and_the_experts_are_told() {
 }
 
 #[test]
+fn a_sensor_that_never_answers_holds_up_nobody() {
+    let temperature = || loop {
+        std::thread::park();
+    };
+    let server = start(Config { temperature, ..here() }, Setting::default());
+    for _ in 0..3 {
+        let metrics = server.get("/metrics");
+        assert_eq!(metrics.status, 200, "{metrics:?}");
+        assert!(!metrics.body.contains("celsius"), "{metrics:?}");
+        assert_eq!(server.get(STATE).ok()["temperature"], Value::Null);
+    }
+    server.post("/v1/chat/completions", &question(&json!({"max_tokens": 3}))).ok();
+    server.stop().expect("it ends well");
+}
+
+/// A sensor may be slow, and is not waited for; sooner or later what it said is told.
+#[test]
+fn the_temperature_is_told() {
+    let server = start(Config { temperature: || Some(41.5), ..here() }, Setting::default());
+    once(&server, |state| state["temperature"] == 41.5 && state["memory"]["resident"].is_u64());
+    let metrics = server.get("/metrics").body;
+    assert!(metrics.contains("rill_board_temperature_celsius 41.5\n"), "{metrics}");
+    assert!(metrics.contains("process_resident_memory_bytes "), "{metrics}");
+}
+
+#[test]
 fn an_answer_under_way_is_seen_and_so_is_who_left_it() {
     let server = served();
     let long = question(&json!({"stream": true, "ignore_eos": true, "max_tokens": 900}));

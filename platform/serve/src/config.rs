@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::api::held;
-use crate::{door, form};
+use crate::{door, form, gauge};
 
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +47,8 @@ pub struct Config {
     /// Is called where the server was asked to end and its model is still being loaded, which nothing
     /// interrupts: a program can end there.
     pub abandon: fn(),
+    /// Reads the board's temperature, in degrees Celsius; may take its time, or never come back.
+    pub temperature: fn() -> Option<f64>,
     /// The limits.
     pub limits: Limits,
 }
@@ -65,6 +67,7 @@ impl Config {
             kiosk: None,
             tell: |_| {},
             abandon: || {},
+            temperature: gauge::temperature,
             limits: Limits::default(),
         }
     }

@@ -18,7 +18,8 @@
 //! - `door` and [`keys`]: connections, and who comes in;
 //! - `error`, `fields` and `api`: requests and answers in their dialects;
 //! - `pages`: what people see in a browser;
-//! - `files`: what the server reads of its own.
+//! - `files`: what the server reads of its own;
+//! - `metrics` and `gauge`: what is counted, and what the system says of this machine.
 
 mod api;
 mod calls;
@@ -29,6 +30,7 @@ mod error;
 mod fields;
 mod files;
 pub mod form;
+mod gauge;
 mod job;
 pub mod keys;
 mod metrics;
@@ -40,6 +42,7 @@ mod watch;
 mod worker;
 
 pub use config::{Config, Limits, Listen, Share};
+pub use gauge::temperature;
 pub use model::{Desk, Loaded, Machine, Memory};
 pub use pages::KioskError;
 pub use server::{Control, Server, StartError};

@@ -159,8 +159,9 @@ impl Metrics {
         if idle { Duration::ZERO } else { since.elapsed() }
     }
 
-    /// All of it in Prometheus' text format.
-    pub fn text(&self) -> String {
+    /// All of it in Prometheus' text format, with what the system says of this machine, where it does: RAM
+    /// that the process has, and the board's temperature.
+    pub fn text(&self, resident: Option<u64>, celsius: Option<f64>) -> String {
         let mut page = Page::default();
         page.head("rill_responses_total", "counter", "Responses by class of status.");
         for (class, count) in CLASSES.iter().zip(&self.responses) {
@@ -180,7 +181,7 @@ impl Metrics {
         page.one("rill_prompt_tokens_reused_total", "counter", what, reused);
         page.first_tokens(&lock(&self.first));
         page.engine(&lock(&self.engine));
-        page.machine();
+        page.machine(resident, celsius);
         page.text
     }
 }
@@ -252,29 +253,14 @@ impl Page {
         self.one("rill_drafts_accepted_total", "counter", what, stats.accepted as f64);
     }
 
-    /// What the system says of this machine, where it does.
-    fn machine(&mut self) {
-        if let Some(bytes) = resident() {
+    fn machine(&mut self, resident: Option<u64>, celsius: Option<f64>) {
+        if let Some(bytes) = resident {
             let what = "RAM that the process has.";
             self.one("process_resident_memory_bytes", "gauge", what, bytes as f64);
         }
-        if let Some(celsius) = temperature() {
+        if let Some(celsius) = celsius {
             let what = "Temperature of the board's first sensor.";
             self.one("rill_board_temperature_celsius", "gauge", what, celsius);
         }
     }
-}
-
-/// Temperature of the board's first sensor, in degrees Celsius.
-pub fn temperature() -> Option<f64> {
-    let zone = std::fs::read_to_string("/sys/class/thermal/thermal_zone0/temp").ok()?;
-    Some(zone.trim().parse::<f64>().ok()? / 1000.0)
-}
-
-/// Bytes of RAM that this process has.
-pub fn resident() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib << 10)
 }

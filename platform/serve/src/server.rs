@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, oneshot, watch};
 use crate::clerk::{Request, ToClerk};
 use crate::config::{Config, Limits};
 use crate::door::{self, Listener, Tls, TlsError};
+use crate::gauge::{self, Gauge};
 use crate::job::Job;
 use crate::keys::{Keys, KeysError};
 use crate::metrics::Metrics;
@@ -82,6 +83,10 @@ impl Control {
 pub(crate) struct Shared {
     pub limits: Limits,
     pub metrics: Metrics,
+    /// Bytes of RAM that the process has.
+    pub resident: Arc<Gauge<u64>>,
+    /// Degrees Celsius of the board.
+    pub temperature: Arc<Gauge<f64>>,
     pub names: Vec<String>,
     pub origins: Vec<String>,
     pub kiosk: Kiosk,
@@ -175,6 +180,8 @@ impl Server {
         let shared = Arc::new(Shared {
             limits: config.limits,
             metrics: Metrics::default(),
+            resident: Gauge::new(gauge::resident),
+            temperature: Gauge::new(config.temperature),
             names,
             origins: config.origins,
             kiosk,

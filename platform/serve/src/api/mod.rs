@@ -35,6 +35,7 @@ use axum::http::{Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use futures_util::future::join;
 use serde_json::json;
 
 use crate::door::{self, Guest, Room};
@@ -129,7 +130,8 @@ async fn health(State(shared): Server) -> Response {
 
 async fn metrics(State(shared): Server) -> Response {
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    (kind, shared.metrics.text()).into_response()
+    let (resident, celsius) = join(shared.resident.look(), shared.temperature.look()).await;
+    (kind, shared.metrics.text(resident, celsius)).into_response()
 }
 
 /// A page, or nothing.

@@ -6,12 +6,13 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
+use futures_util::future::join;
 use rill::stats::Phase;
 use serde_json::{Map, Value, json};
 use tokio::time::timeout;
 
 use super::Server;
-use crate::metrics::{CLASSES, OUTCOMES, resident, temperature};
+use crate::metrics::{CLASSES, OUTCOMES};
 use crate::model::Facts;
 use crate::server::{Open, Shared};
 use crate::worker::{Experts, View};
@@ -31,7 +32,8 @@ pub async fn state(State(shared): Server) -> Response {
         Stage::Ready(_) => look(&shared).await,
         _ => None,
     };
-    Json(describe(&shared, &stage, view)).into_response()
+    let (resident, celsius) = join(shared.resident.look(), shared.temperature.look()).await;
+    Json(describe(&shared, &stage, view, resident, celsius)).into_response()
 }
 
 enum Stage {
@@ -45,7 +47,13 @@ async fn look(shared: &Arc<Shared>) -> Option<View> {
     timeout(PATIENCE, shared.look()?).await.ok()?.ok()
 }
 
-fn describe(shared: &Shared, stage: &Stage, view: Option<View>) -> Value {
+fn describe(
+    shared: &Shared,
+    stage: &Stage,
+    view: Option<View>,
+    resident: Option<u64>,
+    celsius: Option<f64>,
+) -> Value {
     let figures = shared.metrics.figures();
     let (busy, queued) = shared.metrics.loads();
     let facts = match stage {
@@ -74,9 +82,9 @@ fn describe(shared: &Shared, stage: &Stage, view: Option<View>) -> Value {
             "forced": stats.forced,
             "reused": figures.reused,
         },
-        "temperature": temperature(),
+        "temperature": celsius,
         "model": facts.map(model),
-        "memory": facts.map(memory),
+        "memory": facts.map(|facts| memory(facts, resident)),
         "places": null,
         "experts": null,
     });
@@ -125,11 +133,11 @@ fn model(facts: &Facts) -> Value {
     })
 }
 
-fn memory(facts: &Facts) -> Value {
+fn memory(facts: &Facts, resident: Option<u64>) -> Value {
     let part = |(name, bytes): &(&str, u64)| json!({"name": name, "bytes": bytes});
     json!({
         "budget": facts.budget,
-        "resident": resident(),
+        "resident": resident,
         "parts": facts.parts.iter().map(part).collect::<Value>(),
     })
 }

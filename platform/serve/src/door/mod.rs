@@ -130,7 +130,10 @@ impl Listener {
 /// Lets requests in until the server is asked to end, then waits for those under way.
 pub fn run(listeners: Vec<Listener>, shared: &Arc<Shared>) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(serve(listeners, shared))
+    let outcome = runtime.block_on(serve(listeners, shared));
+    // What still reads a sensor is not waited for.
+    runtime.shutdown_background();
+    outcome
 }
 
 async fn serve(listeners: Vec<Listener>, shared: &Arc<Shared>) -> io::Result<()> {

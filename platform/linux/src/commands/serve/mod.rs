@@ -179,6 +179,7 @@ impl Args {
             kiosk: self.kiosk.clone(),
             tell: |line| tell(line),
             abandon: || std::process::exit(0),
+            temperature: rill_serve::temperature,
             limits: Limits {
                 body,
                 bodies: defaults.bodies.max(body),
