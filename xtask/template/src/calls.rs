@@ -8,6 +8,15 @@ use serde_json::{Map, Value};
 /// What begins and what ends calls.
 pub const CALL_MARKS: [&str; 2] = ["<|tool_call_start|>", "<|tool_call_end|>"];
 
+/// What texts ask for calls as JSON with, in the words that LFM2's makers teach it; in small letters.
+const AS_JSON: [&str; 3] = ["calls as json", "calls in json", "call as json"];
+
+/// Whether a message is a system text that asks for calls as JSON, and not as Python writes them.
+pub fn asks_for_json_calls(message: &Value) -> bool {
+    let text = message["content"].as_str().unwrap_or_default().to_lowercase();
+    message["role"] == "system" && AS_JSON.iter().any(|words| text.contains(words))
+}
+
 /// Writes calls in the form of OpenAI's messages, whose arguments are objects.
 pub fn write_calls(calls: &[Value]) -> String {
     let calls = calls.iter().map(|call| {

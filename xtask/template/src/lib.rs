@@ -22,7 +22,8 @@
 //! In reading order:
 //! - `template`: [`Template`] and what it can fail of;
 //! - `conversation`: [`Conversation`], what is rendered;
-//! - `calls`: [`write_calls`], for templates that do not write an assistant's calls of tools;
+//! - `calls`: [`write_calls`], for templates that do not write an assistant's calls of tools, and
+//!   [`asks_for_json_calls`];
 //! - `source`: the source, made ready for the engine;
 //! - `environment`: what Hugging Face offers to templates, with [`limits`], `values`, `json`,
 //!   `methods`, `date`, and `paid`, by which what they make is paid for;
@@ -43,7 +44,7 @@ mod source;
 mod template;
 mod values;
 
-pub use calls::{CALL_MARKS, write_calls};
+pub use calls::{CALL_MARKS, asks_for_json_calls, write_calls};
 pub use conversation::Conversation;
 pub use rendered::{Piece, Rendered};
 pub use template::{Template, TemplateError, Words};

@@ -1,6 +1,6 @@
 //! Calls of tools for templates that take no notice of them.
 
-use rill_template::{Conversation, Piece, Template, Words};
+use rill_template::{Conversation, Piece, Template, Words, asks_for_json_calls};
 use serde_json::json;
 
 /// An assistant's calls stand before its content where the template takes no notice of them: their marks
@@ -30,4 +30,17 @@ fn calls_that_a_template_does_not_write_are_written() {
     let own =
         "{% for m in messages %}{{ m.content }}{{ m.tool_calls[0].function.name }}{% endfor %}";
     assert_eq!(render(own).text(), "Done.say");
+}
+
+#[test]
+fn a_system_text_asks_for_calls_as_json() {
+    let asks =
+        |role: &str, text: &str| asks_for_json_calls(&json!({"role": role, "content": text}));
+    for text in ["Output function calls as JSON.", "write each Call as json", "tool calls in JSON"]
+    {
+        assert!(asks("system", text), "{text}");
+        assert!(!asks("user", text), "{text}");
+    }
+    assert!(!asks("system", "Answer in JSON."));
+    assert!(!asks_for_json_calls(&json!({"role": "system", "content": null})));
 }

@@ -1,6 +1,6 @@
 //! Tools that an answer may call, as clients describe them.
 
-use rill_template::CALL_MARKS;
+use rill_template::{CALL_MARKS, asks_for_json_calls};
 use serde_json::{Value, json};
 
 use crate::error::ApiError;
@@ -192,15 +192,8 @@ impl Tools {
             Some(_) => return Err(ApiError::field(field, "cannot be there beside `tools`")),
         };
         style.calls = Some(marks);
-        let as_objects = messages.iter().any(asks_for_json);
+        let as_objects = messages.iter().any(asks_for_json_calls);
         let Self { tools, several, .. } = self;
         Ok(Some(Wanted::Calls(Calls { tools, forced, several, as_objects, other })))
     }
-}
-
-/// Whether a system text asks for calls as JSON, in the words that LFM2's makers teach it.
-fn asks_for_json(message: &Value) -> bool {
-    let text = message["content"].as_str().unwrap_or_default().to_lowercase();
-    let asks = ["calls as json", "calls in json", "call as json"];
-    message["role"] == "system" && asks.iter().any(|words| text.contains(words))
 }
