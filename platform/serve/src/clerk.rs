@@ -11,8 +11,9 @@ use serde_json::Value;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
 
-use crate::form::{Form, FormError, Forms, Marks, NoForm, Room, Wanted};
+use crate::form::{Form, FormError, Forms, Marks, NoForm, Wanted};
 use crate::job::Prompt;
+use crate::room::Room;
 
 /// Why there is no prompt.
 #[derive(Debug, thiserror::Error)]

@@ -19,6 +19,7 @@
 //! - `error`, `fields` and `api`: requests and answers in their dialects;
 //! - `pages`: what people see in a browser;
 //! - `files`: what the server reads of its own;
+//! - `room`: what requests share, in bytes;
 //! - `metrics` and `gauge`: what is counted, and what the system says of this machine.
 
 mod api;
@@ -36,6 +37,7 @@ pub mod keys;
 mod metrics;
 pub mod model;
 mod pages;
+mod room;
 mod server;
 pub mod systemd;
 mod watch;
@@ -45,5 +47,6 @@ pub use config::{Config, Limits, Listen, Share};
 pub use gauge::temperature;
 pub use model::{Desk, Loaded, Machine, Memory};
 pub use pages::KioskError;
+pub use room::Room;
 pub use server::{Control, Server, StartError};
 pub use systemd::Supervisor;

@@ -10,8 +10,9 @@ use rill::seams::{Events, World};
 use rill::sequence::Sequence;
 
 use crate::clerk::Clerk;
-use crate::form::{Marks, Room, STACK};
+use crate::form::{Marks, STACK};
 use crate::job::Job;
+use crate::room::Room;
 use crate::server::Shared;
 use crate::worker::{View, Worker};
 

@@ -21,6 +21,7 @@ use crate::keys::{Keys, KeysError};
 use crate::metrics::Metrics;
 use crate::model::{Command, Desk, Facts};
 use crate::pages::{Kiosk, KioskError};
+use crate::room::Room;
 use crate::systemd::{Notify, Supervisor};
 use crate::worker::View;
 
@@ -95,12 +96,12 @@ pub(crate) struct Shared {
     abandon: fn(),
     /// Places in the queue and at the engine.
     pub queue: Arc<Semaphore>,
-    /// KiB of bodies that may be read at once.
-    pub bodies: Arc<Semaphore>,
-    /// KiB of values that they may be made of.
-    pub values: Arc<Semaphore>,
-    /// KiB of what is kept of answers.
-    pub answers: Arc<Semaphore>,
+    /// For bodies that are being read.
+    pub bodies: Room,
+    /// For the values that they are made of.
+    pub values: Room,
+    /// For what is kept of answers.
+    pub answers: Room,
     keys: Option<(PathBuf, Mutex<Keys>)>,
     /// What TCP is spoken to through.
     pub tls: Option<Tls>,
@@ -188,9 +189,9 @@ impl Server {
             say: config.tell,
             abandon: config.abandon,
             queue: Arc::new(Semaphore::new(config.limits.queue)),
-            bodies: Arc::new(Semaphore::new(config.limits.bodies.div_ceil(1024))),
-            values: Arc::new(Semaphore::new(config.limits.values / 1024)),
-            answers: Arc::new(Semaphore::new(config.limits.answers / 1024)),
+            bodies: Room::new(config.limits.bodies),
+            values: Room::new(config.limits.values),
+            answers: Room::new(config.limits.answers),
             keys,
             tls,
             stage: Mutex::new(Stage::Loading(Instant::now())),
@@ -270,7 +271,7 @@ impl Shared {
         if !self.opened.swap(true, Ordering::SeqCst) {
             self.queue.add_permits(facts.places);
             let kept = self.limits.kept(facts.places).saturating_mul(facts.context);
-            self.answers.add_permits(kept / 1024);
+            self.answers.grow(kept);
         }
         let mut stage = self.stage();
         if matches!(*stage, Stage::Closed) {

@@ -6,9 +6,9 @@ use axum::body::{Body, Bytes};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::job::{EVENTS, Style};
+use crate::room::{Part, Room};
 
 /// Bytes of an answer whatever it says: its events, its biases and what ends it.
 pub const ANSWER: usize = 16 << 10;
@@ -71,15 +71,12 @@ impl Given {
 
 /// A part of the room for answers, given back with the last of its copies.
 #[derive(Debug, Clone)]
-pub struct Held(
-    #[expect(dead_code, reason = "it counts as long as it is there")] Arc<OwnedSemaphorePermit>,
-);
+pub struct Held(#[expect(dead_code, reason = "it counts as long as it is there")] Arc<Part>);
 
 impl Held {
     /// So many bytes, if they are left.
-    pub fn take(room: &Arc<Semaphore>, bytes: usize) -> Option<Self> {
-        let kib = u32::try_from(bytes.div_ceil(1024)).ok()?;
-        Arc::clone(room).try_acquire_many_owned(kib).ok().map(|part| Self(Arc::new(part)))
+    pub fn take(room: &Room, bytes: usize) -> Option<Self> {
+        room.take(bytes).map(|part| Self(Arc::new(part)))
     }
 
     /// A response of JSON, which has its room until it was sent.

@@ -38,7 +38,7 @@ use axum::{Json, Router};
 use futures_util::future::join;
 use serde_json::json;
 
-use crate::door::{self, Guest, Room};
+use crate::door::{self, Guest, Taken};
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::pages;
@@ -82,7 +82,7 @@ struct Asked {
     open: Open,
     guest: Guest,
     /// What its body takes of the room for all; kept until its prompt is written.
-    room: Room,
+    room: Taken,
 }
 
 impl Asked {

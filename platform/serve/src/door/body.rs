@@ -1,23 +1,22 @@
 //! Reading a request's body within limits.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use axum::http::{HeaderMap, StatusCode, header};
 use futures_util::StreamExt;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use super::weight::weigh;
 use crate::error::ApiError;
+use crate::room::Part;
 use crate::server::Shared;
 
 /// What a body takes of the room for all bodies, and its values of that for all values.
 #[derive(Debug)]
-pub struct Room {
-    _bytes: OwnedSemaphorePermit,
-    _values: OwnedSemaphorePermit,
+pub struct Taken {
+    _bytes: Part,
+    _values: Part,
 }
 
 /// The bytes of a body: at most as many as the limits say (413), in the time that they say (408).
@@ -25,7 +24,7 @@ pub async fn read(
     shared: &Shared,
     headers: &HeaderMap,
     body: Body,
-) -> Result<(Vec<u8>, Room), ApiError> {
+) -> Result<(Vec<u8>, Taken), ApiError> {
     let most = shared.limits.body;
     let long = || {
         let message = format!("the body has more than {most} bytes, the most that is read");
@@ -41,12 +40,10 @@ pub async fn read(
         return Err(long());
     }
     let expected = said.exact().map_or(most, |len| len as usize);
-    let kib = expected.div_ceil(1024).min(shared.limits.bodies.div_ceil(1024)) as u32;
     let arrival = shared.limits.arrival;
     let reading = async {
         // Who comes when there is no room waits for it.
-        let room = Arc::clone(&shared.bodies).acquire_many_owned(kib).await;
-        let room = room.map_err(|_| ApiError::bad("the server is about to end"))?;
+        let room = shared.bodies.wait(expected.min(shared.limits.bodies)).await.ok_or_else(long)?;
         let mut bytes = Vec::with_capacity(expected.min(64 << 10));
         let mut parts = body.into_data_stream();
         while let Some(part) = parts.next().await {
@@ -56,15 +53,17 @@ pub async fn read(
             }
             bytes.extend_from_slice(&part);
         }
-        let weight = weigh(&bytes).div_ceil(1024);
-        if weight > shared.limits.values / 1024 {
+        let many = || {
             let message = "the body has more values in it than are taken";
-            return Err(ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message));
+            ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message)
+        };
+        let weight = weigh(&bytes);
+        if weight > shared.limits.values {
+            return Err(many());
         }
         // Who has room for values waits for nothing more.
-        let values = Arc::clone(&shared.values).acquire_many_owned(weight as u32).await;
-        let values = values.map_err(|_| ApiError::bad("the server is about to end"))?;
-        Ok((bytes, Room { _bytes: room, _values: values }))
+        let values = shared.values.wait(weight).await.ok_or_else(many)?;
+        Ok((bytes, Taken { _bytes: room, _values: values }))
     };
     timeout(arrival, reading).await.unwrap_or_else(|_| Err(late(arrival)))
 }

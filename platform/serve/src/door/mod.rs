@@ -35,7 +35,7 @@ use crate::server::{Shared, StartError};
 use crate::watch;
 use patient::Patient;
 
-pub use body::{Room, read};
+pub use body::{Taken, read};
 pub use guard::Guest;
 pub use tls::{Tls, TlsError};
 

@@ -6,7 +6,6 @@ mod calls;
 mod depth;
 mod forced;
 mod gbnf;
-mod room;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -18,12 +17,12 @@ use llguidance::toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTr
 use llguidance::{Matcher, ParserFactory};
 use rill::draft::{Drafter, Guess};
 use rill::tokenizer::Tokenizer;
-use room::Part;
 use serde_json::{Value, json};
+
+use crate::room::{Part, Room};
 
 pub use calls::{Calls, Marks, Tool};
 pub use depth::STACK;
-pub use room::Room;
 
 /// A form that an answer must have.
 #[derive(Debug, Clone)]

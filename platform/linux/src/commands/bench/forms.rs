@@ -4,8 +4,8 @@ use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use rill_linux::engine::Engine;
-use rill_serve::Limits;
-use rill_serve::form::{Calls, Forms, Marks, Room, Tool, Wanted};
+use rill_serve::form::{Calls, Forms, Marks, Tool, Wanted};
+use rill_serve::{Limits, Room};
 use serde::Serialize;
 use serde_json::{Value, json};
 
