@@ -38,10 +38,10 @@ pub fn greet(address: &str) -> StreamOwned<ClientConnection, TcpStream> {
     let config =
         ClientConfig::builder_with_details(Arc::new(ring::default_provider()), Arc::new(Then))
             .with_safe_default_protocol_versions()
-            .expect("it is as it was made")
+            .expect("ring knows them")
             .with_root_certificates(roots)
             .with_no_client_auth();
-    let name = ServerName::try_from("localhost").expect("it is as it was made");
-    let client = ClientConnection::new(Arc::new(config), name).expect("it is as it was made");
-    StreamOwned::new(client, TcpStream::connect(address).expect("it is as it was made"))
+    let name = ServerName::try_from("localhost").expect("it is a name");
+    let client = ClientConnection::new(Arc::new(config), name).expect("it is complete");
+    StreamOwned::new(client, TcpStream::connect(address).expect("it listens"))
 }

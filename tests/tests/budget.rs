@@ -9,6 +9,7 @@ use std::path::Path;
 use rill_linux::arena::Arena;
 use rill_linux::engine::Overhead;
 use rill_tests::kiosk;
+use rill_tests::process::status_bytes;
 use rill_tests::program::rill;
 use rustix::thread::disable_transparent_huge_pages;
 use serde_json::Value;
@@ -49,9 +50,7 @@ fn the_kernel_takes_what_is_set_aside_for_page_tables() {
 
 /// Bytes of this process's page tables.
 fn page_tables() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmPTE:")).unwrap();
-    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
+    status_bytes("self", "VmPTE")
 }
 
 /// Runs the program with the least budget that works and the most of any use.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rill_tests::kiosk;
+use rill_tests::process::status;
 use rill_tests::program::{path, rill, rill_with_input};
 
 /// The kiosk image in a folder of its own.
@@ -336,9 +337,8 @@ fn too_much_text_is_refused_before_it_fills_ram() {
 /// Waits until a process catches SIGTERM (15).
 fn wait_until_it_watches(process: u32) {
     loop {
-        let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-        let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
-        if u64::from_str_radix(caught.trim(), 16).unwrap() & 1 << (15 - 1) != 0 {
+        let caught = status(process, "SigCgt");
+        if u64::from_str_radix(&caught, 16).unwrap() & 1 << (15 - 1) != 0 {
             return;
         }
         std::thread::yield_now();

@@ -1,53 +1,41 @@
 //! The most that a server may be asked at once stays within what it set aside for that.
 
-use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, Command, Stdio};
+use std::io::{BufReader, Read, Write, empty};
+use std::mem::replace;
 use std::sync::Barrier;
 use std::time::Duration;
 
-use rill_tests::program::path;
+use rill_tests::process::status_bytes;
+use rill_tests::served::Served;
 use rill_tests::server::{Reply, post, soon};
 use rill_tests::tls::{data, greet};
 use serde_json::{Map, Value, json};
 
-/// The program, and where it listens: through TLS, and in the file system.
-struct Served {
-    child: Child,
-    address: String,
+/// A server that listens through TLS and in the file system.
+struct Both {
+    served: Served,
     socket: String,
 }
 
-impl Served {
+impl Both {
     fn start(folder: &std::path::Path) -> Self {
         let socket = folder.join("rill.sock").display().to_string();
-        let (cert, key) = (data("first.pem"), data("first.key"));
-        let mut child = Command::new(path())
-            .args(["serve", "--listen", "127.0.0.1:0", "--listen", &format!("unix:{socket}")])
-            .args(["--ram", "512MiB", "-c", "1024", "--conversations", "4"])
-            .arg("--tls-cert")
-            .arg(cert)
-            .arg("--tls-key")
-            .arg(key)
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the program starts");
-        let mut lines = BufReader::new(child.stderr.take().expect("it is piped"));
-        let (mut line, mut address) = (String::new(), String::new());
-        while !line.ends_with("ready\n") {
-            line.clear();
-            assert!(lines.read_line(&mut line).expect("it speaks UTF-8") > 0, "it became ready");
-            if let Some((_, at)) = line.trim().split_once("listening at https://") {
-                address = at.to_owned();
-            }
-        }
+        let [cert, key] = ["first.pem", "first.key"].map(|name| data(name).display().to_string());
+        let mut served = Served::start(
+            [
+                ["--listen", &format!("unix:{socket}"), "--tls-cert", &cert, "--tls-key", &key],
+                ["--ram", "512MiB", "-c", "1024", "--conversations", "4"],
+            ]
+            .concat(),
+        );
+        let mut lines = replace(&mut served.lines, BufReader::new(Box::new(empty())));
         std::thread::spawn(move || lines.read_to_end(&mut Vec::new()));
-        Self { child, address, socket }
+        Self { served, socket }
     }
 
     /// The status of an answer through TLS.
     fn ask(&self, path: &str, body: &Value) -> u16 {
-        let mut stream = greet(&self.address);
+        let mut stream = greet(&self.served.address);
         let _ = stream.sock.set_read_timeout(Some(Duration::from_secs(300)));
         // A server that refuses early closes before all was sent.
         let _ = stream.write_all(post(path, &body.to_string(), "").as_bytes());
@@ -66,20 +54,9 @@ impl Served {
         parts.iter().filter_map(part).collect()
     }
 
-    /// A line of what the kernel counts of it, in bytes.
-    fn status(&self, name: &str) -> u64 {
-        let status =
-            fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
-        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("it is counted");
-        line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+    /// Bytes that the kernel counts of it.
+    fn counted(&self, name: &str) -> u64 {
+        status_bytes(self.served.child.id(), name)
     }
 }
 
@@ -149,16 +126,16 @@ fn heavy(kind: usize) -> (&'static str, Value) {
 fn the_most_that_is_asked_stays_within_what_is_set_aside() {
     const EACH: usize = 5;
     let folder = tempfile::tempdir().expect("there is room");
-    let served = Served::start(folder.path());
-    let parts = served.parts();
+    let server = Both::start(folder.path());
+    let parts = server.parts();
     let of = |name| parts.iter().find(|part| part.0 == name).expect("it is planned").1;
     let aside = of("connections") + of("requests") + of("forms of answers");
-    let before = served.status("VmRSS:");
+    let before = server.counted("VmRSS");
     // Connections that say half of what they want.
     let half = format!("GET /health HTTP/1.1\r\nHost: x\r\nX: {}", "y".repeat(15 << 10));
     let idle: Vec<_> = (0..64 - KINDS * EACH - 2)
         .map(|_| {
-            let mut stream = greet(&served.address);
+            let mut stream = greet(&server.served.address);
             // The server may have no patience any more.
             let _ = stream.write_all(half.as_bytes());
             stream
@@ -167,14 +144,14 @@ fn the_most_that_is_asked_stays_within_what_is_set_aside() {
     let barrier = Barrier::new(KINDS * EACH);
     std::thread::scope(|scope| {
         for number in 0..KINDS * EACH {
-            let (served, barrier) = (&served, &barrier);
+            let (server, barrier) = (&server, &barrier);
             scope.spawn(move || {
                 let kind = number % KINDS;
                 let (path, body) = heavy(kind);
                 barrier.wait();
                 // Those that come when there is no room come again.
                 let status = soon(|| {
-                    let status = served.ask(path, &body);
+                    let status = server.ask(path, &body);
                     (![408, 429].contains(&status)).then_some(status)
                 });
                 assert_eq!(status, if kind == LONG { 400 } else { 200 }, "{kind}");
@@ -182,7 +159,7 @@ fn the_most_that_is_asked_stays_within_what_is_set_aside() {
         }
     });
     drop(idle);
-    let peak = served.status("VmHWM:");
+    let peak = server.counted("VmHWM");
     println!("{before} bytes before, {peak} at most, {aside} set aside: {parts:?}");
     assert!(peak - before <= aside, "{} bytes of {aside}: {parts:?}", peak - before);
     let all = parts.iter().map(|(_, bytes)| bytes).sum::<u64>();
@@ -192,19 +169,19 @@ fn the_most_that_is_asked_stays_within_what_is_set_aside() {
 #[test]
 fn a_body_of_more_values_than_are_taken_is_refused() {
     let folder = tempfile::tempdir().expect("there is room");
-    let served = Served::start(folder.path());
-    let before = served.status("VmHWM:");
+    let server = Both::start(folder.path());
+    let before = server.counted("VmHWM");
     for values in [
         json!(vec![0; 400_000]),
         json!(vec![json!([]); 200_000]),
         json!(vec![json!({"a": 0}); 80_000]),
     ] {
         assert_eq!(
-            served.ask("/v1/chat/completions", &question(&json!({"metadata": values}))),
+            server.ask("/v1/chat/completions", &question(&json!({"metadata": values}))),
             413
         );
     }
     // Nothing of it was ever there but its bytes.
-    let grown = served.status("VmHWM:") - before;
+    let grown = server.counted("VmHWM") - before;
     assert!(grown < 16 << 20, "{grown} bytes");
 }

@@ -1,73 +1,37 @@
 //! `rill serve` and `rill key`, run as their users run them.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
 use rill_tests::kiosk;
+use rill_tests::process::signal;
 use rill_tests::program::{path, rill};
+use rill_tests::served::{SMALL, Served};
 use rill_tests::server::{Reply, post, soon};
 use rustix::fs::{FileType, Mode};
 use rustix::pipe::fcntl_getpipe_size;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 
-/// A server of the program's own.
-struct Served {
-    child: Child,
-    lines: BufReader<Box<dyn Read>>,
-    address: String,
-}
-
 fn serve(args: &[&str]) -> Served {
-    let mut child = Command::new(path())
-        .args(["serve", "--listen", "127.0.0.1:0", "--ram", "256MiB", "-c", "512"])
-        .args(args)
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the program starts");
-    let mut lines =
-        BufReader::<Box<dyn Read>>::new(Box::new(child.stderr.take().expect("it is piped")));
-    let (mut line, mut address) = (String::new(), String::new());
-    while !line.ends_with("ready\n") {
-        line.clear();
-        assert!(lines.read_line(&mut line).expect("it speaks UTF-8") > 0, "it became ready");
-        if let Some((_, at)) = line.trim().split_once("listening at http://") {
-            address = at.to_owned();
-        }
-    }
-    Served { child, lines, address }
+    Served::start([&SMALL[..], args].concat())
 }
 
-impl Served {
-    fn ask(&self, head: &str) -> Reply {
-        let body = r#"{"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}"#;
-        let mut stream = TcpStream::connect(&self.address).expect("it listens");
-        let request = post("/v1/chat/completions", body, head);
-        stream.write_all(request.as_bytes()).expect("it is taken");
-        Reply::read(stream)
-    }
-
-    fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
-        kill_process(pid.expect("it is a process"), signal).expect("it can be told");
-    }
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn ask(served: &Served, head: &str) -> Reply {
+    let body = r#"{"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}"#;
+    let mut stream = TcpStream::connect(&served.address).expect("it listens");
+    let request = post("/v1/chat/completions", body, head);
+    stream.write_all(request.as_bytes()).expect("it is taken");
+    Reply::read(stream)
 }
 
 #[test]
 fn the_program_serves_until_it_is_asked_to_end() {
     let mut served = serve(&["--alias", "guide"]);
-    assert_eq!(served.ask("").ok()["model"], "guide");
+    assert_eq!(ask(&served, "").ok()["model"], "guide");
     served.signal(Signal::TERM);
     let mut rest = String::new();
     served.lines.read_to_string(&mut rest).expect("it speaks UTF-8");
@@ -80,18 +44,17 @@ fn what_was_known_before_the_end_is_known_after_it() {
     let image = folder.path().join("kiosk.rill");
     std::fs::write(&image, kiosk::default_image()).expect("there is room");
     let args = ["-m", image.to_str().expect("the path is UTF-8"), "--keep-beginnings", "8MiB"];
-    let ask = || {
+    let usage = || {
         let mut served = serve(&args);
-        let usage = served.ask("").ok()["usage"].clone();
-        served.signal(Signal::TERM);
-        assert!(served.child.wait().expect("it ends").success());
+        let usage = ask(&served, "").ok()["usage"].clone();
+        served.end();
         let number = |value: &Value| value.as_u64().expect("it is a number");
         let cached = number(&usage["prompt_tokens_details"]["cached_tokens"]);
         [number(&usage["prompt_tokens"]), cached]
     };
-    let [prompt, cached] = ask();
+    let [prompt, cached] = usage();
     assert_eq!(cached, 0);
-    assert_eq!(ask(), [prompt, prompt - 1]);
+    assert_eq!(usage(), [prompt, prompt - 1]);
 }
 
 #[test]
@@ -107,24 +70,23 @@ fn keys_are_made_and_read_again() {
     rill(&["key", keys, "a b"]).fails(2, &["letters"]);
 
     let mut served = serve(&["--keys", keys]);
-    assert_eq!(served.ask("").status, 401);
-    assert_eq!(served.ask(&kiosk).status, 200);
+    assert_eq!(ask(&served, "").status, 401);
+    assert_eq!(ask(&served, &kiosk).status, 200);
     let desk = format!("X-Api-Key: {}\r\n", rill(&["key", keys, "desk"]).ok().trim());
     rill(&["key", keys, "house", "--operator"]).ok();
     assert!(std::fs::read_to_string(keys).expect("it is text").ends_with(" - - operator\n"));
-    assert_eq!(served.ask(&desk).status, 401);
+    assert_eq!(ask(&served, &desk).status, 401);
     let reread = |served: &mut Served, says: &str| {
         served.signal(Signal::HUP);
-        let mut line = String::new();
-        served.lines.read_line(&mut line).expect("it speaks UTF-8");
+        let line = served.line();
         assert!(line.contains(says), "{line}");
     };
     reread(&mut served, "read again");
-    assert_eq!(served.ask(&desk).status, 200);
+    assert_eq!(ask(&served, &desk).status, 200);
     // A file that is damaged lets nobody in or out.
     std::fs::write(&file, "rubbish\n").expect("it can be written");
     reread(&mut served, "line 1");
-    assert_eq!([served.ask(&kiosk).status, served.ask("").status], [200, 401]);
+    assert_eq!([ask(&served, &kiosk).status, ask(&served, "").status], [200, 401]);
 }
 
 /// Whatever becomes of its files and of what it says, a signal ends it.
@@ -144,16 +106,14 @@ fn nothing_makes_it_deaf() {
     let mut served = serve(&["--keys", keys]);
     std::fs::rename(pipe, &file).expect("it is in the same folder");
     served.signal(Signal::HUP);
-    let mut line = String::new();
-    served.lines.read_line(&mut line).expect("it speaks UTF-8");
+    let line = served.line();
     assert!(line.contains("not a regular file"), "{line}");
-    assert_eq!(served.ask(&kiosk).status, 200);
+    assert_eq!(ask(&served, &kiosk).status, 200);
     // Nobody reads what it says any more.
     served.lines = BufReader::new(Box::new(std::io::empty()));
     served.signal(Signal::HUP);
-    assert_eq!(served.ask(&kiosk).status, 200);
-    served.signal(Signal::TERM);
-    assert!(served.child.wait().expect("it ends").success());
+    assert_eq!(ask(&served, &kiosk).status, 200);
+    served.end();
 }
 
 /// The program has said nothing yet and has no model, because nobody reads what it says.
@@ -169,21 +129,17 @@ fn signals_are_heard_while_there_is_no_model() {
         .stderr(full)
         .spawn()
         .expect("the program starts");
-    let signal = |signal| {
-        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        kill_process(pid.expect("it is a process"), signal).expect("it can be told");
-    };
     let health = |mut stream: UnixStream| {
         let ask = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
         stream.write_all(ask).expect("it is taken");
         Reply::read(stream).status
     };
     let early = soon(|| UnixStream::connect(&socket).ok());
-    signal(Signal::HUP);
+    signal(&child, Signal::HUP);
     assert_eq!(health(early), 503);
-    signal(Signal::HUP);
+    signal(&child, Signal::HUP);
     assert_eq!(health(UnixStream::connect(&socket).expect("it listens")), 503);
-    signal(Signal::TERM);
+    signal(&child, Signal::TERM);
     assert_eq!(child.wait().expect("it ends").code(), Some(0));
     assert!(!socket.exists(), "its name goes with it");
 }

@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use rill_serve::systemd::Notify;
 use rill_serve::{Config, Listen, Server, StartError, Supervisor};
+use rill_tests::process::signal;
 use rill_tests::program::path;
 use rill_tests::rig::Setting;
+use rill_tests::served::SMALL;
 use rill_tests::server::{Gate, Reply, Running, post, start_for};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 const CHAT: &str = "/v1/chat/completions";
 const ASK: &str = r#"{"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}"#;
@@ -147,7 +149,8 @@ fn activate(socket: OwnedFd, systemd: &Systemd) -> Child {
     Command::new("sh")
         .args(["-c", script, "sh"])
         .arg(path())
-        .args(["serve", "--ram", "256MiB", "-c", "512"])
+        .arg("serve")
+        .args(SMALL)
         .env("NOTIFY_SOCKET", &systemd.path)
         .stdin(Stdio::from(socket))
         .stderr(Stdio::null())
@@ -156,8 +159,7 @@ fn activate(socket: OwnedFd, systemd: &Systemd) -> Child {
 }
 
 fn end(mut child: Child) {
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).unwrap();
-    kill_process(pid, Signal::TERM).unwrap();
+    signal(&child, Signal::TERM);
     assert!(child.wait().unwrap().success());
 }
 

@@ -1,19 +1,20 @@
 //! TLS: who trusts the certificate's authority is answered, who speaks anything else is not.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use rill_serve::config::TlsFiles;
 use rill_serve::{Config, Listen, Server};
-use rill_tests::program::{path, rill};
+use rill_tests::program::rill;
 use rill_tests::rig::Setting;
+use rill_tests::served::{SMALL, Served};
 use rill_tests::server::{Gate, Reply, Running, post, soon, start_for};
 use rill_tests::tls::{certificate, data, greet};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use rustls::pki_types::CertificateDer;
 
 const ASK: &str = r#"{"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}"#;
@@ -97,47 +98,19 @@ fn a_renewed_certificate_is_shown_from_then_on() {
         fs::copy(data(&format!("{name}.key")), &key).unwrap();
     };
     put("first");
-    let mut child = Command::new(path())
-        .args(["serve", "--listen", "127.0.0.1:0", "--ram", "256MiB", "-c", "512"])
-        .args(["--tls-cert".as_ref(), cert.as_os_str(), "--tls-key".as_ref(), key.as_os_str()])
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = Lines(child.stderr.take().unwrap());
-    let address = lines.until("listening at https://");
-    lines.until("ready");
+    let files = ["--tls-cert".as_ref(), cert.as_os_str(), "--tls-key".as_ref(), key.as_os_str()];
+    let mut served = Served::start(SMALL.iter().map(OsStr::new).chain(files));
+    let address = served.address.clone();
     assert_eq!(ask(&address).1, certificate("first.pem"));
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).unwrap();
     put("second");
-    kill_process(pid, Signal::HUP).unwrap();
-    assert_eq!(lines.until(""), "the certificate was read again");
+    served.signal(Signal::HUP);
+    assert_eq!(served.line(), "the certificate was read again");
     assert_eq!(ask(&address).1, certificate("second.pem"));
     // What is damaged changes nothing.
     fs::write(&key, "rubbish").unwrap();
-    kill_process(pid, Signal::HUP).unwrap();
-    assert!(lines.until("").contains("the certificate stays as it was"));
+    served.signal(Signal::HUP);
+    assert!(served.line().contains("the certificate stays as it was"));
     let (reply, shown) = ask(&address);
     assert_eq!((reply.status, shown), (200, certificate("second.pem")));
-    kill_process(pid, Signal::TERM).unwrap();
-    assert!(child.wait().unwrap().success());
-}
-
-/// What a program says.
-struct Lines(std::process::ChildStderr);
-
-impl Lines {
-    /// What follows on the next line that begins so.
-    fn until(&mut self, start: &str) -> String {
-        loop {
-            let (mut line, mut byte) = (Vec::new(), [0]);
-            while line.last() != Some(&b'\n') {
-                self.0.read_exact(&mut byte).expect("the program goes on");
-                line.push(byte[0]);
-            }
-            let line = String::from_utf8(line).unwrap();
-            if let Some(rest) = line.trim_end().strip_prefix(start) {
-                return rest.to_owned();
-            }
-        }
-    }
+    served.end();
 }

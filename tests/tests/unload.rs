@@ -7,6 +7,7 @@ use rill_linux::engine::{BudgetOptions, Engine, Memory, Options};
 use rill_linux::storage::Via;
 use rill_linux::talk::Talk;
 use rill_tests::kiosk;
+use rill_tests::process::status_bytes;
 
 const ROUNDS: u32 = 50;
 /// What is set up once for the process is there after so many.
@@ -14,9 +15,7 @@ const FIRST: u32 = 10;
 
 /// Bytes of this process in RAM.
 fn resident() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() << 10
+    status_bytes("self", "VmRSS")
 }
 
 /// Threads and open files of this process.
