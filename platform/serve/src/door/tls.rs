@@ -27,7 +27,7 @@ pub enum TlsError {
     #[error("{}: it is no PEM: {}", .0.display(), .1)]
     Damaged(PathBuf, PemError),
     /// Key and certificate cannot be used, or not together.
-    #[error("{} and {}: {}", .0.display(), .1.display(), .2)]
+    #[error("{} with the key {} cannot be used: {}", .0.display(), .1.display(), .2)]
     Unusable(PathBuf, PathBuf, Error),
 }
 
