@@ -53,9 +53,27 @@ impl Chars {
         grew
     }
 
+    /// Those of some sets; nothing where two of them have a character in common.
+    pub fn apart(sets: &[Self]) -> Option<Self> {
+        let mut ranges: Vec<_> = sets.iter().flat_map(|set| &set.0).copied().collect();
+        ranges.sort_unstable();
+        let are_apart = ranges.windows(2).all(|pair| pair[0].1 < pair[1].0);
+        are_apart.then(|| Self::new(ranges))
+    }
+
     /// Whether both have a character.
     pub fn meets(&self, other: &Self) -> bool {
-        self.0.iter().any(|a| other.0.iter().any(|b| a.0 <= b.1 && b.0 <= a.1))
+        let (mut ours, mut others) = (self.0.iter().peekable(), other.0.iter().peekable());
+        while let (Some(one), Some(two)) = (ours.peek(), others.peek()) {
+            if one.1 < two.0 {
+                ours.next();
+            } else if two.1 < one.0 {
+                others.next();
+            } else {
+                return true;
+            }
+        }
+        false
     }
 
     /// How many ranges it has.
@@ -66,6 +84,13 @@ impl Chars {
     /// Whether it has none.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+}
+
+/// Those of all of them.
+impl FromIterator<Self> for Chars {
+    fn from_iter<I: IntoIterator<Item = Self>>(sets: I) -> Self {
+        Self::new(sets.into_iter().flat_map(|set| set.0).collect())
     }
 }
 
@@ -82,5 +107,32 @@ impl fmt::Display for Chars {
             }
         }
         f.write_str("]")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sets_of_characters_are_compared() {
+        let set = |ranges: &[(u32, u32)]| Chars::new(ranges.to_vec());
+        let sets = [
+            set(&[]),
+            set(&[(1, 1)]),
+            set(&[(1, 3), (7, 9)]),
+            set(&[(4, 6)]),
+            set(&[(0, 0), (5, 7), (20, 30)]),
+            set(&[(10, 19)]),
+        ];
+        for one in &sets {
+            for other in &sets {
+                let both = one.0.iter().any(|a| other.0.iter().any(|b| a.0 <= b.1 && b.0 <= a.1));
+                assert_eq!(one.meets(other), both, "{one} {other}");
+                let all = [one.clone(), other.clone()];
+                let union: Chars = all.iter().cloned().collect();
+                assert_eq!(Chars::apart(&all), (!both).then_some(union), "{one} {other}");
+            }
+        }
     }
 }

@@ -10,19 +10,17 @@
 //! Nothing that is no text of the grammar is taken. Some texts of a grammar that leads back to itself are not
 //! taken either: where one way begins with a longer piece than another, the lexer goes the longer way.
 
-use std::cell::Cell;
 use std::fmt::Write;
 
 use serde_json::Value;
 
+use super::work::Work;
 use super::{Chars, Expr, Grammar};
 
 /// Most parts that are looked at together.
 const MOST_PARTS: usize = 64;
 /// Most pieces that a grammar is taken apart into.
 const MOST_PIECES: usize = 50_000;
-/// Most parts and ranges of characters that are looked at to know what begins and follows what.
-const MOST_WORK: usize = 2_000_000;
 
 /// A grammar in Lark.
 #[derive(Debug)]
@@ -46,7 +44,7 @@ pub fn lark(mut grammar: Grammar) -> Option<Lark> {
         written: vec![false; count],
         lark: Lark { text: String::new(), lines: Vec::new() },
         pieces: 0,
-        work: Cell::new(0),
+        work: Work::default(),
         grammar,
     };
     writer.find_starts();
@@ -154,18 +152,18 @@ struct Writer {
     lark: Lark,
     /// Pieces so far.
     pieces: usize,
-    /// Parts and ranges of characters that were looked at so far.
-    work: Cell<usize>,
+    /// What it took so far to know what begins and follows what, and to write it.
+    work: Work,
 }
 
 impl Writer {
     fn is_too_much(&self) -> bool {
-        self.pieces > MOST_PIECES || self.work.get() > MOST_WORK
+        self.pieces > MOST_PIECES || self.work.is_too_much()
     }
 
     /// Counts a part whose characters these are.
     fn look(&self, chars: &Chars) {
-        self.work.set(self.work.get() + 1 + chars.len());
+        self.work.count(1 + chars.len());
     }
 
     fn find_starts(&mut self) {
@@ -174,10 +172,10 @@ impl Writer {
             for number in 0..self.starts.len() {
                 let (chars, can_be_empty) = self.start(&self.grammar.rules[number].body);
                 let known = &mut self.starts[number];
-                grew |= known.0.add(&chars) || known.1 != can_be_empty;
+                grew |= self.work.join(&mut known.0, &chars) || known.1 != can_be_empty;
                 known.1 = can_be_empty;
                 let alphabet = self.alphabet(&self.grammar.rules[number].body);
-                grew |= self.alphabets[number].add(&alphabet);
+                grew |= self.work.join(&mut self.alphabets[number], &alphabet);
             }
         }
     }
@@ -200,13 +198,8 @@ impl Writer {
             Expr::Rule(number) => self.starts[*number].clone(),
             Expr::Seq(parts) => self.start_of(parts),
             Expr::Any(options) => {
-                let mut all = (Chars::default(), false);
-                for option in options {
-                    let (chars, can_be_empty) = self.start(option);
-                    all.0.add(&chars);
-                    all.1 |= can_be_empty;
-                }
-                all
+                let (starts, can_be_empty) = self.starts_of(options);
+                (starts.into_iter().collect(), can_be_empty)
             }
             Expr::Repeat(inner, least, most) => {
                 let (chars, can_be_empty) = self.start(inner);
@@ -216,22 +209,29 @@ impl Writer {
     }
 
     fn start_of(&self, parts: &[Expr]) -> (Chars, bool) {
-        let mut all = Chars::default();
+        let mut all = Vec::new();
         for part in parts {
             let (chars, can_be_empty) = self.start(part);
-            all.add(&chars);
+            all.push(chars);
             if !can_be_empty {
-                return (all, false);
+                return (all.into_iter().collect(), false);
             }
         }
-        (all, true)
+        (all.into_iter().collect(), true)
+    }
+
+    /// What each of some options begins with, and whether any has the empty text.
+    fn starts_of(&self, options: &[Expr]) -> (Vec<Chars>, bool) {
+        let (starts, empty): (Vec<_>, Vec<_>) =
+            options.iter().map(|option| self.start(option)).unzip();
+        (starts, empty.contains(&true))
     }
 
     /// What may come after what is before some parts, which `after` follows.
     fn after(&self, parts: &[Expr], after: &Chars) -> Chars {
         let (mut chars, can_be_empty) = self.start_of(parts);
         if can_be_empty {
-            chars.add(after);
+            self.work.join(&mut chars, after);
         }
         chars
     }
@@ -247,7 +247,7 @@ impl Writer {
                 let body = &self.grammar.rules[number].body;
                 self.followed(body, &self.follow[number], &mut found);
                 for (rule, chars) in found {
-                    grew |= self.follow[rule].add(&chars);
+                    grew |= self.work.join(&mut self.follow[rule], &chars);
                 }
             }
         }
@@ -280,16 +280,19 @@ impl Writer {
     fn between(&self, inner: &Expr, most: Option<u32>, after: &Chars) -> Chars {
         let mut after = after.clone();
         if most != Some(1) {
-            after.add(&self.start(inner).0);
+            self.work.join(&mut after, &self.start(inner).0);
         }
         after
     }
 
     fn regular(&self, expr: &Expr) -> bool {
-        !expr.has(&mut |part| match part {
-            Expr::Token(_) => true,
-            Expr::Rule(number) => !self.is_regular[*number],
-            _ => false,
+        !expr.has(&mut |part| {
+            self.work.count(1);
+            match part {
+                Expr::Token(_) => true,
+                Expr::Rule(number) => !self.is_regular[*number],
+                _ => false,
+            }
         })
     }
 
@@ -306,16 +309,14 @@ impl Writer {
         }
         match expr {
             Expr::Text(text) => {
-                self.work.set(self.work.get() + text.len());
+                self.work.count(text.len());
                 Chars::new(text.chars().map(|char| (char.into(), char.into())).collect())
             }
             Expr::Rule(number) => self.alphabets[*number].clone(),
             Expr::Class(chars) => chars.clone(),
             Expr::Token(_) => Chars::default(),
             Expr::Seq(parts) | Expr::Any(parts) => {
-                let mut all = Chars::default();
-                parts.iter().for_each(|part| _ = all.add(&self.alphabet(part)));
-                all
+                parts.iter().map(|part| self.alphabet(part)).collect()
             }
             Expr::Repeat(inner, ..) => self.alphabet(inner),
         }
@@ -342,38 +343,32 @@ impl Writer {
             Expr::Seq(parts) => {
                 for part in parts {
                     let (start, can_be_empty) = self.start(part);
-                    if all.meets(&start) {
+                    if self.work.meet(&all, &start) {
                         return None;
                     }
                     if !can_be_empty {
                         all = Chars::default();
                     }
-                    all.add(&self.beyond(part));
+                    let beyond = self.beyond(part);
+                    self.work.join(&mut all, &beyond);
                 }
             }
             Expr::Any(options) => {
-                let (mut starts, mut can_be_empty) = (Chars::default(), false);
-                for option in options {
-                    let (start, is_empty) = self.start(option);
-                    if starts.meets(&start) {
-                        return None;
-                    }
-                    starts.add(&start);
-                    can_be_empty |= is_empty;
-                    all.add(&self.beyond(option));
-                }
+                let (starts, can_be_empty) = self.starts_of(options);
+                let starts = Chars::apart(&starts)?;
+                all = options.iter().map(|option| self.beyond(option)).collect();
                 if can_be_empty {
-                    all.add(&starts);
+                    self.work.join(&mut all, &starts);
                 }
             }
             Expr::Repeat(inner, least, most) => {
                 let (start, _) = self.start(inner);
                 all = self.beyond(inner);
-                if *most != Some(1) && all.meets(&start) {
+                if *most != Some(1) && self.work.meet(&all, &start) {
                     return None;
                 }
                 if *most != Some(*least) {
-                    all.add(&start);
+                    self.work.join(&mut all, &start);
                 }
             }
         }
@@ -382,7 +377,11 @@ impl Writer {
 
     /// Whether a regular expression can be one piece where `after` follows.
     fn is_piece(&mut self, expr: &Expr, after: &Chars) -> bool {
-        after.is_empty() || !self.beyond(expr).meets(after)
+        if after.is_empty() {
+            return true;
+        }
+        let beyond = self.beyond(expr);
+        !self.work.meet(&beyond, after)
     }
 
     fn write(&mut self) {
@@ -467,6 +466,7 @@ impl Writer {
     /// A regular expression as one piece: the name of its line, if it is long.
     fn piece(&mut self, expr: &Expr, from: usize) -> String {
         let text = self.plain(expr);
+        self.work.count(text.len());
         if matches!(expr, Expr::Text(_) | Expr::Class(_) | Expr::Rule(_)) {
             return text;
         }

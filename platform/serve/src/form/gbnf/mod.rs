@@ -10,6 +10,7 @@ mod lark;
 mod parse;
 #[cfg(test)]
 mod tests;
+mod work;
 
 pub use lark::lark;
 pub use parse::parse;

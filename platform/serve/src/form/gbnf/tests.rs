@@ -175,6 +175,11 @@ fn what_takes_too_much_work_is_refused() {
     assert!(chain(10, &text).is_some());
     assert!(chain(200, "\"xy\"").is_some());
     assert!(chain(200, &text).is_none());
+    // Options are put together at once, however many they are.
+    let options: Vec<_> =
+        ('\u{4000}'..).step_by(2).take(4000).map(|char| format!("\"{char}\"")).collect();
+    assert!(chain(10, &options.join("|")).is_some());
+    assert!(chain(100, &options.join("|")).is_none());
 }
 
 /// A longest piece may take what another way would need, where two ways begin alike: llguidance's lexer goes
