@@ -56,8 +56,8 @@ const COUNTED: &str = "pi4";
 fn checks() -> Result<Vec<Check>> {
     let mut checks = vec![
         Check::cargo("format", &["fmt", "--all", "--check"]).needing(&[Need::RUSTFMT]),
-        Check::cargo("lints", &["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])
-            .needing(&[Need::CLIPPY]),
+        lints("lints", &["--workspace"]),
+        lints("lints of the smallest program", &["-p", "rill-linux", "--no-default-features"]),
         Check::cargo("documentation", &["doc", "--workspace", "--no-deps"])
             .env("RUSTDOCFLAGS", "-D warnings"),
         Check::cargo("tests", &["test", "--workspace", "--no-fail-fast"]),
@@ -108,6 +108,11 @@ fn checks() -> Result<Vec<Check>> {
         checks.push(advisories.needing(&[Need::CARGO_DENY]).fetching(Need::ADVISORIES));
     }
     Ok(checks)
+}
+
+fn lints(name: &str, of: &[&str]) -> Check {
+    let args = [&["clippy", "--all-targets"][..], of, &["--", "-D", "warnings"]].concat();
+    Check::cargo(name, &args).needing(&[Need::CLIPPY])
 }
 
 /// What of the engine is `unsafe` and takes no SIMD, in an interpreter that sees each access outside

@@ -5,7 +5,9 @@ use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use rill::experts::{POLICIES, Policy, policy};
 use rill::plan::KvFormat;
-use rill_linux::engine::{Beside, BudgetOptions, Engine, Memory, Note, Options};
+#[cfg(feature = "serve")]
+use rill_linux::engine::Beside;
+use rill_linux::engine::{BudgetOptions, Engine, Memory, Note, Options};
 use rill_linux::memory::{group_limit, parse_size};
 use rill_linux::model::Model;
 
