@@ -57,12 +57,14 @@ pub struct Pieces<'a, const READS: usize, const DEPTH: usize> {
     /// The addresses that reads may write to, once they are known.
     memory: Option<Range<usize>>,
     reads: [Option<UnderWay>; READS],
+    /// The places of the reads that wait for a piece to be cut off them, first in line first.
+    line: Vec<usize, READS>,
+    /// When the first of the line that rests will have rested.
+    rested: Option<Micros>,
     /// Pieces that came back short, to go again.
     again: Vec<Piece<'a>, DEPTH>,
     done: Deque<Completion<'a>, READS>,
     in_flight: usize,
-    /// Reads that were given a place in line.
-    turns: u64,
 }
 
 #[derive(Debug)]
@@ -72,8 +74,6 @@ struct UnderWay {
     start: NonNull<u8>,
     len: usize,
     urgency: Urgency,
-    /// Its place in line among those as urgent.
-    turn: u64,
     /// It failed before and rests until then.
     rests: Option<Micros>,
     /// Bytes cut off in pieces, or not wanted any more.
@@ -108,10 +108,11 @@ impl<'a, const READS: usize, const DEPTH: usize> Pieces<'a, READS, DEPTH> {
             alignment,
             memory: None,
             reads: [const { None }; READS],
+            line: Vec::new(),
+            rested: None,
             again: Vec::new(),
             done: Deque::new(),
             in_flight: 0,
-            turns: 0,
         }
     }
 
@@ -141,37 +142,38 @@ impl<'a, const READS: usize, const DEPTH: usize> Pieces<'a, READS, DEPTH> {
             return Ok(());
         }
         let len = into.len();
+        let rests = (attempt > 0).then(|| now.saturating_add(rest(attempt)));
         self.reads[index] = Some(UnderWay {
             tag,
             offset,
             start: NonNull::from(into).cast(),
             len,
             urgency,
-            turn: self.turns,
-            rests: (attempt > 0).then(|| now.saturating_add(rest(attempt))),
+            rests,
             issued: 0,
             outstanding: 0,
             result: Ok(()),
         });
-        self.turns += 1;
+        self.queue(index, urgency);
+        self.rested = self.rested.into_iter().chain(rests).min();
         Ok(())
     }
 
     /// A guess that has not been cut whole is needed now.
     pub fn hurry(&mut self, tag: u32) {
-        if let Some(index) = self.guess(tag)
-            && let Some(read) = &mut self.reads[index]
-        {
-            read.urgency = Urgency::Demand;
-            read.turn = self.turns;
-            self.turns += 1;
+        if let Some(place) = self.guess(tag) {
+            let index = self.line.remove(place);
+            if let Some(read) = &mut self.reads[index] {
+                read.urgency = Urgency::Demand;
+            }
+            self.queue(index, Urgency::Demand);
         }
     }
 
     /// A guess is not wanted any more: what has not been cut off it is not read.
     pub fn abandon(&mut self, tag: u32) {
-        if let Some(index) = self.guess(tag) {
-            self.stop(index, ABANDONED);
+        if let Some(place) = self.guess(tag) {
+            self.stop(self.line[place], ABANDONED);
         }
     }
 
@@ -186,8 +188,8 @@ impl<'a, const READS: usize, const DEPTH: usize> Pieces<'a, READS, DEPTH> {
         if !self.has_room() {
             return None;
         }
-        for read in self.reads.iter_mut().flatten() {
-            read.rests = read.rests.filter(|&due| due > now);
+        if self.rested.is_some_and(|due| due <= now) {
+            self.rouse(now);
         }
         let piece = if self.again.is_empty() { self.cut()? } else { self.again.remove(0) };
         self.in_flight += 1;
@@ -201,7 +203,7 @@ impl<'a, const READS: usize, const DEPTH: usize> Pieces<'a, READS, DEPTH> {
 
     /// When the next read will have rested.
     pub fn next_rested(&self) -> Option<Micros> {
-        self.reads.iter().flatten().filter_map(|read| read.rests).min()
+        self.rested
     }
 
     /// A piece comes back with what the device says.
@@ -273,26 +275,53 @@ impl<'a, const READS: usize, const DEPTH: usize> Pieces<'a, READS, DEPTH> {
         self.reads.iter().flatten().count() + self.done.len()
     }
 
-    /// The guess with this tag, unless it has been cut whole.
+    /// The place in line of the guess with this tag, unless it has been cut whole.
     fn guess(&self, tag: u32) -> Option<usize> {
-        self.reads.iter().position(|read| {
-            read.as_ref().is_some_and(|read| {
-                read.tag == tag && read.urgency == Urgency::Ahead && read.is_waiting()
-            })
-        })
+        let is_it = |read: &UnderWay| read.tag == tag && read.urgency == Urgency::Ahead;
+        self.line.iter().position(|&index| self.reads[index].as_ref().is_some_and(is_it))
     }
 
-    /// Cuts a piece off the first read in line.
+    /// Puts a read behind all that are as urgent.
+    fn queue(&mut self, index: usize, urgency: Urgency) {
+        let is_needed = |read: &UnderWay| read.urgency == Urgency::Demand;
+        let needed = |&index: &usize| self.reads[index].as_ref().is_some_and(is_needed);
+        let place = match urgency {
+            Urgency::Demand => self.line.partition_point(needed),
+            Urgency::Ahead => self.line.len(),
+        };
+        let kept = self.line.insert(place, index);
+        assert!(kept.is_ok(), "a read waits once");
+    }
+
+    /// Ends the rests that are over.
+    fn rouse(&mut self, now: Micros) {
+        for &index in &self.line {
+            if let Some(read) = &mut self.reads[index] {
+                read.rests = read.rests.filter(|&due| due > now);
+            }
+        }
+        self.rested = self.first_rested();
+    }
+
+    fn first_rested(&self) -> Option<Micros> {
+        let waiting = self.line.iter().filter_map(|&index| self.reads[index].as_ref());
+        waiting.filter_map(|read| read.rests).min()
+    }
+
+    /// Cuts a piece off the first read in line that does not rest.
     fn cut(&mut self) -> Option<Piece<'a>> {
-        let numbered = self.reads.iter_mut().enumerate();
-        let (index, read) = numbered
-            .filter_map(|(index, read)| Some((index, read.as_mut()?)))
-            .filter(|(_, read)| read.is_waiting() && read.rests.is_none())
-            .min_by_key(|(_, read)| (read.urgency == Urgency::Ahead, read.turn))?;
+        let is_ready = |read: &UnderWay| read.rests.is_none();
+        let mut line = self.line.iter();
+        let place = line.position(|&index| self.reads[index].as_ref().is_some_and(is_ready))?;
+        let index = self.line[place];
+        let read = self.reads[index].as_mut()?;
         let from = read.issued;
         let len = self.tuning.split.min(read.len - from);
         read.issued += len;
         read.outstanding += 1;
+        if !read.is_waiting() {
+            self.line.remove(place);
+        }
         // SAFETY: `from` is below the read's length, so the address is inside its buffer.
         let start = unsafe { read.start.add(from) };
         // SAFETY: these bytes of a buffer that was lent for `'a` are cut off once, and the buffer is
@@ -304,11 +333,15 @@ impl<'a, const READS: usize, const DEPTH: usize> Pieces<'a, READS, DEPTH> {
     fn stop(&mut self, index: usize, error: StorageError) {
         let Some(read) = &mut self.reads[index] else { return };
         read.result = read.result.and(Err(error));
-        read.rests = None;
         read.issued = read.len;
         let before = self.again.len();
         self.again.retain(|piece| piece.read != index);
         read.outstanding -= before - self.again.len();
+        if let Some(place) = self.line.iter().position(|&waiting| waiting == index) {
+            self.line.remove(place);
+            // Most often none rests.
+            self.rested = self.rested.and_then(|_| self.first_rested());
+        }
         self.complete(index);
     }
 

@@ -347,6 +347,7 @@ struct Account {
     ahead: bool,
     /// In line among those as urgent.
     turn: usize,
+    /// When it will have rested; 0 once a piece was asked for after that.
     due: Micros,
     /// Bytes handed out from the front.
     issued: usize,
@@ -419,6 +420,8 @@ impl<'a> Run<'a> {
         assert_eq!(self.pieces.in_flight(), self.flying.len());
         assert_eq!(self.pieces.is_busy(), self.accounts.values().any(|a| !is_over(a)));
         assert_eq!(self.pieces.has_done(), self.accounts.values().any(is_over));
+        let resting = self.accounts.values().filter(|a| a.issued < a.len && a.due > 0);
+        assert_eq!(self.pieces.next_rested(), resting.map(|a| a.due).min());
     }
 
     /// A read that has not been given back.
@@ -470,6 +473,10 @@ impl<'a> Run<'a> {
     }
 
     fn start(&mut self) -> bool {
+        if self.flying.len() < self.tuning.depth {
+            let rested = self.accounts.values_mut().filter(|account| account.due <= self.now);
+            rested.for_each(|account| account.due = 0);
+        }
         // Who is next, by the account.
         let ready = |account: &Account| account.issued < account.len && account.due <= self.now;
         let waiting = self.accounts.iter().filter(|(_, account)| ready(account));
