@@ -22,6 +22,12 @@ pub struct BoardArgs {
     /// Cut the power of that board's appliance while it writes.
     #[arg(long, requires = "board", conflicts_with_all = ["cores", "appliance", "faults"])]
     pub power_cut: bool,
+    /// Run what the OCI image of that board holds, as a container: its server answers as the
+    /// program does.
+    #[arg(long, requires = "board")]
+    #[arg(conflicts_with_all = ["cores", "appliance", "faults", "power_cut", "counters", "host"])]
+    #[arg(conflicts_with_all = ["model", "ram"])]
+    pub oci: bool,
     /// Compare what was found in RAM and read from flash too: as many experts fit there as here,
     /// and none is read on a guess.
     #[arg(long, requires = "board", conflicts_with_all = ["faults", "appliance"])]

@@ -56,6 +56,9 @@ fn tasks(boards: &[Board]) -> Result<Vec<Task>> {
             let needs = [needs::run(board)?, vec![Need::GCC]].concat();
             tasks.push(task(&format!("run --log --board {name}"), &needs));
         }
+        if let Some(needs) = needs::container(board) {
+            tasks.push(task(&format!("test --oci --board {name}"), &needs));
+        }
         if board.appliance.is_some() {
             let needs = [needs::image(board), needs::APPLIANCE.to_vec()].concat();
             tasks.push(task(&format!("image --appliance --board {name}"), &needs));

@@ -104,6 +104,27 @@ impl Need {
         install: Cow::Borrowed("apt-get install python3-pip"),
         how: How::Succeeds(&["python3", "-m", "pip", "--version"]),
     };
+    /// Runs what an OCI image holds, without root.
+    pub const USER_NAMESPACES: Self = Self {
+        what: Cow::Borrowed("user namespaces"),
+        install: Cow::Borrowed(
+            "apt-get install util-linux; sysctl user.max_user_namespaces=10000 and, where there are \
+             such, kernel.unprivileged_userns_clone=1 and \
+             kernel.apparmor_restrict_unprivileged_userns=0; a container around it that allows them",
+        ),
+        how: How::Succeeds(&[
+            "unshare",
+            "--user",
+            "--map-root-user",
+            "--mount",
+            "--pid",
+            "--fork",
+            "unshare",
+            "--user",
+            "--map-user=1",
+            "true",
+        ]),
+    };
     /// The official Python clients of the APIs that `rill serve` speaks.
     pub const PYTHON_CLIENTS: Self = Self {
         what: Cow::Borrowed("OpenAI's and Ollama's clients for Python, and jsonschema"),

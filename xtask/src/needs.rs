@@ -41,6 +41,12 @@ pub fn run(board: &Board) -> Result<Vec<Need>> {
 /// Making and booting an appliance, beside its board's image.
 pub const APPLIANCE: [Need; 4] = [Need::APT, Need::DPKG, Need::MKE2FS, Need::QEMU_SYSTEM];
 
+/// Running what a board's OCI image holds; `None` where its programs do not run on this machine.
+pub fn container(board: &Board) -> Option<Vec<Need>> {
+    let is_here = board.platform == Platform::Linux && board.runs_here();
+    is_here.then(|| [image(board), vec![Need::USER_NAMESPACES]].concat())
+}
+
 /// Building the `rill` program for a board with Linux.
 pub fn program(board: &Board) -> Vec<Need> {
     vec![Need::target(linux_target(board)), linker(board.architecture())]

@@ -306,6 +306,9 @@ fn board_checks() -> Result<Vec<Check>> {
         if board.instructions.is_some() && board.name != COUNTED {
             counted.push(board.clone());
         }
+        if let Some(needs) = needs::container(&board) {
+            add("container of", &[&chat[..], &["--oci"]].concat(), needs)?;
+        }
         if board.platform == Platform::Bare {
             add("faults of", &[&chat[..], &["--faults"]].concat(), needs.clone())?;
         }

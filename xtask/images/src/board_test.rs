@@ -13,7 +13,7 @@ use xtask::workspace;
 use crate::chat::{TALKS, Transcript, converse};
 use crate::image::Inputs;
 use crate::run::Emulation;
-use crate::{executorch_test, fault_test, log, power_cut_test, program, run};
+use crate::{container_test, executorch_test, fault_test, log, power_cut_test, program, run};
 
 /// Options of `rill chat` for both sides: sampling as the image advises, and an end.
 const SETTINGS: [(&str, Option<&str>); 2] = [("seed", Some("7")), ("max-tokens", Some("32"))];
@@ -40,6 +40,9 @@ pub fn run(args: &BoardArgs) -> Result<()> {
     }
     if args.power_cut {
         return power_cut_test::run(name);
+    }
+    if args.oci {
+        return container_test::run(name);
     }
     if workspace::board(name)?.platform == Platform::Executorch {
         let chosen = args.cores.is_some() || args.model.is_some() || args.ram.is_some();

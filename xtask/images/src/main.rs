@@ -4,6 +4,8 @@
 mod board_test;
 mod bochs;
 mod chat;
+mod container;
+mod container_test;
 mod count;
 mod debian;
 mod executorch_test;

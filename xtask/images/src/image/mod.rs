@@ -6,7 +6,7 @@ mod disk;
 pub mod executorch;
 mod licences;
 mod modules;
-mod oci;
+pub mod oci;
 mod sd;
 mod sizes;
 
