@@ -13,7 +13,7 @@ mod kiosk {
     use std::error::Error;
     use std::path::{Path, PathBuf};
 
-    use rill_pack::{Options, Quiet};
+    use rill_pack::{Calibration, Options, Quiet};
 
     pub fn pack() -> Result<(), Box<dyn Error>> {
         let kiosk = Path::new("../../tests/data/kiosk");
@@ -25,7 +25,8 @@ mod kiosk {
         }
         let image =
             PathBuf::from(env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?).join("kiosk.rill");
-        rill_pack::pack_calibrated(&checkpoint, &image, &Options::default(), &texts, &Quiet)?;
+        let (options, calibration) = (Options::default(), Calibration::with(&texts));
+        rill_pack::pack_calibrated(&checkpoint, &image, &options, &calibration, &Quiet)?;
         Ok(())
     }
 }

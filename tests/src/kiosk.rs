@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
 
 use rill::image::layout::Format;
-use rill_pack::{Options, Quiet, pack, pack_calibrated};
+use rill_pack::{Calibration, Options, Quiet, pack, pack_calibrated};
 
 /// Everything as packed by default: int4 experts, the rest int8.
 pub const DEFAULT: Options =
@@ -121,7 +121,8 @@ pub fn built_in_image() -> &'static [u8] {
         let folder = tempfile::tempdir().expect("there is room for temporary files");
         let file = folder.path().join("kiosk.rill");
         let texts = ["calibration.jsonl", "calibration.txt"].map(|name| path("texts").join(name));
-        pack_calibrated(&path("kiosk-16m"), &file, &DEFAULT, &texts, &Quiet)
+        let calibration = Calibration::with(&texts);
+        pack_calibrated(&path("kiosk-16m"), &file, &DEFAULT, &calibration, &Quiet)
             .expect("the kiosk model packs");
         std::fs::read(&file).expect("it was just written").leak()
     })

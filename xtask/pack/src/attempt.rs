@@ -9,12 +9,15 @@ use tempfile::{NamedTempFile, TempPath};
 
 use crate::calibrate::State;
 use crate::journal::Journal;
+use crate::mix;
 use crate::target::{Target, folder_of, prefix};
 
 /// What the name of a journal has more than that of its image under way.
 const JOURNAL: &str = ".journal";
 /// The same of what a calibration goes on from.
 const LAYERS: &str = ".layers";
+/// The same of what a choice of formats goes by.
+const TRIAL: &str = ".trial";
 
 /// An image under way and the journal beside it.
 #[derive(Debug)]
@@ -25,12 +28,18 @@ pub struct Attempt {
     pub journal: Journal,
     lines: PathBuf,
     layers: PathBuf,
+    trial: PathBuf,
 }
 
 impl Attempt {
     /// Where a calibration keeps what it goes on from.
     pub fn layers(&self) -> &Path {
         &self.layers
+    }
+
+    /// Where it keeps what formats were chosen by.
+    pub fn trial(&self) -> &Path {
+        &self.trial
     }
 
     /// Goes on with an attempt at `path` that has this `identity`, or starts one. Attempts at
@@ -45,7 +54,7 @@ impl Attempt {
             let name = found.file_name().unwrap_or_default().to_string_lossy();
             // The image's own name may have any ending.
             let Some(rest) = name.strip_prefix(&prefix) else { continue };
-            if rest.ends_with(JOURNAL) || rest.contains(LAYERS) {
+            if [JOURNAL, LAYERS, TRIAL].iter().any(|ending| rest.contains(ending)) {
                 continue;
             }
             // In a folder that others may write to, what is not ours is none of our attempts.
@@ -65,6 +74,7 @@ impl Attempt {
             // Dropping `temporary` removes the image. Somebody else may have been faster.
             let _ = fs::remove_file(&lines);
             State::remove(&beside(&found, LAYERS));
+            mix::remove(&beside(&found, TRIAL));
         }
         let temporary = Target::temporary(path, &prefix)?;
         // Where there are no locks, nobody sees that this one is under way.
@@ -77,17 +87,18 @@ impl Attempt {
 
     fn of(mut temporary: NamedTempFile, path: &Path, journal: Journal, lines: PathBuf) -> Self {
         temporary.disable_cleanup(true);
-        let layers = beside(temporary.path(), LAYERS);
-        Self { target: Target::of(temporary, path), journal, lines, layers }
+        let [layers, trial] = [LAYERS, TRIAL].map(|ending| beside(temporary.path(), ending));
+        Self { target: Target::of(temporary, path), journal, lines, layers, trial }
     }
 
     /// Gives the image its name. It has `len` bytes.
     pub fn finish(mut self, len: u64) -> io::Result<()> {
         self.target.file().set_len(len)?;
         self.target.commit()?;
-        // The image is complete without it.
+        // The image is complete without these.
         let _ = fs::remove_file(&self.lines);
         State::remove(&self.layers);
+        mix::remove(&self.trial);
         Ok(())
     }
 
@@ -96,6 +107,7 @@ impl Attempt {
         self.target.discard();
         let _ = fs::remove_file(&self.lines);
         State::remove(&self.layers);
+        mix::remove(&self.trial);
     }
 }
 
@@ -169,13 +181,14 @@ mod tests {
 
     #[test]
     fn an_image_may_be_called_as_what_lies_beside_it() {
-        for name in ["k.layers.rill", "k.layers", "k.journal"] {
+        for name in ["k.layers.rill", "k.layers", "k.journal", "k.trial"] {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join(name);
             leave(&path);
             let mut attempt = Attempt::at(&path, "a").unwrap();
             let layers = attempt.layers().to_owned();
             fs::write(&layers, "what is not finished").unwrap();
+            fs::write(attempt.trial(), "what was measured").unwrap();
             assert!(take(&mut attempt), "{name}");
             drop(attempt);
             Attempt::at(&path, "a").unwrap().discard();

@@ -11,10 +11,11 @@ use std::time::Duration;
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rill::image::layout::Format;
+use rill::size::Size;
 
 use crate::{
-    Options, PackError, Progress, image_name, pack, pack_calibrated, pack_new, pack_new_calibrated,
-    target,
+    Calibration, Options, PackError, Progress, image_name, pack, pack_calibrated, pack_new,
+    pack_new_calibrated, target,
 };
 
 /// Packs a checkpoint into an image.
@@ -38,6 +39,12 @@ pub struct Args {
     /// command goes on
     #[arg(long, value_name = "TEXTS", num_args = 1..)]
     calibrate: Vec<PathBuf>,
+    /// Most bytes of the image, such as 4.5GiB: chooses int4 or int8 for each matrix by what int4 alone would
+    /// lose there, measured on the texts, so that this size loses least; the summary and `inspect` show
+    /// the mix
+    #[arg(long, value_name = "SIZE", requires = "calibrate",
+        conflicts_with_all = ["experts", "dense", "embedding"])]
+    target_size: Option<Size>,
     #[command(flatten)]
     formats: Formats,
 }
@@ -131,7 +138,9 @@ pub fn run(args: &Args, out: &mut dyn Write) -> Result<(), Failure> {
         write(source, &output, &options, &bar)
     } else {
         let write = if args.force { pack_calibrated } else { pack_new_calibrated };
-        write(source, &output, &options, &args.calibrate, &bar)
+        let target_size = args.target_size.map(|Size(bytes)| bytes);
+        let calibration = Calibration { texts: &args.calibrate, target_size };
+        write(source, &output, &options, &calibration, &bar)
     };
     bar.0.finish_and_clear();
     writeln!(out, "{}", summary?)?;
@@ -181,12 +190,11 @@ impl Bar {
             self.0.set_style(style);
         }
     }
-}
 
-impl Progress for Bar {
-    fn calibrate(&self, done: usize, of: usize) -> ControlFlow<()> {
+    /// So much of something is done.
+    fn count(&self, what: &str, done: usize, of: usize) -> ControlFlow<()> {
         if done == 0 || self.0.length() != Some(of as u64) {
-            self.set_style("calibrating {wide_bar} {percent} %, {eta} left");
+            self.set_style(&format!("{what} {{wide_bar}} {{percent}} %, {{eta}} left"));
             self.0.set_length(of as u64);
             self.0.reset();
             // What an earlier attempt did says nothing of the time that is left.
@@ -195,6 +203,16 @@ impl Progress for Bar {
         }
         self.0.set_position(done as u64);
         go_on()
+    }
+}
+
+impl Progress for Bar {
+    fn choose(&self, done: usize, of: usize) -> ControlFlow<()> {
+        self.count("choosing formats", done, of)
+    }
+
+    fn calibrate(&self, done: usize, of: usize) -> ControlFlow<()> {
+        self.count("calibrating", done, of)
     }
 
     fn start(&self, bytes: u64) {

@@ -14,7 +14,7 @@
 //! - `output`, `pack`: its name; a file that is there whole or not at all; with `attempt` and `journal` one that goes
 //!   on where a killed process was;
 //! - `forward`: the model in f32, layer by layer; [`Reference`]: its answers, to compare an image with;
-//!   `calibrate`: int4 values chosen by what they do to sample [`texts`];
+//!   `mix`: int4 or int8, by what each loses; `calibrate`: int4 values chosen by what they do to sample [`texts`];
 //! - `cli` (feature `cli`): the `pack` command.
 
 mod attempt;
@@ -30,6 +30,7 @@ mod image;
 mod journal;
 mod manifest;
 mod matrix;
+mod mix;
 mod model;
 mod options;
 mod output;
@@ -48,7 +49,8 @@ mod vocabulary;
 pub use calibrate::{LayerReport, Report as CalibrationReport};
 pub use image::WriteError;
 pub use matrix::{Loss, MatrixError};
-pub use options::{Options, Progress, Quiet};
+pub use mix::{Choice, Report as MixReport};
+pub use options::{Calibration, Options, Progress, Quiet};
 pub use output::{OutputError, image_name};
 pub use pack::{
     Origin, PackError, pack, pack_calibrated, pack_from, pack_new, pack_new_calibrated,

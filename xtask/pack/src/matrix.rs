@@ -96,7 +96,7 @@ pub const fn is_exact(stored: Stored, format: Format) -> bool {
 
 /// The format for a matrix (or all pages' matrices) made of these encodings: the smallest that
 /// keeps every value when there is one, else `chosen`.
-pub fn format_for(encodings: impl IntoIterator<Item = Stored>, chosen: Format) -> Format {
+pub fn format_for(encodings: &[Stored], chosen: Format) -> Format {
     let mut exact = Format::Q4;
     for stored in encodings {
         match stored {
@@ -106,6 +106,12 @@ pub fn format_for(encodings: impl IntoIterator<Item = Stored>, chosen: Format) -
         }
     }
     exact
+}
+
+/// The same where int8 may be rounded too: `chosen` unless all are Q4_0.
+pub fn format_rounding(encodings: &[Stored], chosen: Format) -> Format {
+    let exact = encodings.iter().all(|&stored| is_exact(stored, Format::Q4));
+    if exact { Format::Q4 } else { chosen }
 }
 
 /// The numbers of a part, row by row.
@@ -137,6 +143,14 @@ impl<'c> Joint<'c> {
             tiles.set_row(row, &weights);
         }
         Ok(tiles)
+    }
+
+    /// Its values as an image has them.
+    pub fn rounded(&self, files: &Files) -> Result<Tiles, MatrixError> {
+        let mut bytes = vec![0; self.shape.bytes()];
+        let mut losses = vec![Loss::default(); self.parts.len()];
+        self.encode(files, 0..self.shape.tile_rows(), &mut bytes, &mut losses)?;
+        Ok(Tiles::packed(self.shape, &bytes))
     }
 
     /// Reads what the given tile rows are made of.

@@ -1,6 +1,9 @@
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 
 use rill::image::layout::Format;
+
+use crate::manifest::Slot;
 
 /// How weights are stored that cannot be carried over as they are.
 ///
@@ -22,8 +25,41 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// What is asked for a matrix.
+    pub(crate) fn format(&self, slot: Slot) -> Format {
+        match slot {
+            Slot::Embedding | Slot::Head => self.embedding,
+            Slot::Dense { .. } => self.dense,
+            Slot::GateUp | Slot::Down => self.experts,
+        }
+    }
+}
+
+/// What int4 values are chosen with, and how many bytes the image may have.
+#[derive(Debug, Clone, Copy)]
+pub struct Calibration<'a> {
+    /// Files of sample texts (see [`Reader::read`](crate::texts::Reader::read)).
+    pub texts: &'a [PathBuf],
+    /// Most bytes of the image. Where there is one, it decides on formats instead of [`Options`]: each matrix
+    /// is int4 or int8, whichever mix loses least.
+    pub target_size: Option<u64>,
+}
+
+impl<'a> Calibration<'a> {
+    /// With these texts, in the formats that [`Options`] name.
+    pub const fn with(texts: &'a [PathBuf]) -> Self {
+        Self { texts, target_size: None }
+    }
+}
+
 /// Hears how far packing is.
 pub trait Progress {
+    /// So much of the choice of formats for a size is done, before calibration. `Break` stops it.
+    fn choose(&self, done: usize, of: usize) -> ControlFlow<()> {
+        let _ = (done, of);
+        ControlFlow::Continue(())
+    }
     /// So much of calibration is done, before anything else is written. `Break` stops it; what is done of
     /// it is kept.
     fn calibrate(&self, done: usize, of: usize) -> ControlFlow<()> {

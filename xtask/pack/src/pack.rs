@@ -1,6 +1,7 @@
 use std::io::{self, BufWriter, ErrorKind, Seek, Write};
 use std::path::{Path, PathBuf};
 
+use rill::image::layout::Format;
 use rill::image::{FORMAT_VERSION, Header, Manifest, ManifestError};
 use rill::size::Size;
 use xxhash_rust::xxh3::xxh3_64;
@@ -10,10 +11,12 @@ use crate::calibrate::{self, Canvas};
 use crate::checkpoint::{Checkpoint, CheckpointError, Store};
 use crate::image::{self, WriteError};
 use crate::journal::{Earlier, Nothing, Required};
-use crate::manifest;
-use crate::matrix::MatrixError;
-use crate::options::{Options, Progress};
+use crate::manifest::{self, Slot};
+use crate::matrix::{MatrixError, format_for, format_rounding};
+use crate::mix;
+use crate::options::{Calibration, Options, Progress};
 use crate::output::{self, OutputError};
+use crate::stored::Stored;
 use crate::summary::Summary;
 use crate::target::{Target, folder_of, free};
 use crate::texts::{self, Text, TextsError};
@@ -99,6 +102,30 @@ pub enum PackError {
         "nothing of this model is rounded to int4 here, so there is nothing to calibrate; leave out the texts"
     )]
     NothingToCalibrate,
+    /// No image of the model can be so small.
+    #[error(
+        "an image of this model has {} at least, with int4 wherever its source leaves a choice, not {}; \
+         name a larger size",
+        Size(*.least), Size(*.size)
+    )]
+    Small {
+        /// The size that was asked for.
+        size: u64,
+        /// The smallest there can be.
+        least: u64,
+    },
+    /// All of the model may be int8.
+    #[error(
+        "{} is enough for int8 everywhere, which takes {}, so there is nothing to choose; leave out the size \
+         and the texts, and pass --experts q8 --dense q8 --embedding q8",
+        Size(*.size), Size(*.most)
+    )]
+    Large {
+        /// The size that was asked for.
+        size: u64,
+        /// The largest there can be.
+        most: u64,
+    },
     /// A text has a token that the model does not.
     #[error(
         "token {id} is beyond the {vocab} of the model; take texts and model from one checkpoint"
@@ -171,7 +198,7 @@ fn pack_if(
 ) -> Result<Summary, PackError> {
     output::check_kind(output)?;
     let checkpoint = Checkpoint::open(source)?;
-    let job = Job::new(&checkpoint, output, options)?;
+    let job = Job::new(&checkpoint, output, options, format_for)?;
     may_replace(&job.manifest)?;
     let failed = |error| job.failed(error);
     job.check_room(0)?;
@@ -204,7 +231,7 @@ pub fn pack_from(
     progress: &dyn Progress,
 ) -> Result<Summary, PackError> {
     let checkpoint = Checkpoint::open_in(origin.store, source)?;
-    let job = Job::new(&checkpoint, output, options)?;
+    let job = Job::new(&checkpoint, output, options, format_for)?;
     let mut attempt = job.attempt(output, origin.identity)?;
     let mut writer = BufWriter::with_capacity(BUFFER_KEPT, attempt.target.file());
     let made = job.run(&mut writer, &mut attempt.journal, progress).and_then(|summary| {
@@ -235,19 +262,20 @@ fn finish(
     }
 }
 
-/// As [`pack`], but chooses int4 values by what they do to the model's outputs over sample texts (see
-/// [`texts::Reader::read`]). An attempt that ends early leaves what it has made beside `output`, and the
-/// next one with the same source, texts and options goes on after the last layer that was finished.
+/// As [`pack`], but chooses int4 values by what they do to the model's outputs over sample texts, and
+/// formats too where a size is named. Q8_0 tensors may be rounded here. An attempt that ends early leaves
+/// what it has made beside `output`, and the next one with the same source, texts and options goes on after
+/// the last layer that was finished.
 ///
 /// The same source, texts and options always give the same bytes.
 pub fn pack_calibrated(
     source: &Path,
     output: &Path,
     options: &Options,
-    samples: &[PathBuf],
+    calibration: &Calibration<'_>,
     progress: &dyn Progress,
 ) -> Result<Summary, PackError> {
-    calibrated_if(|_| Ok(()), source, output, options, samples, progress)
+    calibrated_if(|_| Ok(()), source, output, options, calibration, progress)
 }
 
 /// As [`pack_calibrated`], but replaces nothing except an image of the same model.
@@ -255,12 +283,12 @@ pub fn pack_new_calibrated(
     source: &Path,
     output: &Path,
     options: &Options,
-    samples: &[PathBuf],
+    calibration: &Calibration<'_>,
     progress: &dyn Progress,
 ) -> Result<Summary, PackError> {
     output::check_source(source, output)?;
     let may_replace = |manifest: &Manifest| output::check_model(output, manifest);
-    calibrated_if(may_replace, source, output, options, samples, progress)
+    calibrated_if(may_replace, source, output, options, calibration, progress)
 }
 
 /// Tokens of a text that samples are cut into.
@@ -273,21 +301,24 @@ fn calibrated_if(
     source: &Path,
     output: &Path,
     options: &Options,
-    samples: &[PathBuf],
+    calibration: &Calibration<'_>,
     progress: &dyn Progress,
 ) -> Result<Summary, PackError> {
     output::check_kind(output)?;
     let checkpoint = Checkpoint::open(source)?;
-    let job = Job::new(&checkpoint, output, options)?;
+    let mut job = Job::new(&checkpoint, output, options, format_rounding)?;
     may_replace(&job.manifest)?;
     let PackedVocabulary { tables, template, chat, .. } = &job.words;
     let reader = texts::Reader::new(tables, job.manifest.shape.vocab, chat, template, WINDOW)?;
-    let samples = reader.read(samples)?;
+    let samples = reader.read(calibration.texts)?;
     if samples.iter().map(|text| text.ids.len()).sum::<usize>() < TOKENS_LEAST {
         return Err(TextsError::Short { least: TOKENS_LEAST }.into());
     }
-    let header = job.header()?;
-    if !calibrate::is_of_use(&checkpoint, &job.manifest, &header) {
+    let free = match calibration.target_size {
+        Some(size) => job.shrink(size)?,
+        None => Vec::new(),
+    };
+    if !calibrate::is_of_use(&checkpoint, &job.manifest, &job.header()?) {
         return Err(PackError::NothingToCalibrate);
     }
     let mut ids = Vec::new();
@@ -295,10 +326,20 @@ fn calibrated_if(
         ids.extend((text.ids.len() as u32).to_le_bytes());
         ids.extend(text.ids.iter().flat_map(|id| id.to_le_bytes()));
     }
-    let identity = format!("{}, calibrated {:016x}", checkpoint.files.identity(), xxh3_64(&ids));
+    let mut identity =
+        format!("{}, calibrated {:016x}", checkpoint.files.identity(), xxh3_64(&ids));
+    if let Some(size) = calibration.target_size {
+        identity += &format!(", {size} bytes");
+    }
     let path = output::resolved(output).unwrap_or_else(|_| output.into());
     let mut attempt = job.attempt(&path, &identity)?;
-    let made = job.calibrated(header, &samples, &mut attempt, progress);
+    let mix =
+        calibration.target_size.map(|size| job.mix(size, &free, &samples, &attempt, progress));
+    let made = mix.transpose().and_then(|mix| {
+        let mut summary = job.calibrated(&samples, &mut attempt, progress)?;
+        summary.mix = mix;
+        Ok(summary)
+    });
     finish(&job, attempt, made)
 }
 
@@ -317,10 +358,60 @@ impl<'c> Job<'c> {
         checkpoint: &'c Checkpoint,
         output: &'c Path,
         options: &'c Options,
+        format: fn(&[Stored], Format) -> Format,
     ) -> Result<Self, PackError> {
         let words = vocabulary::of(checkpoint)?;
-        let manifest = manifest::of(checkpoint, words.chat.clone(), options)?;
+        let wanted = |slot, stored: &[Stored]| format(stored, options.format(slot));
+        let manifest = manifest::of(checkpoint, words.chat.clone(), &wanted)?;
         Ok(Self { checkpoint, words, manifest, options, output })
+    }
+
+    /// Has int4 wherever there is a choice, and returns where that is, if an image of `size` bytes leaves
+    /// one.
+    fn shrink(&mut self, size: u64) -> Result<Vec<Slot>, PackError> {
+        let chat = self.words.chat.clone();
+        let free;
+        (self.manifest, free) = manifest::smallest(self.checkpoint, chat)?;
+        let least = self.header()?.file_len;
+        if size < least {
+            return Err(PackError::Small { size, least });
+        }
+        let most = self.header_with(&free, &vec![true; free.len()])?.file_len;
+        if most <= size {
+            return Err(PackError::Large { size, most });
+        }
+        Ok(free)
+    }
+
+    /// Chooses the formats of an image of `size` bytes.
+    fn mix(
+        &mut self,
+        size: u64,
+        free: &[Slot],
+        samples: &[Text],
+        attempt: &Attempt,
+        progress: &dyn Progress,
+    ) -> Result<mix::Report, PackError> {
+        let header = |int8: &[bool]| self.header_with(free, int8);
+        let start = (&self.manifest, free);
+        let path = attempt.trial();
+        let report = mix::of(self.checkpoint, start, samples, size, &header, path, progress)
+            .map_err(|error| self.not_written(error))?;
+        let int8: Vec<bool> = report.choices.iter().map(|choice| choice.int8).collect();
+        self.manifest = self.manifest_with(free, &int8)?;
+        self.check_room(attempt.target.kept())?;
+        Ok(report)
+    }
+
+    /// The manifest with int8 where it is marked, and int4 elsewhere.
+    fn manifest_with(&self, free: &[Slot], int8: &[bool]) -> Result<Manifest, ManifestError> {
+        let larger = |slot| free.iter().zip(int8).any(|(&one, &int8)| int8 && one == slot);
+        let format = |slot, _: &[Stored]| if larger(slot) { Format::Q8 } else { Format::Q4 };
+        manifest::of(self.checkpoint, self.words.chat.clone(), &format)
+    }
+
+    fn header_with(&self, free: &[Slot], int8: &[bool]) -> Result<Header, ManifestError> {
+        self.header_of(&self.manifest_with(free, int8)?)
     }
 
     /// Equal for two jobs only if they make the same image in the same way.
@@ -355,12 +446,11 @@ impl<'c> Job<'c> {
     /// Calibrates, then writes the image.
     fn calibrated(
         &self,
-        header: Header,
         samples: &[Text],
         attempt: &mut Attempt,
         progress: &dyn Progress,
     ) -> Result<Summary, PackError> {
-        let layers = attempt.layers().to_owned();
+        let (header, layers) = (self.header()?, attempt.layers().to_owned());
         let (file, journal) = (attempt.target.file(), &mut attempt.journal);
         let canvas = Canvas { header, file, journal, state: &layers };
         let (report, pieces) =
@@ -376,9 +466,13 @@ impl<'c> Job<'c> {
     }
 
     /// Where the image's sections lie.
-    fn header(&self) -> Result<Header, PackError> {
-        let len = self.manifest.encode(&mut [0; image::MANIFEST_MOST])?.len();
-        Ok(image::lay_out(&self.manifest, len, &self.words))
+    fn header(&self) -> Result<Header, ManifestError> {
+        self.header_of(&self.manifest)
+    }
+
+    fn header_of(&self, manifest: &Manifest) -> Result<Header, ManifestError> {
+        let len = manifest.encode(&mut [0; image::MANIFEST_MOST])?.len();
+        Ok(image::lay_out(manifest, len, &self.words))
     }
 
     /// An error when the image's disk has less room than it still needs. Where a file system does not
@@ -417,6 +511,7 @@ impl<'c> Job<'c> {
                 manifest: manifest.clone(),
                 report,
                 options: **options,
+                mix: None,
                 calibration: None,
                 chat: words.explanation.clone(),
                 notes: checkpoint.notes.clone(),
@@ -456,7 +551,6 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
-    use rill::image::layout::Format;
 
     use crate::checkpoint::{Disk, Source};
     use crate::options::Quiet;
@@ -495,7 +589,7 @@ mod tests {
             Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/kiosk/kiosk-q4_0.gguf");
         let checkpoint = Checkpoint::open(&source).unwrap();
         let options = Options::default();
-        let job = Job::new(&checkpoint, Path::new("k.rill"), &options).unwrap();
+        let job = Job::new(&checkpoint, Path::new("k.rill"), &options, format_for).unwrap();
         let run = |room, kind| {
             let inner = Cursor::new(Vec::new());
             let mut writer = BufWriter::new(Faulty { inner, room, kind });
@@ -620,7 +714,7 @@ mod tests {
         let output = folder.path().join("k.rill");
         let checkpoint = Checkpoint::open(&source).unwrap();
         let options = Options::default();
-        let job = Job::new(&checkpoint, &output, &options).unwrap();
+        let job = Job::new(&checkpoint, &output, &options, format_for).unwrap();
         let len = job.file_len();
         assert!(job.short_of_room(0, Some(len)).is_ok());
         let error = job.short_of_room(0, Some(len - 1)).unwrap_err();
@@ -656,7 +750,9 @@ mod tests {
         let [one, many] = [true, false].map(|alone| {
             ALONE.set(alone);
             let image = folder.path().join(format!("{alone}.rill"));
-            pack_calibrated(&kiosk.join("kiosk-16m"), &image, &options, &texts, &Quiet).unwrap();
+            let calibration = Calibration { texts: &texts, target_size: Some(10 << 20) };
+            let source = kiosk.join("kiosk-16m");
+            pack_calibrated(&source, &image, &options, &calibration, &Quiet).unwrap();
             std::fs::read(&image).unwrap()
         });
         assert!(one == many);

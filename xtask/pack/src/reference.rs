@@ -7,7 +7,7 @@ use crate::checkpoint::{Checkpoint, Swiglu};
 use crate::forward::{Net, Routed, Supply, Tiles, gated};
 use crate::matrix::{ExpertParts, Joint, MatrixError};
 use crate::pack::PackError;
-use crate::{Options, manifest, vocabulary};
+use crate::{manifest, vocabulary};
 
 use rill::image::MatrixExtent;
 
@@ -34,7 +34,7 @@ impl Reference {
     pub fn open(source: &Path) -> Result<Self, PackError> {
         let checkpoint = Checkpoint::open(source)?;
         let words = vocabulary::of(&checkpoint)?;
-        let manifest = manifest::of(&checkpoint, words.chat, &Options::default())?;
+        let (manifest, _) = manifest::smallest(&checkpoint, words.chat)?;
         Ok(Self { checkpoint, manifest, tables: words.tables, template: words.template })
     }
 
@@ -89,7 +89,8 @@ impl Hidden {
             }
             net.layer(layer, &mut rows, &texts, &mut supply)?;
         }
-        let (rows, head, vocab) = (net.finish(&rows)?, net.head()?, net.shape.vocab as usize);
+        let head = net.head().joint().floats(&net.checkpoint.files)?;
+        let (rows, vocab) = (net.finish(&rows)?, net.shape.vocab as usize);
         Ok(Some(Self { rows, head, texts, vocab }))
     }
 
@@ -114,8 +115,9 @@ pub(crate) fn ranges(lens: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
 }
 
 /// Matrices as the source has them.
-struct Exact<'n> {
-    net: &'n Net<'n>,
+pub(crate) struct Exact<'n> {
+    /// The source.
+    pub net: &'n Net<'n>,
 }
 
 impl Supply for Exact<'_> {
@@ -142,14 +144,35 @@ impl Supply for Exact<'_> {
         routed: &[Routed],
         inputs: &[f32],
     ) -> Result<Vec<Vec<f32>>, MatrixError> {
-        let Some(page) = &self.net.page else { return Ok(Vec::new()) };
         let files = &self.net.checkpoint.files;
-        let outputs = experts.iter().zip(routed).map(|(expert, routed)| {
-            let parts = ExpertParts::new(expert);
-            let [gate_up, down] = parts.joints(page);
-            let inputs = routed.gather(inputs, page.gate_up.cols);
-            Ok(down.floats(files)?.apply(&gated(&gate_up.floats(files)?, &inputs)))
-        });
-        outputs.collect()
+        outputs(self.net, experts, routed, inputs, |_, joint| joint.floats(files))
     }
+}
+
+/// A matrix of an expert: which of the two of its page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Half {
+    /// Gate and up.
+    GateUp,
+    /// Down.
+    Down,
+}
+
+/// The outputs of experts whose matrices `tiles` makes.
+pub(crate) fn outputs(
+    net: &Net<'_>,
+    experts: &[Swiglu],
+    routed: &[Routed],
+    inputs: &[f32],
+    tiles: impl Fn(Half, &Joint<'_>) -> Result<Tiles, MatrixError>,
+) -> Result<Vec<Vec<f32>>, MatrixError> {
+    let Some(page) = &net.page else { return Ok(Vec::new()) };
+    let of_expert = |(expert, routed): (_, &Routed)| {
+        let parts = ExpertParts::new(expert);
+        let [gate_up, down] = parts.joints(page);
+        let inputs = routed.gather(inputs, page.gate_up.cols);
+        let inner = gated(&tiles(Half::GateUp, &gate_up)?, &inputs);
+        Ok(tiles(Half::Down, &down)?.apply(&inner))
+    };
+    experts.iter().zip(routed).map(of_expert).collect()
 }

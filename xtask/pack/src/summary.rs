@@ -8,6 +8,7 @@ use rill::image::{Header, Manifest, Section, page_shape};
 
 use crate::calibrate::Report as Calibration;
 use crate::matrix::{Joint, Loss, is_exact};
+use crate::mix::Report as Mix;
 use crate::options::Options;
 use crate::stored::Stored;
 
@@ -112,6 +113,8 @@ pub struct Summary {
     pub report: Report,
     /// What was asked for.
     pub options: Options,
+    /// How formats were chosen, where a size was asked for instead.
+    pub mix: Option<Mix>,
     /// What calibration gained, when there was one.
     pub calibration: Option<Calibration>,
     /// How the checkpoint's chat template was understood.
@@ -139,6 +142,9 @@ impl fmt::Display for Summary {
             self.fmt_class(f, class)?;
         }
         self.fmt_twice_rounded(f)?;
+        if let Some(mix) = &self.mix {
+            write!(f, "{mix}")?;
+        }
         if let Some(calibration) = &self.calibration {
             write!(f, "{calibration}")?;
         }
@@ -200,7 +206,7 @@ impl Summary {
         }
         for ((stored, format, exact), count) in ways {
             let kept = match exact {
-                true if format != asked.name() => {
+                true if self.mix.is_none() && format != asked.name() => {
                     format!("exact; {} would keep no more or lose some", asked.name())
                 }
                 true => "exact".into(),

@@ -9,16 +9,18 @@ use std::fs;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use rill::image::Section;
 use rill::image::layout::Format;
+use rill::image::{Mixer, PAGE_ALIGN, Section};
+use rill_pack::stored::Stored;
 use rill_pack::texts::{Reader, Text};
 use rill_pack::{
-    Options, PackError, Progress, Quiet, Reference, pack, pack_calibrated, pack_new_calibrated,
+    Calibration, Options, PackError, Progress, Quiet, Reference, pack, pack_calibrated,
+    pack_new_calibrated,
 };
 use safetensors::SafeTensors;
 
 use common::tiny::{Random, Tiny};
-use common::{Packed, hub_folder, kiosk, run::logits};
+use common::{Packed, gguf_file, hub_folder, kiosk, run::logits};
 
 /// Files of the kiosk's texts.
 fn texts(names: &[&str]) -> Vec<PathBuf> {
@@ -146,7 +148,9 @@ fn the_kiosk_model_loses_half_on_texts_that_calibration_did_not_see() {
     pack(&kiosk().join("kiosk-q4_0.gguf"), &usual, &options, &Quiet).unwrap();
     pack(&source, &plain, &options, &Quiet).unwrap();
     let samples = texts(&["calibration.jsonl", "calibration.txt"]);
-    let summary = pack_calibrated(&source, &calibrated, &options, &samples, &Quiet).unwrap();
+    let summary =
+        pack_calibrated(&source, &calibrated, &options, &Calibration::with(&samples), &Quiet)
+            .unwrap();
     let report = summary.calibration.as_ref().unwrap();
     assert_eq!((report.layers.len(), report.left), (10, 0));
     for layer in &report.layers {
@@ -199,7 +203,8 @@ fn random_models_of_odd_shapes_are_never_worse() {
         let options = Options { experts: Format::Q4, dense: Format::Q4, embedding: Format::Q8 };
         pack(&source, &at("plain"), &options, &Quiet).unwrap();
         let samples = texts(&["calibration.txt"]);
-        pack_calibrated(&source, &at("calibrated"), &options, &samples, &Quiet).unwrap();
+        pack_calibrated(&source, &at("calibrated"), &options, &Calibration::with(&samples), &Quiet)
+            .unwrap();
         let [plain, calibrated] = divergences(&source, [&at("plain"), &at("calibrated")], |_| {
             let mut random = Random(7);
             let mut id = || (random.next() % 1600) as u32;
@@ -225,7 +230,9 @@ fn experts_with_few_samples_are_named_and_no_worse_than_plainly_rounded() {
     )
     .unwrap();
     let samples = [at("few.txt")];
-    let summary = pack_calibrated(&source, &at("few"), &options, &samples, &Quiet).unwrap();
+    let summary =
+        pack_calibrated(&source, &at("few"), &options, &Calibration::with(&samples), &Quiet)
+            .unwrap();
     let report = summary.calibration.as_ref().unwrap();
     // Fewer tokens than inputs: no expert can have enough.
     assert!(report.tokens < tiny.hidden);
@@ -250,20 +257,150 @@ fn experts_with_few_samples_are_named_and_no_worse_than_plainly_rounded() {
     assert!(few <= plain, "{few} {plain}");
     // Those with twice as many as inputs are not named.
     let samples = texts(&["calibration.jsonl"]);
-    let summary = pack_calibrated(&source, &at("many"), &options, &samples, &Quiet).unwrap();
+    let summary =
+        pack_calibrated(&source, &at("many"), &options, &Calibration::with(&samples), &Quiet)
+            .unwrap();
     let layers = summary.calibration.unwrap().layers;
     assert!(
         layers.iter().flat_map(|layer| &layer.few).all(|(_, tokens)| *tokens < 2 * tiny.hidden)
     );
 }
 
+/// Bytes of an image in these formats.
+fn size_in(source: &Path, format: Format) -> u64 {
+    let folder = tempfile::tempdir().unwrap();
+    let options = Options { experts: format, dense: format, embedding: format };
+    pack(source, &folder.path().join("k.rill"), &options, &Quiet).unwrap().header.file_len
+}
+
+#[test]
+fn a_size_is_kept_to_and_spent_where_int4_loses_most() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (source, samples) = (kiosk().join("kiosk-16m"), texts(&["calibration.txt"]));
+    let packed = |name: &str, size| {
+        let calibration = Calibration { texts: &samples, target_size: Some(size) };
+        let options = Options::default();
+        let summary = pack_calibrated(&source, &at(name), &options, &calibration, &Quiet).unwrap();
+        assert!(summary.header.file_len <= size, "{name}");
+        assert_eq!(fs::metadata(at(name)).unwrap().len(), summary.header.file_len);
+        summary
+    };
+    // The very least leaves nothing to spend.
+    let summary = packed("least", size_in(&source, Format::Q4));
+    let mix = summary.mix.as_ref().unwrap();
+    assert!(mix.choices.iter().all(|choice| !choice.int8));
+    // Two for each mixer, two for each dense part, the embedding and the experts' two.
+    assert_eq!(mix.choices.len(), 10 * 2 + 2 * 2 + 3);
+    assert!(mix.tokens > 1500, "{}", mix.tokens);
+    assert!(mix.choices.iter().all(|choice| choice.loss > 0.0 && choice.loss < 0.1));
+
+    // As large as with an embedding of int4 and all else that is resident in int8.
+    let named = Options { embedding: Format::Q4, ..Options::default() };
+    let calibration = Calibration::with(&samples);
+    let size = pack_calibrated(&source, &at("named"), &named, &calibration, &Quiet).unwrap();
+    let summary = packed("mix", size.header.file_len);
+    let mix = summary.mix.as_ref().unwrap();
+    let spent = summary.header.file_len - fs::metadata(at("least")).unwrap().len();
+    let larger = mix.choices.iter().filter(|choice| choice.int8);
+    // But for what is aligned.
+    assert!(spent.abs_diff(larger.map(|choice| choice.bytes).sum()) < 2 * PAGE_ALIGN as u64);
+    let said = summary.to_string();
+    assert!(said.contains("mix for") && said.contains("layer 9 mixer output"), "{said}");
+    let manifest = Packed::open(&at("mix")).image.manifest;
+    let said_to_be = |name: &str| {
+        let choice = mix.choices.iter().find(|choice| choice.name == name).unwrap();
+        if choice.int8 { Format::Q8 } else { Format::Q4 }
+    };
+    assert_eq!(manifest.embedding, said_to_be("embedding"));
+    assert_eq!(manifest.page_gate_up, said_to_be("experts' gate and up"));
+    assert_eq!(manifest.page_down, said_to_be("experts' down"));
+    let Mixer::Conv { in_proj, out_proj } = manifest.layers[0].mixer else { panic!() };
+    assert_eq!(in_proj, said_to_be("layer 0 mixer input"));
+    assert_eq!(out_proj, said_to_be("layer 0 mixer output"));
+
+    let judges = |packed: &Packed| {
+        let texts = read(packed, &texts(&["held-back.jsonl"]));
+        texts.into_iter().step_by(8).map(|text| text.ids).collect()
+    };
+    let images = ["least", "named", "mix"].map(at);
+    let [least, named, mix] = divergences(&source, images.each_ref().map(|p| &**p), judges)
+        .map(|all| (mean(&all), all[all.len() / 2]));
+    println!("KL, mean and median: {least:?} at least, {named:?} as named, {mix:?} mixed");
+    assert!(mix.0 < 0.75 * named.0 && mix.1 < 0.25 * named.1);
+    assert!(mix.0 < 0.5 * least.0);
+}
+
+#[test]
+fn a_size_that_leaves_no_choice_is_refused_with_what_there_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let (source, samples) = (kiosk().join("kiosk-16m"), texts(&["calibration.txt"]));
+    let [least, most] = [Format::Q4, Format::Q8].map(|format| size_in(&source, format));
+    let error = |size| {
+        let calibration = Calibration { texts: &samples, target_size: Some(size) };
+        let output = folder.path().join("k.rill");
+        pack_calibrated(&source, &output, &Options::default(), &calibration, &Quiet).unwrap_err()
+    };
+    let small = error(least - 1);
+    assert!(matches!(small, PackError::Small { least: l, .. } if l == least), "{small}");
+    assert!(small.to_string().contains("name a larger size"), "{small}");
+    let large = error(most);
+    assert!(matches!(large, PackError::Large { most: m, .. } if m == most), "{large}");
+    assert!(large.to_string().contains("--experts q8"), "{large}");
+    assert_eq!(names(folder.path()).len(), 0);
+}
+
+#[test]
+fn int8_sources_are_calibrated_and_int4_ones_stay_as_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let (source, tiny) = (at("tiny.gguf"), Tiny::default());
+    let small = |name: &str| name.contains("ffn_down_exps") || name.contains("attn_q");
+    let stored = |name: &str| if small(name) { Stored::Q4_0 } else { Stored::Q8_0 };
+    gguf_file::write(
+        &source,
+        &gguf_file::metadata(&tiny),
+        &gguf_file::tensors(tiny.tensors(), stored),
+    );
+    let samples = texts(&["calibration.txt"]);
+    let calibration = Calibration::with(&samples);
+    let summary =
+        pack_calibrated(&source, &at("k.rill"), &Options::default(), &calibration, &Quiet).unwrap();
+    for (name, tensor) in &summary.report.tensors {
+        let experts = name.contains("_exps");
+        assert_eq!(tensor.format, if experts { Format::Q4 } else { Format::Q8 }, "{name}");
+        let rounded = experts && tensor.stored == Stored::Q8_0;
+        assert_eq!(tensor.relative_rms.is_some(), rounded, "{name}");
+    }
+    // Without texts nothing is rounded that need not be.
+    let summary = pack(&source, &at("k.rill"), &Options::default(), &Quiet).unwrap();
+    assert!(summary.report.tensors.values().all(|tensor| tensor.relative_rms.is_none()));
+}
+
 /// Stops when calibration has come so far, and notes where it began.
 struct Until {
+    /// Of calibration.
     done: usize,
     began: Cell<Option<usize>>,
+    /// Of the choice of formats.
+    chosen: usize,
+    /// How often it heard of that.
+    chose: Cell<usize>,
+}
+
+impl Until {
+    fn done(done: usize) -> Self {
+        Self { done, began: Cell::new(None), chosen: usize::MAX, chose: Cell::new(0) }
+    }
 }
 
 impl Progress for Until {
+    fn choose(&self, done: usize, of: usize) -> ControlFlow<()> {
+        assert!(done < of);
+        self.chose.set(self.chose.get() + 1);
+        if done >= self.chosen { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
     fn calibrate(&self, done: usize, of: usize) -> ControlFlow<()> {
         assert!(done <= of);
         if self.began.get().is_none() {
@@ -307,7 +444,13 @@ fn calibration_can_be_stopped_while_the_head_is_computed() {
     let (source, output) = (kiosk().join("kiosk-16m"), folder.path().join("k.rill"));
     let progress = Twice { done: 10, heard: Cell::new(false) };
     let samples = texts(&["calibration.txt"]);
-    let stopped = pack_calibrated(&source, &output, &Options::default(), &samples, &progress);
+    let stopped = pack_calibrated(
+        &source,
+        &output,
+        &Options::default(),
+        &Calibration::with(&samples),
+        &progress,
+    );
     assert!(matches!(stopped, Err(PackError::Cancelled)));
     assert!(
         !names(folder.path()).iter().any(|path| path.extension().is_some_and(|e| e == "layers"))
@@ -324,14 +467,15 @@ fn an_attempt_goes_on_after_its_last_finished_layer_and_gives_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let (source, whole) = (kiosk().join("kiosk-16m"), folder.path().join("whole.rill"));
     let (options, samples) = (Options::default(), texts(&["calibration.txt"]));
-    pack_calibrated(&source, &whole, &options, &samples, &Quiet).unwrap();
+    pack_calibrated(&source, &whole, &options, &Calibration::with(&samples), &Quiet).unwrap();
     let expected = fs::read(&whole).unwrap();
     let other = tempfile::tempdir().unwrap();
     let output = other.path().join("k.rill");
     // Ten for the first pass, two dense layers of 2, then 33 for each of the others.
     for (until, from) in [(4, 0), (13, 0), (14 + 33 + 7, 12), (14 + 2 * 33, 14 + 33)] {
-        let progress = Until { done: until, began: Cell::new(None) };
-        let stopped = pack_calibrated(&source, &output, &options, &samples, &progress);
+        let progress = Until::done(until);
+        let stopped =
+            pack_calibrated(&source, &output, &options, &Calibration::with(&samples), &progress);
         assert!(matches!(stopped, Err(PackError::Cancelled)));
         assert_eq!(progress.began.get(), Some(from));
         assert!(!output.exists());
@@ -343,17 +487,44 @@ fn an_attempt_goes_on_after_its_last_finished_layer_and_gives_the_same_bytes() {
     let mut bytes = fs::read(state(other.path()).unwrap()).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     fs::write(state(other.path()).unwrap(), &bytes).unwrap();
-    let progress = Until { done: 15, began: Cell::new(None) };
-    let stopped = pack_calibrated(&source, &output, &options, &samples, &progress);
+    let progress = Until::done(15);
+    let stopped =
+        pack_calibrated(&source, &output, &options, &Calibration::with(&samples), &progress);
     assert!(matches!(stopped, Err(PackError::Cancelled)));
     assert_eq!(progress.began.get(), Some(0));
-    pack_calibrated(&source, &output, &options, &samples, &Quiet).unwrap();
+    pack_calibrated(&source, &output, &options, &Calibration::with(&samples), &Quiet).unwrap();
     assert!(fs::read(&output).unwrap() == expected);
     assert!(names(other.path()) == [&*output]);
     // Other texts are another attempt, and other bytes.
     let samples = texts(&["held-back.txt"]);
-    pack_new_calibrated(&source, &output, &options, &samples, &Quiet).unwrap();
+    pack_new_calibrated(&source, &output, &options, &Calibration::with(&samples), &Quiet).unwrap();
     assert!(fs::read(&output).unwrap() != expected);
+}
+
+#[test]
+fn formats_are_chosen_once_whatever_stops_afterwards() {
+    let folder = tempfile::tempdir().unwrap();
+    let [whole, output] = ["whole", "k"].map(|name| folder.path().join(name).join("k.rill"));
+    let (source, samples) = (kiosk().join("kiosk-16m"), texts(&["calibration.txt"]));
+    let calibration = Calibration { texts: &samples, target_size: Some(11_000_000) };
+    let attempt = |output: &Path, progress: &dyn Progress| {
+        fs::create_dir_all(output.parent().unwrap()).unwrap();
+        pack_calibrated(&source, output, &Options::default(), &calibration, progress)
+    };
+    let expected = attempt(&whole, &Quiet).unwrap();
+    let stopped = Until { chosen: 3, ..Until::done(usize::MAX) };
+    assert!(matches!(attempt(&output, &stopped), Err(PackError::Cancelled)));
+    assert_eq!((stopped.chose.get(), stopped.began.get()), (4, None));
+    let later = Until::done(15);
+    assert!(matches!(attempt(&output, &later), Err(PackError::Cancelled)));
+    assert!(later.chose.get() > 10 && later.began.get() == Some(0));
+    // What was measured is there now.
+    let last = Until::done(usize::MAX);
+    let summary = attempt(&output, &last).unwrap();
+    assert_eq!((last.chose.get(), last.began.get()), (0, Some(14)));
+    assert_eq!(summary, expected);
+    assert!(fs::read(&output).unwrap() == fs::read(&whole).unwrap());
+    assert_eq!(names(output.parent().unwrap()), [&*output]);
 }
 
 #[test]
@@ -365,7 +536,9 @@ fn what_cannot_help_is_refused_and_nothing_is_lost() {
     let said = |source: &Path, name: &str, content: &[u8]| {
         fs::write(at(name), content).unwrap();
         let options = Options::default();
-        let error = pack_calibrated(source, &output, &options, &[at(name)], &Quiet).unwrap_err();
+        let error =
+            pack_calibrated(source, &output, &options, &Calibration::with(&[at(name)]), &Quiet)
+                .unwrap_err();
         assert_eq!(fs::read(&output).unwrap(), b"mine");
         error.to_string()
     };
@@ -381,6 +554,12 @@ fn what_cannot_help_is_refused_and_nothing_is_lost() {
     let content = "some text ".repeat(100);
     assert!(said(&gguf, "t.txt", content.as_bytes()).contains("nothing to calibrate"));
     let missing = [at("missing.txt")];
-    let error = pack_calibrated(&source, &output, &Options::default(), &missing, &Quiet);
+    let error = pack_calibrated(
+        &source,
+        &output,
+        &Options::default(),
+        &Calibration::with(&missing),
+        &Quiet,
+    );
     assert!(error.unwrap_err().to_string().contains("missing.txt cannot be read"));
 }

@@ -1,6 +1,6 @@
 use std::io::Write;
 
-use rill::image::{Image, Manifest, Resident, Section};
+use rill::image::{Ffn, Image, Layer, Manifest, Mixer, Resident, Section};
 use rill::kernels::{self, CpuFeatures};
 use rill::plan::KvFormat;
 use rill::size::Size;
@@ -61,16 +61,12 @@ pub(super) fn parameters(manifest: &Manifest) -> u64 {
         .iter()
         .map(|layer| {
             let mixer = match layer.mixer {
-                rill::image::Mixer::Conv { .. } => {
-                    (4 * hidden + u64::from(shape.conv_width)) * hidden
-                }
-                rill::image::Mixer::Attention { .. } => {
-                    2 * hidden * (q_dim + kv_dim) + 2 * head_dim
-                }
+                Mixer::Conv { .. } => (4 * hidden + u64::from(shape.conv_width)) * hidden,
+                Mixer::Attention { .. } => 2 * hidden * (q_dim + kv_dim) + 2 * head_dim,
             };
             let ffn = match layer.ffn {
-                rill::image::Ffn::Dense { .. } => 3 * hidden * dense_ff,
-                rill::image::Ffn::Moe => {
+                Ffn::Dense { .. } => 3 * hidden * dense_ff,
+                Ffn::Moe => {
                     let bias = if shape.expert_bias { experts } else { 0 };
                     experts * (hidden + 3 * hidden * expert_ff) + bias
                 }
@@ -80,6 +76,33 @@ pub(super) fn parameters(manifest: &Manifest) -> u64 {
         .sum();
     let heads = if manifest.head.is_some() { 2 } else { 1 };
     heads * vocab * hidden + hidden + layers
+}
+
+/// The formats of matrices in the resident section: runs of layers that have the same.
+fn formats(manifest: &Manifest) -> Vec<(String, String)> {
+    let of_layer = |layer: &Layer| {
+        let (mixer, [input, output]) = match layer.mixer {
+            Mixer::Conv { in_proj, out_proj } => ("convolution", [in_proj, out_proj]),
+            Mixer::Attention { qkv, out_proj } => ("attention", [qkv, out_proj]),
+        };
+        let formats = format!("{mixer} in {input:?}, out {output:?}");
+        match layer.ffn {
+            Ffn::Dense { gate_up, down } => {
+                format!("{formats}; dense gate and up {gate_up:?}, down {down:?}")
+            }
+            Ffn::Moe => formats,
+        }
+    };
+    let all: Vec<String> = manifest.layers.iter().map(of_layer).collect();
+    let mut first = 0;
+    let runs = all.chunk_by(|a, b| a == b).map(|run| {
+        let last = first + run.len() - 1;
+        let name =
+            if first == last { format!("layer {first}") } else { format!("layers {first}-{last}") };
+        first = last + 1;
+        (name, run[0].clone())
+    });
+    runs.collect()
 }
 
 /// What follows from an image's header and manifest.
@@ -129,6 +152,12 @@ impl Facts {
         let [f16, int8] = self.kv_bytes.map(Size);
         line("keys and values", format!("{f16} a token, {int8} in int8"))?;
         line("embedding", format!("{:?}", manifest.embedding))?;
+        if let Some(head) = manifest.head {
+            line("output head", format!("{head:?}"))?;
+        }
+        for (layers, formats) in formats(manifest) {
+            line(&layers, formats)?;
+        }
         for section in Section::ALL {
             let span = image.header.span(section);
             line(section.name(), format!("{} at {}", Size(span.len), span.offset))?;

@@ -10,7 +10,9 @@
 //!
 //! What was tried and left out, because it keeps no more of texts that were not seen: inputs of experts weighed
 //! as the router weighs their outputs; columns in the order of falling moments (a mean KL of 1.12e-2 on the
-//! kiosk's tuning texts, not 1.06e-2). An expert that is chosen otherwise in a common phrase moves such
+//! kiosk's tuning texts, not 1.06e-2); each integer chosen again once all others are there, with or without
+//! scales fitted to them, in two or four rounds (layers are off by a thirtieth less, the mean KL is 1.17e-2 to
+//! 1.61e-2). An expert that is chosen otherwise in a common phrase moves such
 //! figures by a seventh, even when a sum was only rounded otherwise, so smaller gains prove nothing.
 //!
 //! In reading order: `weights` (what tokens count for), `moments`, `factor` (the mathematics), `round` (16
@@ -218,12 +220,10 @@ impl Supply for Calibrator<'_, '_> {
         inputs: &[f32],
     ) -> Result<Tiles, WriteError> {
         let files = &self.net.checkpoint.files;
-        let mut bytes = vec![0; place.shape.bytes()];
         if !applies(joint) {
-            let mut losses = vec![Loss::default(); joint.parts.len()];
-            joint.encode(files, 0..place.shape.tile_rows(), &mut bytes, &mut losses)?;
-            return Ok(Tiles::packed(place.shape, &bytes));
+            return Ok(joint.rounded(files)?);
         }
+        let mut bytes = vec![0; place.shape.bytes()];
         let mut moments = Moments::new(place.shape.cols);
         moments.add(inputs, |token| self.factors[token]);
         let factor = Factor::new(&moments);

@@ -31,6 +31,8 @@ pub struct Net<'c> {
     pub shape: Shape,
     /// The matrices of each layer.
     pub layers: Vec<LayerTensors>,
+    /// The token embedding.
+    pub embedding: MatrixExtent,
     /// The output head, or the embedding where that is it.
     pub head: MatrixExtent,
     /// The experts.
@@ -90,8 +92,9 @@ impl<'c> Net<'c> {
     pub fn new(checkpoint: &'c Checkpoint, manifest: &Manifest) -> Self {
         let mut layers = Vec::new();
         let (top, _) = Resident::of(manifest, |_, tensors| layers.push(tensors));
-        let head = top.head.unwrap_or(top.embedding);
-        Self { checkpoint, shape: manifest.shape, layers, head, page: page_shape(manifest) }
+        let head = top.head.unwrap_or_else(|| top.embedding.clone());
+        let (shape, page) = (manifest.shape, page_shape(manifest));
+        Self { checkpoint, shape, layers, embedding: top.embedding, head, page }
     }
 
     /// The embeddings of tokens: (n, hidden).
@@ -211,11 +214,16 @@ impl<'c> Net<'c> {
         self.normed(&self.checkpoint.norm, rows)
     }
 
-    /// The output head as the source has it.
-    pub fn head(&self) -> Result<Tiles, MatrixError> {
+    /// The token embedding.
+    pub fn embedding(&self) -> Dense<'_> {
+        let parts = vec![&self.checkpoint.embedding];
+        Dense { parts, weave: Weave::Stack, place: &self.embedding }
+    }
+
+    /// The output head.
+    pub fn head(&self) -> Dense<'_> {
         let part = self.checkpoint.head.as_ref().unwrap_or(&self.checkpoint.embedding);
-        let joint = Joint { parts: &[part], weave: Weave::Stack, shape: self.head.shape };
-        joint.floats(&self.checkpoint.files)
+        Dense { parts: vec![part], weave: Weave::Stack, place: &self.head }
     }
 
     fn normed(&self, part: &Part, rows: &[f32]) -> Result<Vec<f32>, MatrixError> {

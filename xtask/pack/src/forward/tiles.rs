@@ -61,6 +61,13 @@ impl Tiles {
         &self.lanes[tile_row * self.cols..][..self.cols]
     }
 
+    /// Writes a row into `out`.
+    pub fn get_row(&self, row: usize, out: &mut [f32]) {
+        for (out, lanes) in out.iter_mut().zip(self.tile(row / TILE_ROWS)) {
+            *out = lanes[row % TILE_ROWS];
+        }
+    }
+
     /// Sets a row.
     pub fn set_row(&mut self, row: usize, weights: &[f32]) {
         let tile = &mut self.lanes[row / TILE_ROWS * self.cols..][..self.cols];
@@ -138,7 +145,11 @@ mod tests {
         let weight = |r: usize, c: usize| ((r * 31 + c * 17) % 23) as f32 / 7.0 - 1.5;
         let mut tiles = Tiles::zeros(3, cols);
         for row in 0..rows {
-            tiles.set_row(row, &(0..cols).map(|col| weight(row, col)).collect::<Vec<_>>());
+            let weights: Vec<f32> = (0..cols).map(|col| weight(row, col)).collect();
+            tiles.set_row(row, &weights);
+            let mut back = vec![0.0; cols];
+            tiles.get_row(row, &mut back);
+            assert_eq!(back, weights);
         }
         for count in [1, 3, 4, 70] {
             let inputs: Vec<f32> = (0..count * cols).map(|i| (i % 13) as f32 * 0.3 - 2.0).collect();
