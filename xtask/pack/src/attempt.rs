@@ -1,15 +1,13 @@
 //! An image under way that outlives the process that makes it.
 
-use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use tempfile::{NamedTempFile, TempPath};
 
-use crate::calibrate::State;
 use crate::journal::Journal;
-use crate::mix;
+use crate::kept::{self, beside};
 use crate::target::{Target, folder_of, prefix};
 
 /// What the name of a journal has more than that of its image under way.
@@ -73,8 +71,8 @@ impl Attempt {
             }
             // Dropping `temporary` removes the image. Somebody else may have been faster.
             let _ = fs::remove_file(&lines);
-            State::remove(&beside(&found, LAYERS));
-            mix::remove(&beside(&found, TRIAL));
+            kept::remove(&beside(&found, LAYERS));
+            kept::remove(&beside(&found, TRIAL));
         }
         let temporary = Target::temporary(path, &prefix)?;
         // Where there are no locks, nobody sees that this one is under way.
@@ -97,8 +95,8 @@ impl Attempt {
         self.target.commit()?;
         // The image is complete without these.
         let _ = fs::remove_file(&self.lines);
-        State::remove(&self.layers);
-        mix::remove(&self.trial);
+        kept::remove(&self.layers);
+        kept::remove(&self.trial);
         Ok(())
     }
 
@@ -106,15 +104,9 @@ impl Attempt {
     pub fn discard(self) {
         self.target.discard();
         let _ = fs::remove_file(&self.lines);
-        State::remove(&self.layers);
-        mix::remove(&self.trial);
+        kept::remove(&self.layers);
+        kept::remove(&self.trial);
     }
-}
-
-fn beside(image: &Path, ending: &str) -> PathBuf {
-    let mut name = OsString::from(image);
-    name.push(ending);
-    name.into()
 }
 
 /// Opens a file for reading and writing if it is this user's and has no other name; follows no

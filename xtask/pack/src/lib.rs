@@ -11,8 +11,8 @@
 //! - [`tokenizer`] and [`chat`]: the checkpoint's tokenizer and chat template, checked;
 //!   `chatml`: what the core writes, for comparison;
 //! - `manifest`, `matrix`, `image`: the formats chosen, tile rows, the file;
-//! - `output`, `pack`: its name; a file that is there whole or not at all; with `attempt` and `journal` one that goes
-//!   on where a killed process was;
+//! - `output`, `pack`: its name; a file that is there whole or not at all; with `attempt`, `journal` and `kept` one
+//!   that goes on where a killed process was;
 //! - `forward`: the model in f32, layer by layer; [`Reference`]: its answers, to compare an image with;
 //!   `mix`: int4 or int8, by what each loses; `calibrate`: int4 values chosen by what they do to sample [`texts`];
 //! - `cli` (feature `cli`): the `pack` command.
@@ -28,6 +28,7 @@ mod forward;
 pub mod gguf;
 mod image;
 mod journal;
+mod kept;
 mod manifest;
 mod matrix;
 mod mix;

@@ -394,7 +394,8 @@ impl<'c> Job<'c> {
     ) -> Result<mix::Report, PackError> {
         let header = |int8: &[bool]| self.header_with(free, int8);
         let start = (&self.manifest, free);
-        let path = attempt.trial();
+        // What does not count for the image's identity has no say in its formats.
+        let (samples, path) = (calibrate::used(samples), attempt.trial());
         let report = mix::of(self.checkpoint, start, samples, size, &header, path, progress)
             .map_err(|error| self.not_written(error))?;
         let int8: Vec<bool> = report.choices.iter().map(|choice| choice.int8).collect();
@@ -746,7 +747,7 @@ mod tests {
         let kiosk = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/data/kiosk");
         let folder = tempfile::tempdir().unwrap();
         let texts = [kiosk.join("texts/held-back.txt")];
-        let options = Options { dense: Format::Q4, ..Options::default() };
+        let options = Options::default();
         let [one, many] = [true, false].map(|alone| {
             ALONE.set(alone);
             let image = folder.path().join(format!("{alone}.rill"));

@@ -12,8 +12,8 @@
 //! as the router weighs their outputs; columns in the order of falling moments (a mean KL of 1.12e-2 on the
 //! kiosk's tuning texts, not 1.06e-2); each integer chosen again once all others are there, with or without
 //! scales fitted to them, in two or four rounds (layers are off by a thirtieth less, the mean KL is 1.17e-2 to
-//! 1.61e-2). An expert that is chosen otherwise in a common phrase moves such
-//! figures by a seventh, even when a sum was only rounded otherwise, so smaller gains prove nothing.
+//! 1.61e-2). An expert that is chosen otherwise in a common phrase moves such figures by a seventh, even when a
+//! sum was only rounded otherwise, so smaller gains prove nothing.
 //!
 //! In reading order: `weights` (what tokens count for), `moments`, `factor` (the mathematics), `round` (16
 //! rows), `encode` (a matrix), `expert` (a page), `report`, `state` (what the next attempt goes on from).
@@ -41,7 +41,7 @@ use self::expert::{Job, Made, enough};
 use self::factor::Factor;
 use self::moments::Moments;
 pub use self::report::{LayerReport, Report};
-pub use self::state::State;
+use self::state::State;
 use crate::checkpoint::{Checkpoint, Ffn, Swiglu};
 use crate::forward::{Net, Routed, Supply, Tiles};
 use crate::image::{WriteError, steps};

@@ -1,14 +1,15 @@
 //! What a calibration under way leaves for the next attempt: what tokens count for, the samples as they come
 //! out of the last layer that is finished, and what was found so far.
 
-use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3Default;
 
 use super::report::LayerReport;
+use crate::kept;
 
 /// The state after some layers.
 #[derive(Debug, Default, PartialEq)]
@@ -36,19 +37,17 @@ const LINE_MOST: u64 = 1 << 22;
 impl State {
     /// Writes it in the place of an earlier one, whole or not at all.
     pub fn save(&self, path: &Path) -> io::Result<()> {
-        let new = beside(path);
-        let mut file = BufWriter::new(File::create(&new)?);
         let head = Head {
             layers: self.layers.clone(),
             weights: self.weights.len(),
             rows: self.rows.len(),
             checksum: self.checksum(),
         };
-        serde_json::to_writer(&mut file, &head)?;
-        file.write_all(b"\n")?;
-        self.values().try_for_each(|x| file.write_all(&x.to_le_bytes()))?;
-        file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_data()?;
-        fs::rename(&new, path)
+        kept::write(path, |file| {
+            serde_json::to_writer(&mut *file, &head)?;
+            file.write_all(b"\n")?;
+            self.values().try_for_each(|x| file.write_all(&x.to_le_bytes()))
+        })
     }
 
     /// Reads one of `tokens` tokens of `hidden` values each; `None` when there is none, or a damaged one.
@@ -78,23 +77,12 @@ impl State {
         self.values().for_each(|x| hash.update(&x.to_le_bytes()));
         hash.digest()
     }
-
-    /// Removes what was saved.
-    pub fn remove(path: &Path) {
-        // It is of no use to an image that is complete or given up.
-        let _ = fs::remove_file(path);
-        let _ = fs::remove_file(beside(path));
-    }
-}
-
-fn beside(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    name.into()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]
@@ -117,7 +105,5 @@ mod tests {
         bytes.truncate(bytes.len() - 1);
         fs::write(&path, &bytes).unwrap();
         assert_eq!(State::load(&path, 1, 3), None);
-        State::remove(&path);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }

@@ -9,7 +9,7 @@
 //! is made of.
 
 mod choose;
-mod kept;
+mod losses;
 mod trial;
 
 use std::fmt;
@@ -24,8 +24,6 @@ use crate::image::WriteError;
 use crate::manifest::Slot;
 use crate::options::Progress;
 use crate::texts::Text;
-
-pub use self::kept::remove;
 
 /// Most tokens that are tried: of all samples, evenly.
 const TOKENS_MOST: usize = 1 << 12;
@@ -75,14 +73,14 @@ pub fn of(
     let row = smallest.shape.hidden as usize * size_of::<f32>();
     let most = BYTES_MOST / (row * (free.len() + 1));
     let samples = spread(texts, most.min(TOKENS_MOST));
-    let losses = match kept::load(path, free.len()) {
+    let losses = match losses::load(path, free.len()) {
         Some(losses) => losses,
         None => {
             let net = Net::new(checkpoint, smallest);
             let mut hears = |done, of| progress.choose(done, of);
             let losses = trial::losses(&net, free, &samples, &mut hears)?;
             let losses = losses.ok_or(WriteError::Cancelled)?;
-            kept::save(path, &losses)?;
+            losses::save(path, &losses)?;
             losses
         }
     };

@@ -30,8 +30,8 @@ struct Trial {
 }
 
 /// KL divergence, in nats, of the model with one of `slots` in int4 from the model as it is, for each of them:
-/// the mean of all tokens but rare ones. `net` is that of a manifest with int4 in all of them. `progress` hears of layers that are done, of
-/// how many, the head being one; `None` when it stopped it.
+/// the mean of all tokens but rare ones. `net` is that of a manifest with int4 in all of them. `progress`
+/// hears of layers that are done, of how many, the head being one; `None` when it stopped it.
 pub fn losses(
     net: &Net<'_>,
     slots: &[Slot],
@@ -137,8 +137,8 @@ fn divergences(
             let others = head.apply(rows);
             let found = &mut found[first..][..rows.len() / cols];
             threads::each(found, 1, |token, found| {
-                let of = |all: &[f32]| all[token * head.rows()..][..vocab].to_vec();
-                found[0] = divergence(&of(&logits), &of(&others));
+                let at = token * head.rows()..token * head.rows() + vocab;
+                found[0] = divergence(&logits[at.clone()], &others[at]);
             });
         }
     }
