@@ -348,7 +348,7 @@ impl Plan {
         ]
         .map(|x| x as usize);
         let page = page_shape(manifest).map_or(0, |shape| shape.bytes());
-        let cache = if page > 0 { Cache::index_bytes(pages, held) } else { 0 };
+        let cache = if page > 0 { Cache::index_bytes(pages, held, conversations) } else { 0 };
         let index = Weights::bytes(manifest) + KvPool::index_bytes(sizes.blocks()) + cache;
         let bytes = Use::ALL.map(|part| {
             let bytes = match part {

@@ -51,6 +51,8 @@ pub struct Report<'s> {
     /// Tokens that were guessed, and those of them that were what was sampled.
     drafted_tokens: u64,
     accepted_tokens: u64,
+    /// Steps of answers for which others waited: they took turns.
+    steps_in_turns: u64,
     prompt: Account,
     answer: Account,
     /// Time of answers that belongs to no token: text in and out.
@@ -157,6 +159,7 @@ impl<'s> Report<'s> {
             thinking_tokens: around.thought,
             drafted_tokens: stats.drafted,
             accepted_tokens: stats.accepted,
+            steps_in_turns: stats.turns,
             prompt: Account::of(&stats.prompt),
             answer: Account::of(&stats.decode),
             other_seconds: around.answer_time.map(|time| seconds(time.saturating_sub(accounted))),
@@ -236,6 +239,9 @@ impl fmt::Display for Report<'_> {
         self.show(f, "answer", &self.answer, answer)?;
         if self.thinking_tokens > 0 {
             writeln!(f, "          {} of them thinking", self.thinking_tokens)?;
+        }
+        if self.steps_in_turns > 0 {
+            writeln!(f, "          {} steps in turns, while others waited", self.steps_in_turns)?;
         }
         if self.drafted_tokens > 0 {
             let share = 100.0 * self.accepted_tokens as f64 / self.drafted_tokens as f64;

@@ -142,6 +142,8 @@ pub struct Bookmark {
 /// An [`Engine`](crate::engine::Engine) makes and continues it.
 #[derive(Debug)]
 pub struct Sequence<'a> {
+    /// Its number among those of its engine.
+    pub(crate) voice: usize,
     pub(crate) memory: Memory<'a>,
     /// (context,); the first `len` are the sequence.
     tokens: &'a mut [u32],
@@ -182,11 +184,13 @@ impl<'a> Sequence<'a> {
     pub(crate) fn new(
         manifest: &Manifest,
         context: usize,
+        voice: usize,
         sampler: Sampler,
         arena: &mut Arena<'a>,
     ) -> Result<Self, ArenaFull> {
         let vocab = manifest.shape.vocab as usize;
         Ok(Self {
+            voice,
             memory: Memory::new(manifest, context, ring(manifest), arena)?,
             tokens: arena.zeros(context)?,
             len: 0,

@@ -20,6 +20,8 @@ pub struct Stats {
     pub forced: u64,
     /// Tokens of prompts that were not computed, because a known beginning has them.
     pub reused: u64,
+    /// Steps of answers for which others waited: they took turns.
+    pub turns: u64,
 }
 
 /// One kind of work.

@@ -117,6 +117,7 @@ impl<'a> Engine<'a> {
             self.reserve(share.sequence, share.tokens + share.guess.len)?;
         }
         let marks = self.marks(shares);
+        let voice = if let [share] = &*shares { Some(share.sequence.voice) } else { None };
         let (start, before) = (world.clock.now(), self.cache_stats());
         let mut runs = heapless::Vec::<Run<'_, 'a>, MAX_RUNS>::new();
         for share in &mut *shares {
@@ -130,6 +131,9 @@ impl<'a> Engine<'a> {
         // Whatever the rows were before, they are going to be overwritten.
         self.batches += 1;
         self.written = 0..0;
+        if let Some(cache) = &mut self.model.cache {
+            cache.listen(voice);
+        }
         self.model.forward(world, &runs, &marks)?;
         let is_prompt = runs.iter().any(|run| run.kind == Kind::Prompt);
         // A token that was sampled was counted when it was accepted.
@@ -205,7 +209,7 @@ impl<'a> Engine<'a> {
         let mut wishes = heapless::Vec::<Wish, MAX_RUNS>::new();
         let mut shares = heapless::Vec::<Share<'_, 'a>, MAX_RUNS>::new();
         let answers = sequences.iter().filter(|sequence| sequence.is_answering()).count();
-        let turn = self.turn(sequences);
+        let turn = self.turn(sequences, answers);
         let waits_for_turn = |number, sequence: &Sequence<'_>| {
             sequence.is_answering() && turn.is_some_and(|turn| turn != number)
         };
@@ -268,8 +272,8 @@ impl<'a> Engine<'a> {
     }
 
     /// Begins a step of the answer whose turn it is, where answers take turns; `None` where they do not,
-    /// or there is no memory for it.
-    fn turn(&mut self, sequences: &mut [&mut Sequence<'a>]) -> Option<usize> {
+    /// or there is no memory for it. So many are under way.
+    fn turn(&mut self, sequences: &mut [&mut Sequence<'a>], answers: usize) -> Option<usize> {
         if !self.turns.is_taking() {
             return None;
         }
@@ -281,6 +285,7 @@ impl<'a> Engine<'a> {
         let sequence = &mut *sequences[number];
         self.reserve(sequence, sequence.pending().len()).ok()?;
         sequence.turn.step(self.batches + 1);
+        self.stats.turns += u64::from(answers > 1);
         Some(number)
     }
 }

@@ -124,7 +124,8 @@ impl<'a> Engine<'a> {
         let cache = match page_shape(manifest) {
             Some(shape) => {
                 let (index, pages) = (&mut index, &mut slots);
-                let memory = crate::experts::Memory { index, pages, slots: plan.slots as usize };
+                let (slots, conversations) = (plan.slots as usize, sequences);
+                let memory = crate::experts::Memory { index, pages, slots, conversations };
                 let alignment = world.storage.geometry().alignment as usize;
                 let sums = bytemuck::cast_slice(sums);
                 Some(Cache::new(image, shape, sums, alignment, options.policy, memory)?)
@@ -136,8 +137,9 @@ impl<'a> Engine<'a> {
         let settings = options.sampling.unwrap_or(manifest.sampling.into());
         let sampler = Sampler::new(settings, options.seed);
         let mut list = own.section(Arena::cost::<Sequence<'_>>(sequences), 1)?;
-        let sequences =
-            list.build(sequences, |_| Sequence::new(manifest, context, sampler.clone(), &mut own))?;
+        let sequences = list.build(sequences, |voice| {
+            Sequence::new(manifest, context, voice, sampler.clone(), &mut own)
+        })?;
         let engine = Self {
             model: Model {
                 shape: manifest.shape,

@@ -60,6 +60,9 @@ impl<'a> Engine<'a> {
         sequence.place = crate::chat::Place::Start;
         sequence.wants_every = false;
         sequence.turn = Turn::default();
+        if let Some(cache) = &mut self.model.cache {
+            cache.forget(sequence.voice);
+        }
     }
 
     /// Goes back to the first `len` tokens of a sequence. What can stay computed does; the rest is

@@ -175,6 +175,8 @@ pub struct Memory<'m, 'a> {
     pub pages: &'m mut Arena<'a>,
     /// How many pages fit.
     pub slots: usize,
+    /// Conversations side by side.
+    pub conversations: usize,
 }
 
 /// The slots and what is in them.
@@ -196,8 +198,8 @@ pub struct Cache<'a> {
 
 impl<'a> Cache<'a> {
     /// Bytes of everything but the slots' pages.
-    pub const fn index_bytes(pages: usize, slots: usize) -> usize {
-        Arena::cost::<Slot<'_>>(slots) + Shelf::bytes(pages, slots)
+    pub const fn index_bytes(pages: usize, slots: usize, conversations: usize) -> usize {
+        Arena::cost::<Slot<'_>>(slots) + Shelf::bytes(pages, slots, conversations)
     }
 
     /// An empty cache. `sums` is the page-sums section. `alignment` is the storage's: parts are
@@ -211,7 +213,7 @@ impl<'a> Cache<'a> {
         memory: Memory<'_, 'a>,
     ) -> Result<Self, ArenaFull> {
         let split = if shape.splits_at(alignment) { shape.down_at() } else { shape.bytes() };
-        let Memory { index, pages: arena, slots: count } = memory;
+        let Memory { index, pages: arena, slots: count, conversations } = memory;
         let slots = index.build(count, |_| {
             let (head, tail) = arena.bytes(shape.bytes(), PAGE_ALIGN)?.split_at_mut(split);
             let part = |buffer| SlotPart { buffer: Some(buffer), here: false, attempts: 0 };
@@ -223,7 +225,7 @@ impl<'a> Cache<'a> {
         let banks = [manifest.banks() as u32, experts, manifest.shape.top_k];
         Ok(Self {
             slots,
-            shelf: Shelf::new(banks, count, policy, index)?,
+            shelf: Shelf::new(banks, count, conversations, policy, index)?,
             sums,
             shape,
             split,
@@ -265,6 +267,16 @@ impl<'a> Cache<'a> {
     /// Takes over what another run found out about `page`.
     pub fn recall(&mut self, page: u32, rates: Rates) {
         self.shelf.history.recall(page, rates);
+    }
+
+    /// The batches from now on are of one conversation, or of several.
+    pub fn listen(&mut self, voice: Option<usize>) {
+        self.shelf.history.listen(voice);
+    }
+
+    /// A conversation ends.
+    pub fn forget(&mut self, voice: usize) {
+        self.shelf.history.forget(voice);
     }
 
     /// What happened so far.

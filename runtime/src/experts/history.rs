@@ -1,14 +1,22 @@
 //! What is remembered of every page, and what that says about when it is wanted again.
 
+use core::mem::{replace, take};
 use core::ops::Range;
 
-use crate::arena::{Arena, ArenaFull};
+use crate::arena::{Arena, ArenaFull, PIECE_ALIGN};
 
 /// What is remembered of every page, in RAM or not: what is known of pages that left is what keeps
 /// a cache smaller than one token's pages from thrashing.
+///
+/// Each conversation has habits of its own. While one is computed alone, its habits tell which pages are
+/// wanted next: where several take turns, what the others wanted last says nothing about it.
 #[derive(Debug)]
 pub struct History<'a> {
     pages: &'a mut [Usage],
+    /// Of each conversation, where there are several: what its own tokens wanted.
+    habits: &'a mut [Habits<'a>],
+    /// The conversation that is being computed alone, where there are several.
+    voice: Option<usize>,
     /// Pages of a bank.
     experts: u32,
     /// Uses so far: 64 bits, since 88 pages a token fill 32 within a year.
@@ -21,7 +29,7 @@ pub struct History<'a> {
 /// One page's past.
 #[derive(Debug, Clone, Copy, Default)]
 struct Usage {
-    /// Share of the tokens that wanted it, averaged with the weights of [`History::HALF_LIVES`].
+    /// Share of all tokens that wanted it, averaged with the weights of [`History::HALF_LIVES`].
     rates: Rates,
     /// Expected tokens without it before the next with it.
     wait: f32,
@@ -29,6 +37,15 @@ struct Usage {
     order: u64,
     /// Tokens of this batch that want it.
     fresh: u32,
+}
+
+/// What the tokens of one conversation wanted.
+#[derive(Debug)]
+struct Habits<'a> {
+    /// It has been computed alone; before that the rest says nothing.
+    are_known: bool,
+    /// Of each page.
+    rates: &'a mut [Rates],
 }
 
 /// Shares of tokens, fast to forget first.
@@ -39,24 +56,76 @@ impl<'a> History<'a> {
     /// paragraph, and always.
     pub const HALF_LIVES: Rates = [3.0, 24.0, 192.0];
 
-    /// Bytes for `pages` pages.
-    pub const fn bytes(pages: usize) -> usize {
+    /// Bytes for `pages` pages and so many conversations.
+    pub const fn bytes(pages: usize, conversations: usize) -> usize {
+        let habits = Self::habits(conversations);
         Arena::cost::<Usage>(pages)
+            + Arena::cost::<Habits<'_>>(habits)
+            + habits * Arena::cost::<Rates>(pages)
+    }
+
+    /// How many conversations have habits of their own: one alone has those of all tokens.
+    const fn habits(conversations: usize) -> usize {
+        if conversations > 1 { conversations } else { 0 }
     }
 
     /// Nothing has been used yet. A token uses `top_k` of a bank's `experts` pages.
     pub fn new(
         pages: usize,
-        experts: u32,
-        top_k: u32,
+        [experts, top_k]: [u32; 2],
+        conversations: usize,
         arena: &mut Arena<'a>,
     ) -> Result<Self, ArenaFull> {
         let even = top_k as f32 / experts as f32;
         let forecast = Forecast::new(even);
         let unused =
             Usage { rates: [even; 3], wait: forecast.wait(&[even; 3]), order: 0, fresh: 0 };
+        let habits = Self::habits(conversations);
+        let mut list = arena.section(Arena::cost::<Habits<'_>>(habits), PIECE_ALIGN)?;
+        let habits = list.build(habits, |_| {
+            Ok(Habits { are_known: false, rates: arena.build(pages, |_| Ok([0.0; 3]))? })
+        })?;
         let pages = arena.build(pages, |_| Ok(unused))?;
-        Ok(Self { pages, experts, uses: 0, bank: 0, forecast })
+        Ok(Self { pages, habits, voice: None, experts, uses: 0, bank: 0, forecast })
+    }
+
+    /// What is used from now on is wanted by one conversation, or by several.
+    pub fn listen(&mut self, voice: Option<usize>) {
+        let voice = voice.filter(|&voice| voice < self.habits.len());
+        if voice == self.voice {
+            return;
+        }
+        self.voice = voice;
+        if let Some(habits) = voice.map(|voice| &mut self.habits[voice])
+            && !replace(&mut habits.are_known, true)
+        {
+            for (own, usage) in habits.rates.iter_mut().zip(&*self.pages) {
+                *own = usage.rates;
+            }
+        }
+        for page in 0..self.pages.len() {
+            self.expect(page);
+        }
+    }
+
+    /// A conversation ends: the next of that number has no habits yet.
+    pub fn forget(&mut self, voice: usize) {
+        if self.voice == Some(voice) {
+            self.listen(None);
+        }
+        if let Some(habits) = self.habits.get_mut(voice) {
+            habits.are_known = false;
+        }
+    }
+
+    /// When `page` is wanted again follows from how often it was.
+    fn expect(&mut self, page: usize) {
+        let usage = &mut self.pages[page];
+        let rates = match self.voice {
+            Some(voice) => &self.habits[voice].rates[page],
+            None => &usage.rates,
+        };
+        usage.wait = self.forecast.wait(rates);
     }
 
     /// `page` is used by `tokens` tokens of the batch.
@@ -71,18 +140,24 @@ impl<'a> History<'a> {
     /// from those of answers.
     pub fn settle(&mut self, bank: u32, tokens: u32, is_answer: bool) {
         let keep = Self::HALF_LIVES.map(|life| libm::exp2f(-(tokens as f32) / life));
-        let pages = self.pages_of(bank);
-        for usage in &mut self.pages[pages] {
-            let share = usage.fresh as f32 / tokens as f32;
-            usage.fresh = 0;
-            // The next token of an answer is what the wait is about; prompts only count.
-            if is_answer {
-                self.forecast.learn(&usage.rates, share);
-            }
-            for (rate, keep) in usage.rates.iter_mut().zip(keep) {
+        let average = |rates: &mut Rates, share: f32| {
+            for (rate, keep) in rates.iter_mut().zip(keep) {
                 *rate = share + (*rate - share) * keep;
             }
-            usage.wait = self.forecast.wait(&usage.rates);
+        };
+        for page in self.pages_of(bank) {
+            let usage = &mut self.pages[page];
+            let share = take(&mut usage.fresh) as f32 / tokens as f32;
+            let own = self.voice.map(|voice| &mut self.habits[voice].rates[page]);
+            // The next token of an answer is what the wait is about; prompts only count.
+            if is_answer {
+                self.forecast.learn(own.as_deref().unwrap_or(&usage.rates), share);
+            }
+            average(&mut usage.rates, share);
+            if let Some(own) = own {
+                average(own, share);
+            }
+            self.expect(page);
         }
         self.bank = bank;
     }
@@ -95,16 +170,15 @@ impl<'a> History<'a> {
         turn as f32 + banks as f32 * self.pages[page as usize].wait
     }
 
-    /// Share of the tokens that wanted `page` in about the last [`History::HALF_LIVES`].
+    /// Share of all tokens that wanted `page` in about the last [`History::HALF_LIVES`].
     pub fn rates(&self, page: u32) -> Rates {
         self.pages[page as usize].rates
     }
 
     /// Takes over what another run found out about `page`.
     pub fn recall(&mut self, page: u32, rates: Rates) {
-        let usage = &mut self.pages[page as usize];
-        usage.rates = rates;
-        usage.wait = self.forecast.wait(&rates);
+        self.pages[page as usize].rates = rates;
+        self.expect(page as usize);
     }
 
     /// How many pages there are.
@@ -201,7 +275,7 @@ mod tests {
     const EXPERTS: u32 = 8;
 
     fn history(memory: &mut [u8]) -> History<'_> {
-        History::new(3 * EXPERTS as usize, EXPERTS, 2, &mut Arena::new(memory)).unwrap()
+        History::new(3 * EXPERTS as usize, [EXPERTS, 2], 2, &mut Arena::new(memory)).unwrap()
     }
 
     /// One token that uses these experts of every bank.
@@ -214,7 +288,7 @@ mod tests {
 
     #[test]
     fn with_nothing_known_the_bank_that_was_just_used_is_furthest() {
-        let mut memory = [0; 4096];
+        let mut memory = [0; 8192];
         let mut history = history(&mut memory);
         history.settle(1, 1, true);
         let distance = |page| history.distance(page);
@@ -223,7 +297,7 @@ mod tests {
 
     #[test]
     fn what_is_used_more_is_expected_sooner() {
-        let mut memory = [0; 4096];
+        let mut memory = [0; 8192];
         let mut history = history(&mut memory);
         for round in 0..200 {
             token(&mut history, &[0, 1 + round % 7]);
@@ -239,7 +313,7 @@ mod tests {
     fn it_is_learned_whether_recent_uses_come_again() {
         // Experts that stay for ten tokens, and experts that never come twice in a row.
         let wait_after = |expert_of: fn(u32) -> u32| {
-            let mut memory = [0; 4096];
+            let mut memory = [0; 8192];
             let mut history = history(&mut memory);
             (0..400).for_each(|round| token(&mut history, &[expert_of(round)]));
             history.pages[expert_of(399) as usize].wait
@@ -249,8 +323,42 @@ mod tests {
     }
 
     #[test]
+    fn who_is_computed_alone_is_expected_to_go_on_as_before() {
+        let mut memory = [0; 8192];
+        let mut history = history(&mut memory);
+        let takes_turn = |history: &mut History<'_>, voice: usize| {
+            history.listen(Some(voice));
+            // The experts of one are never those of the other.
+            let first = 4 * voice as u32;
+            (0..32).for_each(|round| token(history, &[first, first + 1 + round % 3]));
+        };
+        for voice in [0, 1, 0, 1] {
+            takes_turn(&mut history, voice);
+        }
+        let is_first_of = |history: &History<'_>, voice: u32| {
+            let own = history.distance(4 * voice);
+            (0..EXPERTS).all(|page| page == 4 * voice || own < history.distance(page))
+        };
+        assert!(is_first_of(&history, 1));
+        history.listen(Some(0));
+        assert!(is_first_of(&history, 0), "it had no turn since, and goes on as before");
+        // All tokens wanted those of either.
+        let shares = [0, 4].map(|page| history.rates(page)[2]);
+        assert!(shares.iter().all(|share| (0.3..0.7).contains(share)), "{shares:?}");
+        history.listen(None);
+        let [ended, other] = [0, 4].map(|page| history.distance(page));
+        assert!(other < ended, "of all tokens, the last ones were the other's");
+        // Whoever has its number next begins with what all tokens wanted.
+        history.forget(0);
+        history.listen(Some(0));
+        assert_eq!([0, 4].map(|page| history.distance(page)), [ended, other]);
+        history.listen(None);
+        assert_eq!([0, 4].map(|page| history.distance(page)), [ended, other]);
+    }
+
+    #[test]
     fn a_prompt_counts_by_its_share() {
-        let mut memory = [0; 4096];
+        let mut memory = [0; 8192];
         let mut history = history(&mut memory);
         history.used(0, 300);
         history.used(1, 3);

@@ -58,26 +58,35 @@ pub struct Shelf<'a> {
 
 impl<'a> Shelf<'a> {
     /// Bytes it takes.
-    pub const fn bytes(pages: usize, slots: usize) -> usize {
-        Arena::cost::<Entry>(slots) + Arena::cost::<u16>(pages) + History::bytes(pages)
+    pub const fn bytes(pages: usize, slots: usize, conversations: usize) -> usize {
+        Arena::cost::<Entry>(slots)
+            + Arena::cost::<u16>(pages)
+            + History::bytes(pages, Self::voices(pages, slots, conversations))
     }
 
-    /// An empty shelf of `slots` slots. There are `banks` banks of `experts` pages, of which a
-    /// token uses `top_k`.
+    /// An empty shelf of `slots` slots for so many conversations. There are `banks` banks of `experts`
+    /// pages, of which a token uses `top_k`.
     pub fn new(
         [banks, experts, top_k]: [u32; 3],
         slots: usize,
+        conversations: usize,
         policy: &'a dyn Policy,
         arena: &mut Arena<'a>,
     ) -> Result<Self, ArenaFull> {
         let pages = (banks * experts) as usize;
+        let voices = Self::voices(pages, slots, conversations);
         Ok(Self {
             entries: arena.build(slots, |_| Ok(Entry::EMPTY))?,
             slot_of: arena.zeros(pages)?,
-            history: History::new(pages, experts, top_k, arena)?,
+            history: History::new(pages, [experts, top_k], voices, arena)?,
             policy,
             wasted: 0,
         })
+    }
+
+    /// Whose habits matter: nobody's where all pages fit.
+    const fn voices(pages: usize, slots: usize, conversations: usize) -> usize {
+        if slots < pages { conversations } else { 1 }
     }
 
     /// How many pages fit.
@@ -217,8 +226,8 @@ mod tests {
     const SHAPE: [u32; 3] = [2, 4, 2];
 
     fn with_shelf(slots: usize, policy: &dyn Policy, body: impl FnOnce(&mut Shelf<'_>)) {
-        let mut memory = std::vec![0; Shelf::bytes(8, slots) + 64];
-        body(&mut Shelf::new(SHAPE, slots, policy, &mut Arena::new(&mut memory)).unwrap());
+        let mut memory = std::vec![0; Shelf::bytes(8, slots, 1) + 64];
+        body(&mut Shelf::new(SHAPE, slots, 1, policy, &mut Arena::new(&mut memory)).unwrap());
     }
 
     #[test]

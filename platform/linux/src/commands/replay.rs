@@ -126,8 +126,8 @@ fn replay_all(routes: &Routes, policies: &[&dyn Policy], budgets: &[u32], skip: 
 fn replay(routes: &Routes, policy: &dyn Policy, slots: usize, skip: usize) -> Outcome {
     let head = &routes.head;
     let shape = [head.banks, head.experts, head.top_k].map(|x| x as u32);
-    let mut memory = vec![0; Shelf::bytes(head.banks * head.experts, slots) + PIECE_ALIGN];
-    let mut shelf = Shelf::new(shape, slots, policy, &mut Arena::new(&mut memory))
+    let mut memory = vec![0; Shelf::bytes(head.banks * head.experts, slots, 1) + PIECE_ALIGN];
+    let mut shelf = Shelf::new(shape, slots, 1, policy, &mut Arena::new(&mut memory))
         .unwrap_or_else(|_| unreachable!("the memory was sized for it"));
     let mut outcome = Outcome::default();
     let mut missing = Vec::with_capacity(head.top_k);

@@ -81,6 +81,7 @@ fn describe(
             "accepted": stats.accepted,
             "forced": stats.forced,
             "reused": figures.reused,
+            "turns": stats.turns,
         },
         "temperature": celsius,
         "model": facts.map(model),
