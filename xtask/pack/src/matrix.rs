@@ -130,11 +130,21 @@ pub fn numbers(files: &Files, part: &Part) -> Result<Vec<f32>, MatrixError> {
 impl<'c> Joint<'c> {
     /// Its values as the source has them.
     pub fn floats(&self, files: &Files) -> Result<Tiles, MatrixError> {
-        let mut tiles = Tiles::zeros(self.shape.tile_rows(), self.shape.cols);
+        let all = 0..self.shape.tile_rows();
+        self.floats_from(&self.sources(files, &all)?, all)
+    }
+
+    /// The same of the given tile rows, from what [`Self::sources`] read.
+    pub fn floats_from(
+        &self,
+        sources: &[Rows<'_>],
+        tile_rows: Range<usize>,
+    ) -> Result<Tiles, MatrixError> {
+        let mut tiles = Tiles::zeros(tile_rows.len(), self.shape.cols);
         let mut weights = Vec::new();
-        let sources = self.sources(files, &(0..self.shape.tile_rows()))?;
-        for row in 0..self.shape.tile_rows() * TILE_ROWS {
-            let Some((index, row_of_part)) = self.place(row) else { continue };
+        for row in 0..tiles.rows() {
+            let place = self.place(tile_rows.start * TILE_ROWS + row);
+            let Some((index, row_of_part)) = place else { continue };
             weights.resize(self.parts[index].cols, 0.0);
             sources[index].decode(row_of_part, &mut weights);
             if weights.iter().any(|x| !x.is_finite()) {

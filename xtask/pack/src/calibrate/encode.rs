@@ -4,12 +4,12 @@ use std::ops::Range;
 
 use half::f16;
 use rayon::prelude::*;
-use rill::image::layout::{BLOCK, Format, TILE_ROWS, get_block, put_block};
+use rill::image::layout::{BLOCK, Format, TILE_ROWS, put_block};
 
 use super::factor::Factor;
 use super::round::{cost, round};
 use crate::checkpoint::Rows;
-use crate::forward::Lanes;
+use crate::forward::{Lanes, Tiles};
 use crate::matrix::{Joint, Loss, MatrixError, is_exact};
 use crate::threads;
 
@@ -74,33 +74,19 @@ fn encode_tile_row(
     factor: &Factor,
     out: &mut [u8],
 ) -> Result<(Costs, Vec<Loss>), MatrixError> {
-    let mut scratch = Vec::new();
-    let mut losses = joint.encode_tile_row(sources, tile_row, out, &mut scratch)?;
+    let mut losses = joint.encode_tile_row(sources, tile_row, out, &mut Vec::new())?;
     let (format, blocks) = (joint.shape.format, joint.shape.blocks());
-    let places: [_; TILE_ROWS] =
-        std::array::from_fn(|lane| joint.place(tile_row * TILE_ROWS + lane));
-    let mut weights: Vec<Lanes> = vec![[0.0; TILE_ROWS]; joint.shape.cols];
-    for (lane, place) in places.iter().enumerate() {
-        let Some((index, row)) = *place else { continue };
-        scratch.resize(joint.parts[index].cols, 0.0);
-        sources[index].decode(row, &mut scratch);
-        weights.iter_mut().zip(&scratch).for_each(|(weights, &x)| weights[lane] = x);
-    }
-    let mut errors = weights.clone();
-    for lane in 0..TILE_ROWS {
-        for block in 0..blocks {
-            let (quants, scale) = get_block(format, out, lane, block);
-            let scale = f16::from_bits(scale).to_f32();
-            for (errors, q) in errors[block * BLOCK..].iter_mut().zip(quants) {
-                errors[lane] -= scale * f32::from(q);
-            }
-        }
-    }
-    let (power, plain) = (cost(&weights, factor), cost(&errors, factor));
-    let rounded = round(&weights, factor);
+    let floats = joint.floats_from(sources, tile_row..tile_row + 1)?;
+    let plain = Tiles::packed(joint.shape, out);
+    let weights = floats.tile(0);
+    let errors: Vec<Lanes> = (weights.iter().zip(plain.tile(0)))
+        .map(|(weights, plain)| std::array::from_fn(|lane| weights[lane] - plain[lane]))
+        .collect();
+    let (power, plain) = (cost(weights, factor), cost(&errors, factor));
+    let rounded = round(weights, factor);
     let mut costs = Costs::default();
-    for (lane, place) in places.iter().enumerate() {
-        let Some((index, _)) = *place else { continue };
+    for lane in 0..TILE_ROWS {
+        let Some((index, _)) = joint.place(tile_row * TILE_ROWS + lane) else { continue };
         costs.add(Costs { power: power[lane], plain: plain[lane], chosen: plain[lane] });
         if is_exact(joint.parts[index].stored, format) || rounded.cost[lane] >= plain[lane] {
             continue;
