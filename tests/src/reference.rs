@@ -1,5 +1,6 @@
 //! Outputs that others computed, and how far ours are from them.
 
+use rill_pack::softmax::Softmax;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
@@ -75,8 +76,7 @@ pub fn compare(reference: &[Vec<f32>], ours: &[Vec<f32>]) -> (f64, f64) {
     assert_eq!(reference.len(), ours.len());
     let (mut kl, mut same) = (0.0, 0);
     for (reference, ours) in reference.iter().zip(ours) {
-        let (p, q) = (log_softmax(reference), log_softmax(ours));
-        kl += p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum::<f64>();
+        kl += Softmax::new(reference).divergence(&Softmax::new(ours));
         same += usize::from(best(reference) == best(ours));
     }
     (kl / reference.len() as f64, same as f64 / reference.len() as f64)
@@ -85,10 +85,4 @@ pub fn compare(reference: &[Vec<f32>], ours: &[Vec<f32>]) -> (f64, f64) {
 /// The largest element's index, the first among equals.
 pub fn best(logits: &[f32]) -> usize {
     (0..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best })
-}
-
-fn log_softmax(logits: &[f32]) -> Vec<f64> {
-    let largest = f64::from(logits[best(logits)]);
-    let sum: f64 = logits.iter().map(|&x| (f64::from(x) - largest).exp()).sum();
-    logits.iter().map(|&x| f64::from(x) - largest - sum.ln()).collect()
 }

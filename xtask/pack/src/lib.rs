@@ -13,8 +13,9 @@
 //! - `manifest`, `matrix`, `image`: the formats chosen, tile rows, the file;
 //! - `output`, `pack`: its name; a file that is there whole or not at all; with `attempt`, `journal` and `kept` one
 //!   that goes on where a killed process was;
-//! - `forward`: the model in f32, layer by layer; [`Reference`]: its answers, to compare an image with;
-//!   `mix`: int4 or int8, by what each loses; `calibrate`: int4 values chosen by what they do to sample [`texts`];
+//! - `forward`: the model in f32, layer by layer; [`Reference`]: its answers, to compare an image with by
+//!   [`softmax`]; `mix`: int4 or int8, by what each loses; `calibrate`: int4 values chosen by what they do
+//!   to sample [`texts`];
 //! - `cli` (feature `cli`): the `pack` command.
 
 mod attempt;
@@ -39,6 +40,7 @@ mod pack;
 pub mod quantise;
 mod quoted;
 mod reference;
+pub mod softmax;
 pub mod stored;
 mod summary;
 mod target;

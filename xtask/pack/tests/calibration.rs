@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use rill::image::layout::Format;
 use rill::image::{Mixer, PAGE_ALIGN, Section};
+use rill_pack::softmax::Softmax;
 use rill_pack::stored::Stored;
 use rill_pack::texts::{Reader, Text};
 use rill_pack::{
@@ -48,12 +49,6 @@ fn read(packed: &Packed, paths: &[PathBuf]) -> Vec<Text> {
     reader.unwrap().read(paths).unwrap()
 }
 
-fn log_softmax(logits: &[f32]) -> Vec<f64> {
-    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&x| f64::from(x - most).exp()).sum();
-    logits.iter().map(|&x| f64::from(x - most) - sum.ln()).collect()
-}
-
 /// The KL divergences of images from their source in f32, token by token, ascending.
 fn divergences<const N: usize>(
     source: &Path,
@@ -65,17 +60,13 @@ fn divergences<const N: usize>(
     let ids: Vec<&[u32]> = texts.iter().map(|ids| &**ids).collect();
     let hidden = Reference::open(source).unwrap().run(&ids, &mut |_, _| ControlFlow::Continue(()));
     let hidden = hidden.unwrap();
-    let floats: Vec<Vec<f64>> = (ids.iter().enumerate())
+    let floats: Vec<Vec<f32>> = (ids.iter().enumerate())
         .flat_map(|(index, ids)| hidden.logits(index, 0..ids.len()))
-        .map(|logits| log_softmax(&logits))
         .collect();
     images.map(|image| {
         let ours = ids.iter().flat_map(|ids| logits(&image.bytes, None, ids));
         let mut all: Vec<f64> = (floats.iter().zip(ours))
-            .map(|(p, logits)| {
-                let q = log_softmax(&logits);
-                p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum()
-            })
+            .map(|(floats, ours)| Softmax::new(floats).divergence(&Softmax::new(&ours)))
             .collect();
         assert_eq!(all.len(), floats.len());
         all.sort_by(f64::total_cmp);

@@ -2,7 +2,6 @@
 
 use std::ops::{ControlFlow, Range};
 
-use libm::exp;
 use rill::image::MatrixExtent;
 
 use crate::checkpoint::{Ffn, Swiglu};
@@ -10,6 +9,7 @@ use crate::forward::{Net, Routed, Supply, Tiles};
 use crate::manifest::Slot;
 use crate::matrix::{Joint, MatrixError};
 use crate::reference::{Exact, Half, outputs, ranges};
+use crate::softmax::Softmax;
 use crate::threads;
 
 /// Most rows that go through a layer together.
@@ -138,7 +138,8 @@ fn divergences(
             let found = &mut found[first..][..rows.len() / cols];
             threads::each(found, 1, |token, found| {
                 let at = token * head.rows()..token * head.rows() + vocab;
-                found[0] = divergence(&logits[at.clone()], &others[at]);
+                let [ours, other] = [&logits, &others].map(|all| Softmax::new(&all[at.clone()]));
+                found[0] = ours.divergence(&other);
             });
         }
     }
@@ -150,19 +151,6 @@ fn usual(all: &mut [f64]) -> f64 {
     all.sort_by(f64::total_cmp);
     let some = &all[..all.len() - all.len() / RARE];
     some.iter().sum::<f64>() / some.len().max(1) as f64
-}
-
-/// KL divergence, in nats, of what `others` expect from what `logits` do.
-fn divergence(logits: &[f32], others: &[f32]) -> f64 {
-    let [p, q] = [logits, others].map(|logits| {
-        let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        (most, logits.iter().map(|&x| exp(f64::from(x - most))).sum::<f64>())
-    });
-    // The sum of p (log p - log q); both norms are common to all tokens.
-    let mean: f64 = (logits.iter().zip(others))
-        .map(|(&a, &b)| exp(f64::from(a - p.0)) * (f64::from(a - p.0) - f64::from(b - q.0)))
-        .sum();
-    mean / p.1 + libm::log(q.1) - libm::log(p.1)
 }
 
 /// Matrices as the source has them, but for one, or one of each expert, in int4.
@@ -226,15 +214,5 @@ mod tests {
         assert_eq!(usual(&mut all), 1.0);
         assert_eq!(usual(&mut [3.0, 1.0]), 2.0);
         assert_eq!(usual(&mut []), 0.0);
-    }
-
-    #[test]
-    fn a_divergence_is_that_of_the_two_softmaxes() {
-        assert_eq!(divergence(&[1.0, 2.0, 3.0], &[1.0, 2.0, 3.0]), 0.0);
-        let (p, q) = ([0.5_f64, 0.25, 0.25], [0.25_f64, 0.25, 0.5]);
-        let exact: f64 = p.iter().zip(&q).map(|(p, q)| p * (p / q).ln()).sum();
-        // Logits are free up to a constant.
-        let [a, b] = [(p, 3.0), (q, -20.0)].map(|(p, c)| p.map(|p| (p.ln() + c) as f32));
-        assert!((divergence(&a, &b) - exact).abs() < 1e-5);
     }
 }

@@ -1,5 +1,6 @@
 //! What two models say of the same tokens, compared.
 
+use rill_pack::softmax::Softmax;
 use serde::Serialize;
 
 /// What is compared after one token.
@@ -45,11 +46,11 @@ impl Point {
         [image, reference]: [&[f32]; 2],
         next: Option<u32>,
     ) -> Self {
-        let (q, p) = (log_softmax(image), log_softmax(reference));
-        // Rounding may take a sum of next to nothing below 0.
-        let kl: f64 = p.iter().zip(&q).map(|(p, q)| p.exp() * (p - q)).sum();
-        let losses = next.map(|id| [-q[id as usize], -p[id as usize]]);
-        Self { text, position, kl: kl.max(0.0), same: best(image) == best(reference), losses }
+        let same = best(image) == best(reference);
+        let [image, reference] = [image, reference].map(Softmax::new);
+        let kl = reference.divergence(&image).max(0.0);
+        let losses = next.map(|id| [image, reference].map(|softmax| softmax.loss(id)));
+        Self { text, position, kl, same, losses }
     }
 }
 
@@ -90,12 +91,6 @@ pub fn ascending<'p>(points: impl Iterator<Item = &'p Point>) -> Vec<f64> {
 pub fn percentile(ascending: &[f64], percent: f64) -> f64 {
     let rank = (percent / 100.0 * ascending.len() as f64).ceil() as usize;
     ascending.get(rank.max(1) - 1).copied().unwrap_or(f64::NAN)
-}
-
-fn log_softmax(logits: &[f32]) -> Vec<f64> {
-    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f64 = logits.iter().map(|&x| f64::from(x - most).exp()).sum();
-    logits.iter().map(|&x| f64::from(x - most) - sum.ln()).collect()
 }
 
 /// The largest element's index, the first among equals.
