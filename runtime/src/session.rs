@@ -13,7 +13,7 @@ use crate::model::kv::KvFormat;
 use crate::plan::Plan;
 use crate::sampler::{Bias, Settings};
 use crate::saving::SaveError;
-use crate::seams::{Parallel, Serial, World};
+use crate::seams::{Serial, World};
 use crate::sequence::{Bookmark, Sequence, SequenceError};
 use crate::stats::Stats;
 use crate::tokenizer::Tokenizer;
@@ -116,7 +116,7 @@ impl<'a> Session<'a> {
     }
 
     /// As [`Self::compute`], but takes every token through the whole model, as if each were the
-    /// last: for [`Self::batch_logits`], and for events of all layers. Meant for measuring.
+    /// last: for events of all layers. Meant for measuring.
     pub fn compute_every(&mut self, world: &mut World<'_, 'a>) -> Result<bool, SequenceError> {
         self.compute_batch(world, true)
     }
@@ -195,10 +195,26 @@ impl<'a> Session<'a> {
         self.engine.set_biases(&mut self.sequences[self.at], biases)
     }
 
-    /// Logits (vocab,) of every token of the batch that [`Self::compute_every`] computed last, in
-    /// order.
-    pub fn batch_logits(&mut self, parallel: &dyn Parallel, each: impl FnMut(&[f32])) {
-        self.engine.each_logits(parallel, &self.sequences[self.at], each);
+    /// Computes all that was appended as [`Self::compute_every`] does, and calls `each` with the logits
+    /// (vocab,) after each token, in order. An error of its ends it after the batch.
+    pub fn each_logits<E: From<SequenceError>>(
+        &mut self,
+        world: &mut World<'_, 'a>,
+        mut each: impl FnMut(&[f32]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        loop {
+            let more = self.compute_every(world)?;
+            let mut taken = Ok(());
+            self.engine.each_logits(world.parallel, &self.sequences[self.at], |logits| {
+                if taken.is_ok() {
+                    taken = each(logits);
+                }
+            });
+            taken?;
+            if !more {
+                return Ok(());
+            }
+        }
     }
 
     /// Logits (vocab,) after the last token that was computed, when nothing is left to compute; none

@@ -128,16 +128,13 @@ impl Rig {
         self.session.reset();
         self.session.append(ids)?;
         let mut all = Vec::new();
-        loop {
-            let more = self.with(|session, world| {
-                let more = session.compute_every(world)?;
-                session.batch_logits(world.parallel, |logits| all.push(logits.to_vec()));
-                Ok::<_, SequenceError>(more)
-            })?;
-            if !more {
-                return Ok(all);
-            }
-        }
+        self.with(|session, world| {
+            session.each_logits(world, |logits| {
+                all.push(logits.to_vec());
+                Ok::<_, SequenceError>(())
+            })
+        })?;
+        Ok(all)
     }
 
     /// The best token each time after `ids`, at most `count`, up to a token that ends the answer.

@@ -330,17 +330,12 @@ impl<'m> Model<'m> {
         self.free()?;
         let Self { engine, stop, .. } = self;
         engine.session.append(tokens)?;
-        let computed = loop {
-            let more = engine.session.compute_every(&mut engine.machine.world(&mut Stop(stop)));
-            if more.is_ok() {
-                engine.session.batch_logits(&engine.machine.pool, &mut each);
-            }
-            match more {
-                Ok(true) => {}
-                Ok(false) => break Ok(()),
-                Err(error) => break Err(error.into()),
-            }
-        };
+        let mut events = Stop(stop);
+        let world = &mut engine.machine.world(&mut events);
+        let computed = engine.session.each_logits(world, |logits| {
+            each(logits);
+            Ok(())
+        });
         engine.session.reset();
         computed
     }

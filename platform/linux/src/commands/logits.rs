@@ -53,20 +53,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let of = Failure::file;
     let mut out = NewFile::output(&args.out).map_err(of(&args.out))?;
     write_header(&mut out, "<f4", &[ids.len(), shape.vocab as usize]).map_err(of(&args.out))?;
-    loop {
-        interrupt::check()?;
-        let more = session.compute_every(&mut machine.world(&mut routes))?;
-        let mut written = Ok(());
-        session.batch_logits(&machine.pool, |row| {
-            if written.is_ok() {
-                written = row.iter().try_for_each(|logit| out.write_all(&logit.to_le_bytes()));
-            }
-        });
+    session.each_logits(&mut machine.world(&mut routes), |row| {
+        let written = row.iter().try_for_each(|logit| out.write_all(&logit.to_le_bytes()));
         written.map_err(of(&args.out))?;
-        if !more {
-            break;
-        }
-    }
+        interrupt::check()
+    })?;
     out.finish().map_err(of(&args.out))?;
     match &args.experts {
         Some(path) => write_experts(&routes, path).map_err(of(path)),

@@ -46,18 +46,12 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         // Row i of the logits predicts token i + 1.
         let targets = [&begin[..], window].concat();
         let mut targets = targets.iter().skip(1);
-        loop {
-            interrupt::check()?;
-            let more = session.compute_every(&mut machine.world(&mut Silent))?;
-            session.batch_logits(&machine.pool, |logits| {
-                if let Some(&target) = targets.next() {
-                    losses.add(Softmax::new(logits).loss(target));
-                }
-            });
-            if !more {
-                break;
+        session.each_logits(&mut machine.world(&mut Silent), |logits| {
+            if let Some(&target) = targets.next() {
+                losses.add(Softmax::new(logits).loss(target));
             }
-        }
+            interrupt::check()
+        })?;
     }
     let Some((perplexity, error)) = losses.perplexity() else {
         let message = format!("{} has too few tokens to measure", args.file.display());

@@ -6,6 +6,7 @@ use rill::kernels::{CpuFeatures, best};
 use rill::plan::KvFormat;
 use rill::plan::{Plan, PlanRequest, Sizes};
 use rill::seams::{ManualClock, RamDisk, Serial, Silent, World};
+use rill::sequence::SequenceError;
 use rill::session::Session;
 
 /// Logits after each of `ids`, with room for `slots` experts, or for all.
@@ -35,11 +36,10 @@ pub fn logits(bytes: &[u8], slots: Option<u32>, ids: &[u32]) -> Vec<Vec<f32>> {
     let mut session = Session::load(&image, &plan, options, arena, &mut world).unwrap();
     session.append(ids).unwrap();
     let mut all = Vec::new();
-    loop {
-        let more = session.compute_every(&mut world).unwrap();
-        session.batch_logits(&Serial, |logits| all.push(logits.to_vec()));
-        if !more {
-            return all;
-        }
-    }
+    let computed = session.each_logits(&mut world, |logits| {
+        all.push(logits.to_vec());
+        Ok::<_, SequenceError>(())
+    });
+    computed.unwrap();
+    all
 }

@@ -182,14 +182,11 @@ fn logits(
     }
     session.append(&ids[tokens.clone()])?;
     let mut all = Vec::with_capacity(tokens.len());
-    loop {
-        interrupt::check()?;
-        let more = session.compute_every(&mut machine.world(&mut Silent))?;
-        session.batch_logits(&machine.pool, |logits| all.push(logits.to_vec()));
-        if !more {
-            return Ok(all);
-        }
-    }
+    session.each_logits(&mut machine.world(&mut Silent), |logits| {
+        all.push(logits.to_vec());
+        interrupt::check()
+    })?;
+    Ok(all)
 }
 
 /// Compares the logits after some tokens of a text.
