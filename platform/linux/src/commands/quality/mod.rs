@@ -68,7 +68,8 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         spare(path, sources().chain(args.engine.image()))?;
     }
     let window = args.engine.budget.context.unwrap_or(WINDOW);
-    let texts = hear(&mut args.engine.open()?, &args.texts, window)?;
+    let mut model = args.engine.open()?;
+    let texts = hear(&mut model, &args.texts, window)?;
     let tokens: usize = texts.iter().map(|text| text.ids.len()).sum();
     if tokens == 0 {
         return Err(Failure::Usage("the texts have too few tokens to measure".into()));
@@ -80,7 +81,6 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         Against::Image(Box::new(engine.load(Some(window), &mut theirs)?))
     } else {
         let source = Reference::open(&args.against).map_err(pack_failure)?;
-        let model = args.engine.open()?;
         let chat = &model.image.manifest.chat;
         let vocab = u32::try_from(source.vocab()).unwrap_or(u32::MAX);
         let reader =
@@ -89,6 +89,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         same_tokens(&texts, &reader.read(&args.texts).map_err(texts_failure)?)?;
         Against::Source(pass(&source, &texts)?)
     };
+    drop(model);
     let mut engine = args.engine.load(Some(window), &mut ours)?;
     let mut points = Vec::with_capacity(tokens);
     for (number, text) in texts.iter().enumerate() {
@@ -213,18 +214,6 @@ fn compare(
     Ok(())
 }
 
-/// The files in order, each with the numbers of its texts.
-fn files(texts: &[Text]) -> Vec<(&str, Range<usize>)> {
-    let mut files: Vec<(&str, Range<usize>)> = Vec::new();
-    for (number, text) in texts.iter().enumerate() {
-        match files.last_mut() {
-            Some((file, range)) if *file == text.file => range.end = number + 1,
-            _ => files.push((&text.file, number..number + 1)),
-        }
-    }
-    files
-}
-
 /// Positions that are counted together: the first 16 tokens, the next 16, then twice as many each
 /// time.
 fn positions(points: &[Point]) -> Vec<Range<usize>> {
@@ -236,16 +225,6 @@ fn positions(points: &[Point]) -> Vec<Range<usize>> {
         len = first;
     }
     ranges
-}
-
-fn of_texts<'p>(
-    points: &'p [Point],
-    texts: &Range<usize>,
-) -> impl Iterator<Item = &'p Point> + Clone {
-    points.iter().filter({
-        let texts = texts.clone();
-        move |point| texts.contains(&point.text)
-    })
 }
 
 fn at_positions<'p>(
@@ -283,10 +262,11 @@ fn write_table(texts: &[Text], points: &[Point]) -> Result<(), Failure> {
         ]);
     };
     row("all".into(), Figures::of(points.iter()));
-    let files = files(texts);
-    if files.len() > 1 {
-        for (file, numbers) in &files {
-            row((*file).into(), Figures::of(of_texts(points, numbers)));
+    let file = |point: &Point| &texts[point.text].file;
+    let by_file: Vec<&[Point]> = points.chunk_by(|a, b| file(a) == file(b)).collect();
+    if by_file.len() > 1 {
+        for points in by_file {
+            row(file(&points[0]).clone(), Figures::of(points.iter()));
         }
     }
     for positions in positions(points) {
@@ -300,9 +280,9 @@ fn write_table(texts: &[Text], points: &[Point]) -> Result<(), Failure> {
 }
 
 fn write_json(texts: &[Text], points: &[Point]) -> Result<(), Failure> {
-    let by_text = texts.iter().enumerate().map(|(number, text)| {
-        let figures = Figures::of(of_texts(points, &(number..number + 1)));
-        json!({ "text": text.name, "figures": figures })
+    let by_text = points.chunk_by(|a, b| a.text == b.text).map(|points| {
+        let text = &texts[points[0].text];
+        json!({ "text": text.name, "figures": Figures::of(points.iter()) })
     });
     let by_position = positions(points).into_iter().map(|positions| {
         let figures = Figures::of(at_positions(points, &positions));
