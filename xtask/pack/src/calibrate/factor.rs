@@ -13,6 +13,7 @@
 //! which proves them equal): it needs one Cholesky factorisation and no inverse.
 
 use super::moments::Moments;
+use crate::forward::dot;
 
 /// The sums above, for one matrix.
 #[derive(Debug)]
@@ -92,20 +93,6 @@ impl Factor {
     pub fn weights(&self) -> &[f32] {
         &self.weights
     }
-}
-
-/// In eight sums, so that several are under way.
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    let (a, a_rest) = a.as_chunks::<8>();
-    let (b, b_rest) = b.as_chunks::<8>();
-    let mut lanes = [0.0; 8];
-    for (a, b) in a.iter().zip(b) {
-        for i in 0..8 {
-            lanes[i] += a[i] * b[i];
-        }
-    }
-    let rest: f64 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    lanes.iter().sum::<f64>() + rest
 }
 
 #[cfg(test)]

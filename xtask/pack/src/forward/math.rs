@@ -1,5 +1,8 @@
 //! What is neither a product nor a sum over tokens. `libm` gives the same values everywhere.
 
+use std::iter::Sum;
+use std::ops::{Add, AddAssign, Mul};
+
 use libm::{cosf, expf, powf, sinf, sqrtf};
 
 /// `x / sqrt(mean(x^2) + eps) * weights`, row by row.
@@ -42,18 +45,21 @@ pub fn softmax(scores: &mut [f32]) {
     scores.iter_mut().for_each(|score| *score /= sum);
 }
 
-/// The sum of products of two rows.
-pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+/// The sum of products of two rows; in eight sums, so that several are under way.
+pub fn dot<T>(a: &[T], b: &[T]) -> T
+where
+    T: Copy + Default + Add<Output = T> + AddAssign + Mul<Output = T> + Sum,
+{
     let (a, a_rest) = a.as_chunks::<8>();
     let (b, b_rest) = b.as_chunks::<8>();
-    let mut lanes = [0.0; 8];
+    let mut lanes = [T::default(); 8];
     for (a, b) in a.iter().zip(b) {
         for i in 0..8 {
             lanes[i] += a[i] * b[i];
         }
     }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    lanes.iter().sum::<f32>() + rest
+    let rest: T = a_rest.iter().zip(b_rest).map(|(&a, &b)| a * b).sum();
+    lanes.into_iter().sum::<T>() + rest
 }
 
 /// Turns a head to its position: value `i` and value `i + half` by the angle

@@ -15,6 +15,7 @@ use rill::image::{
     page_shape,
 };
 
+pub use self::math::dot;
 use self::math::{rms_norm, swiglu};
 use self::mixer::{HeadNorms, attend, convolve};
 use self::moe::route;
