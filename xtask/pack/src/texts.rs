@@ -184,15 +184,7 @@ impl<'t> Reader<'t> {
 
     /// The ids of a text; names of control tokens in it are text.
     fn encode(&self, text: &str) -> Vec<u32> {
-        // No token has fewer bytes than one, and no piece more than the text.
-        let mut scratch = vec![0; text.len() * SCRATCH_WORDS_PER_BYTE];
-        let mut ids = vec![0; text.len()];
-        let count = self.tokenizer.encode(text, false, &mut scratch, &mut ids);
-        let count = count.unwrap_or_else(|error| {
-            unreachable!("there is room for any text of {} bytes: {error}", text.len())
-        });
-        ids.truncate(count);
-        ids
+        encode(&self.tokenizer, text, false)
     }
 
     /// Cuts ids into windows that each begin with the begin token.
@@ -207,6 +199,18 @@ impl<'t> Reader<'t> {
             }
         }
     }
+}
+
+/// The ids of a text of any length. With `special` the names of control tokens in it become those tokens.
+pub fn encode(tokenizer: &Tokenizer<'_>, text: &str, special: bool) -> Vec<u32> {
+    // No token has fewer bytes than one, and no piece more than the text.
+    let mut scratch = vec![0; text.len() * SCRATCH_WORDS_PER_BYTE];
+    let mut ids = vec![0; text.len()];
+    let count = tokenizer.encode(text, special, &mut scratch, &mut ids).unwrap_or_else(|error| {
+        unreachable!("there is room for any text of {} bytes: {error}", text.len())
+    });
+    ids.truncate(count);
+    ids
 }
 
 fn content(path: &Path) -> Result<String, TextsError> {

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use rill::seams::Silent;
 use rill_linux::engine::{Engine, Memory};
 use rill_pack::softmax::Softmax;
+use rill_pack::texts::encode;
 use serde_json::json;
 
 use super::read_file;
-use super::tokenize::encode;
 use crate::args::EngineArgs;
 use crate::failure::Failure;
 use crate::interrupt;

@@ -1,9 +1,10 @@
 use std::io::Write;
 
 use rill::image::{ImageError, Section};
-use rill::tokenizer::{SCRATCH_WORDS_PER_BYTE, Tokenizer};
+use rill::tokenizer::Tokenizer;
 use rill_linux::engine::LoadError;
 use rill_linux::model::Model;
+use rill_pack::texts::encode;
 
 use super::{TEXT_BYTES, text_or_stdin};
 use crate::args::ModelArgs;
@@ -43,16 +44,4 @@ pub fn run(args: &Args) -> Result<(), Failure> {
 fn tokenizer<'t>(model: &Model, tables: &'t [u8]) -> Result<Tokenizer<'t>, LoadError> {
     Tokenizer::parse(tables, model.image.manifest.shape.vocab)
         .map_err(|_| LoadError::Image { model: model.name.clone(), error: ImageError::Tokenizer })
-}
-
-/// The ids of a text of any length.
-pub(super) fn encode(tokenizer: &Tokenizer<'_>, text: &str, special: bool) -> Vec<u32> {
-    // No token has fewer bytes than one, and no piece more than the text.
-    let mut scratch = vec![0; text.len() * SCRATCH_WORDS_PER_BYTE];
-    let mut ids = vec![0; text.len()];
-    let count = tokenizer.encode(text, special, &mut scratch, &mut ids).unwrap_or_else(|error| {
-        unreachable!("there is room for any text of {} bytes: {error}", text.len())
-    });
-    ids.truncate(count);
-    ids
 }
