@@ -1,7 +1,5 @@
 //! What a response has in it: items, and the events by which a stream tells of them.
 
-use std::collections::BTreeMap;
-
 use serde_json::{Map, Value, json};
 
 use super::shape::{CallIds, token_logprobs};
@@ -58,10 +56,10 @@ impl Frame {
             "user": null,
         });
         let defaults = defaults.as_object().into_iter().flatten();
-        let said: BTreeMap<_, _> =
-            defaults.map(|(name, or)| (name, fields.peek(name).unwrap_or(or))).collect();
-        let said = serde_json::to_string(&said)
-            .map_err(|error| ApiError::bad(format!("it cannot be said again: {error}")))?;
+        let said: Vec<String> = defaults
+            .map(|(name, or)| format!("\"{name}\":{}", fields.peek(name).unwrap_or(or)))
+            .collect();
+        let said = format!("{{{}}}", said.join(","));
         if said.len() > shared.limits.echo {
             let (len, most) = (said.len(), shared.limits.echo);
             let message = format!(
