@@ -493,6 +493,24 @@ fn an_attempt_goes_on_after_its_last_finished_layer_and_gives_the_same_bytes() {
 }
 
 #[test]
+fn only_an_image_of_the_same_model_is_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("k.rill");
+    let samples = texts(&["held-back.txt"]);
+    fs::write(&output, "mine").unwrap();
+    let refused = pack_new_calibrated(
+        &kiosk().join("kiosk-16m"),
+        &output,
+        &Options::default(),
+        &Calibration::with(&samples),
+        &Quiet,
+    );
+    assert!(matches!(refused, Err(PackError::Output(_))));
+    assert_eq!(fs::read(&output).unwrap(), b"mine");
+    assert_eq!(names(folder.path()), [&*output]);
+}
+
+#[test]
 fn formats_are_chosen_once_whatever_stops_afterwards() {
     let folder = tempfile::tempdir().unwrap();
     let [whole, output] = ["whole", "k"].map(|name| folder.path().join(name).join("k.rill"));
