@@ -1,13 +1,14 @@
 //! A conversation, as the model is to hear it: in the core's ChatML where packing found the
 //! checkpoint's template equal to it, else through the template.
 
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use rill::chat::Role;
 use rill::image::Template as Verdict;
 use rill::sequence::{Bookmark, SequenceError};
 use rill::session::Session;
-use rill_template::{Conversation, Template, TemplateError, Words};
+use rill_template::{Conversation, Template, TemplateError};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -72,7 +73,7 @@ pub struct Talk {
     number: usize,
     system: Option<String>,
     /// The template and what was said so far; `None` where the core writes the conversation.
-    followed: Option<(Template, Conversation)>,
+    followed: Option<(Arc<Template>, Conversation)>,
     /// The questions that can be taken back.
     turns: Vec<Turn>,
     /// What the prompt of the last answer began for the model.
@@ -85,28 +86,21 @@ impl Talk {
     /// Begins a conversation with the model of `engine`, with an instruction before it, in the selected
     /// sequence.
     pub fn begin(engine: &mut Engine<'_>, system: Option<&str>) -> Result<Self, TalkError> {
-        let chat = engine.session.chat();
-        let mut note = None;
-        let followed = match (chat.template, engine.template()) {
-            (Verdict::SameButThinking | Verdict::Differs, Some(section)) => {
-                let words = Words::of(engine.session.tokenizer(), chat, &section);
-                let template = Template::new(section.source, words)?;
-                Some((template, Conversation::new(Vec::new())))
-            }
-            (Verdict::Differs, None) => {
-                note = Some(
-                    "this model was trained with another chat format; its answers may be poor",
-                );
-                None
-            }
-            (Verdict::Missing, _) => {
-                note = Some(
-                    "this model does not say what chat format it was trained with; it may not chat",
-                );
-                None
-            }
-            (Verdict::Same | Verdict::SameButThinking, _) => None,
+        let verdict = engine.session.chat().template;
+        let template = match verdict {
+            Verdict::SameButThinking | Verdict::Differs => engine.compiled_template()?,
+            Verdict::Same | Verdict::Missing => None,
         };
+        let note = match (verdict, &template) {
+            (Verdict::Differs, None) => {
+                Some("this model was trained with another chat format; its answers may be poor")
+            }
+            (Verdict::Missing, _) => Some(
+                "this model does not say what chat format it was trained with; it may not chat",
+            ),
+            _ => None,
+        };
+        let followed = template.map(|template| (template, Conversation::new(Vec::new())));
         let (number, system) = (engine.session.selected(), system.map(str::to_owned));
         let mut talk =
             Self { number, system, followed, turns: Vec::new(), begun: String::new(), note };

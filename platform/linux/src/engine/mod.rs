@@ -28,6 +28,7 @@ mod usage;
 use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rill::experts::{Policy, Reuse};
@@ -37,6 +38,7 @@ use rill::report::{Report, Surroundings};
 use rill::seams::{Events, Parallel, Silent, World};
 use rill::sequence::Sequence;
 use rill::session::Session;
+use rill_template::{Template, TemplateError, Words};
 
 use beginnings::Beginnings;
 pub use beginnings::BeginningsError;
@@ -147,6 +149,8 @@ pub struct Engine<'m> {
     pub(crate) thought: u64,
     /// The chat template that came with the model.
     template: Option<SectionBytes>,
+    /// The same compiled, once it was wanted.
+    compiled: Option<Arc<Template>>,
     load_time: Duration,
     /// Experts to read first while there is nothing else to do.
     warm_first: Vec<u32>,
@@ -236,6 +240,7 @@ impl<'m> Engine<'m> {
             answer_time: Duration::ZERO,
             thought: 0,
             template,
+            compiled: None,
             load_time: start.elapsed(),
             warm_first: Vec::new(),
             save_pages: options.save_pages,
@@ -253,6 +258,17 @@ impl<'m> Engine<'m> {
     pub fn template(&self) -> Option<ChatTemplate<'_>> {
         // It was read before, when the model was loaded.
         self.template.as_deref().and_then(ChatTemplate::parse)
+    }
+
+    /// The same compiled, which is done once; an error each time when it cannot be.
+    pub(crate) fn compiled_template(&mut self) -> Result<Option<Arc<Template>>, TemplateError> {
+        if self.compiled.is_none()
+            && let Some(section) = self.template()
+        {
+            let words = Words::of(self.session.tokenizer(), self.session.chat(), &section);
+            self.compiled = Some(Arc::new(Template::new(section.source, words)?));
+        }
+        Ok(self.compiled.clone())
     }
 
     /// Takes over what earlier runs found out: about the experts' uses, and what they knew of
