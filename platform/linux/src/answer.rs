@@ -138,6 +138,15 @@ impl Speech {
     }
 }
 
+/// Adds a piece of an answer to its text, or to the thinking before it.
+pub fn hear(text: &mut String, thinking: &mut Option<String>, part: Part, piece: &str) {
+    match part {
+        Part::Mark => {}
+        Part::Thinking => thinking.get_or_insert_default().push_str(piece),
+        Part::Answer => text.push_str(piece),
+    }
+}
+
 /// Emits text, and takes note of it.
 fn note(said: &mut String, mut emit: impl FnMut(Part, &str)) -> impl FnMut(Part, &str) {
     move |part, text| {

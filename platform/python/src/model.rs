@@ -9,9 +9,8 @@ use rill::generate::{Ending, Free};
 use rill::sampler::{Logprobs, Settings};
 use rill::seams::{Event, Events};
 use rill::sequence::SequenceError;
-use rill::thinking::Part;
 use rill::tokenizer::EncodeError;
-use rill_linux::answer::{AnswerOptions, Speech};
+use rill_linux::answer::{AnswerOptions, Speech, hear};
 use rill_linux::engine::Engine;
 use rill_linux::talk::{Message, Talk, TalkError};
 
@@ -424,15 +423,6 @@ fn advance(engine: &mut Engine<'_>, stop: &AtomicBool, order: &[usize]) -> Resul
         Ok(_) if stop.load(Ordering::Relaxed) => Err(Wrong::Interrupted),
         Ok(_) => Ok(()),
         Err(error) => Err(error.into()),
-    }
-}
-
-/// Takes note of a piece of an answer.
-fn hear(text: &mut String, thinking: &mut Option<String>, part: Part, piece: &str) {
-    match part {
-        Part::Mark => {}
-        Part::Thinking => thinking.get_or_insert_default().push_str(piece),
-        Part::Answer => text.push_str(piece),
     }
 }
 

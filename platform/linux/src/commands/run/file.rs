@@ -8,8 +8,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use rill::generate::Ending;
 use rill::seams::Silent;
 use rill::sequence::SequenceError;
-use rill::thinking::Part;
-use rill_linux::answer::Speech;
+use rill_linux::answer::{Speech, hear};
 use rill_linux::engine::{Engine, Memory};
 use rill_linux::talk::{Talk, TalkError};
 use serde_json::Value;
@@ -373,15 +372,6 @@ impl<'b, 'm> Batch<'b, 'm> {
             self.failed += 1;
             self.first_failure.get_or_insert((line, error));
         }
-    }
-}
-
-/// Takes note of a piece of an answer.
-fn hear(text: &mut String, thinking: &mut Option<String>, part: Part, piece: &str) {
-    match part {
-        Part::Mark => {}
-        Part::Thinking => thinking.get_or_insert_default().push_str(piece),
-        Part::Answer => text.push_str(piece),
     }
 }
 

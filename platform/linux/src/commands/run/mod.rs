@@ -11,7 +11,7 @@ use rill::generate::Ending;
 use rill::report::Report;
 use rill::sampler::MOST_LOGPROBS;
 use rill::seams::Silent;
-use rill::thinking::Part;
+use rill_linux::answer::hear;
 use rill_linux::engine::Memory;
 use serde::Serialize;
 
@@ -108,13 +108,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let mut voice = generate.voice();
     let mut listener = Listener::new(args.logprobs);
     let say = |part, piece: &str| {
-        match part {
-            Part::Mark => {}
-            _ if !args.json => voice.say(part, piece)?,
-            Part::Thinking => thinking.get_or_insert_default().push_str(piece),
-            Part::Answer => text.push_str(piece),
+        if args.json {
+            hear(&mut text, &mut thinking, part, piece);
+            return Ok(());
         }
-        Ok(())
+        voice.say(part, piece)
     };
     let ending = generate.generate(&mut engine, talk.as_mut(), &mut Silent, &mut listener, say);
     voice.finish()?;
