@@ -227,29 +227,26 @@ impl SamplingSettings {
     /// The caller's settings, for the engine.
     pub fn checked(&self) -> Result<Settings, Failure> {
         check_abi(self.abi)?;
-        let within = |name: &'static str, good: bool| {
-            let wrong = || Failure::new(Status::Argument, Why::Range(name));
-            if good { Ok(()) } else { Err(wrong()) }
+        let sampling = Sampling {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            repetition_penalty: self.repetition_penalty,
         };
-        let at_least_zero = |x: f32| x.is_finite() && x >= 0.0;
         let penalty = |x: f32| (-2.0..=2.0).contains(&x);
-        within("temperature", at_least_zero(self.temperature))?;
-        within("top_p", self.top_p > 0.0 && self.top_p <= 1.0)?;
-        within("min_p", (0.0..1.0).contains(&self.min_p))?;
-        let repetition = self.repetition_penalty;
-        within("repetition_penalty", repetition.is_finite() && repetition > 0.0)?;
-        within("presence_penalty", penalty(self.presence_penalty))?;
-        within("frequency_penalty", penalty(self.frequency_penalty))?;
-        within("top_n_sigma", at_least_zero(self.top_n_sigma))?;
-        within("ignore_end", self.ignore_end <= 1)?;
+        let checks = [
+            ("presence_penalty", penalty(self.presence_penalty)),
+            ("frequency_penalty", penalty(self.frequency_penalty)),
+            ("top_n_sigma", self.top_n_sigma.is_finite() && self.top_n_sigma >= 0.0),
+            ("ignore_end", self.ignore_end <= 1),
+        ];
+        let other = || checks.into_iter().find(|(_, good)| !good).map(|(name, _)| name);
+        if let Some(name) = sampling.out_of_range().or_else(other) {
+            return Err(Failure::new(Status::Argument, Why::Range(name)));
+        }
         Ok(Settings {
-            sampling: Sampling {
-                temperature: self.temperature,
-                top_k: self.top_k,
-                top_p: self.top_p,
-                min_p: self.min_p,
-                repetition_penalty: self.repetition_penalty,
-            },
+            sampling,
             presence_penalty: self.presence_penalty,
             frequency_penalty: self.frequency_penalty,
             top_n_sigma: self.top_n_sigma,

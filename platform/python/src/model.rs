@@ -409,10 +409,10 @@ impl<'m> Model<'m> {
             min_p: other.min_p.unwrap_or(advised.min_p),
             repetition_penalty: other.repetition_penalty.unwrap_or(advised.repetition_penalty),
         };
-        let mut manifest = self.engine.image.manifest.clone();
-        manifest.sampling = sampling;
-        manifest.check().map_err(|error| Wrong::Argument(error.to_string()))?;
-        Ok(sampling.into())
+        match sampling.out_of_range() {
+            Some(name) => Err(Wrong::Argument(format!("`{name}` is out of range"))),
+            None => Ok(sampling.into()),
+        }
     }
 }
 

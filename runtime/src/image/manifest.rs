@@ -201,6 +201,20 @@ impl Default for Sampling {
     }
 }
 
+impl Sampling {
+    /// The name of a value that none can have; `None` when all are within their bounds.
+    pub fn out_of_range(&self) -> Option<&'static str> {
+        let Self { temperature, top_k: _, top_p, min_p, repetition_penalty } = *self;
+        let checks = [
+            ("temperature", temperature.is_finite() && temperature >= 0.0),
+            ("top_p", top_p > 0.0 && top_p <= 1.0),
+            ("min_p", (0.0..1.0).contains(&min_p)),
+            ("repetition_penalty", repetition_penalty.is_finite() && repetition_penalty > 0.0),
+        ];
+        checks.into_iter().find(|(_, good)| !good).map(|(name, _)| name)
+    }
+}
+
 /// What is wrong with a manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
@@ -297,10 +311,6 @@ impl Manifest {
         field("stop token", self.chat.stops.iter().all(|id| *id < s.vocab))?;
         let marked = |thinking: &Thinking| !thinking.open.is_empty() && !thinking.close.is_empty();
         field("thinking", self.chat.thinking.as_ref().is_none_or(marked))?;
-        let p = &self.sampling;
-        field("temperature", p.temperature.is_finite() && p.temperature >= 0.0)?;
-        field("top_p", p.top_p > 0.0 && p.top_p <= 1.0)?;
-        field("min_p", (0.0..1.0).contains(&p.min_p))?;
-        field("repetition_penalty", positive(p.repetition_penalty))
+        self.sampling.out_of_range().map_or(Ok(()), |name| Err(ManifestError::Field(name)))
     }
 }
