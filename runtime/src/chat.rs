@@ -27,6 +27,34 @@ pub enum Role {
     Assistant,
 }
 
+impl Role {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::System, Self::User, Self::Assistant];
+
+    /// What messages call it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::User => "user",
+            Self::Assistant => "assistant",
+        }
+    }
+
+    /// The one of this name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|role| role.name() == name)
+    }
+
+    /// What a model calls it.
+    pub fn word(self, chat: &Chat) -> &str {
+        match self {
+            Self::System => &chat.system,
+            Self::User => &chat.user,
+            Self::Assistant => &chat.assistant,
+        }
+    }
+}
+
 /// Why a conversation could not be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "defmt", derive(defmt::Format))]
@@ -116,7 +144,7 @@ impl Conversation {
     ) -> Result<usize, ChatError> {
         let mut writer = Writer { tokenizer, scratch, out, len: 0 };
         self.open_message(&mut writer)?;
-        writer.text(&[self.name(role), "\n", content])?;
+        writer.text(&[role.word(&self.chat), "\n", content])?;
         writer.token(self.close)?;
         writer.text(&["\n"])?;
         self.place = Place::Between;
@@ -133,7 +161,7 @@ impl Conversation {
     ) -> Result<usize, ChatError> {
         let mut writer = Writer { tokenizer, scratch, out, len: 0 };
         self.open_message(&mut writer)?;
-        writer.text(&[self.name(Role::Assistant), "\n"])?;
+        writer.text(&[Role::Assistant.word(&self.chat), "\n"])?;
         if let Some(thinking) = self.chat.thinking.as_ref().filter(|thinking| thinking.prompted) {
             writer.marked(&[&thinking.open, "\n"])?;
         }
@@ -180,14 +208,6 @@ impl Conversation {
             Place::Between => {}
         }
         writer.token(self.open)
-    }
-
-    fn name(&self, role: Role) -> &str {
-        match role {
-            Role::System => &self.chat.system,
-            Role::User => &self.chat.user,
-            Role::Assistant => &self.chat.assistant,
-        }
     }
 }
 

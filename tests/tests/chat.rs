@@ -54,15 +54,6 @@ impl Writer<'_> {
     }
 }
 
-fn role(name: &str) -> Role {
-    match name {
-        "system" => Role::System,
-        "user" => Role::User,
-        "assistant" => Role::Assistant,
-        other => panic!("role {other}"),
-    }
-}
-
 #[test]
 fn reference_conversations_have_their_ids() {
     let (tables, chat) = &*KIOSK;
@@ -78,7 +69,8 @@ fn reference_conversations_have_their_ids() {
             let mut conversation = Conversation::new(chat.clone()).expect("a chat model");
             for message in messages {
                 let [role_name, content] = ["role", "content"].map(|key| message[key].as_str());
-                let (role, content) = (role(role_name.expect("role")), content.expect("content"));
+                let role = role_name.and_then(Role::named).expect("role");
+                let content = content.expect("content");
                 if spoken && role == Role::Assistant {
                     writer.prompt_answer(&mut conversation);
                     writer.answer(&mut conversation, content, Some(CLOSE));

@@ -282,12 +282,7 @@ impl Talk {
 impl Message {
     /// As chat templates take it.
     pub fn as_json(&self) -> Value {
-        let role = match self.role {
-            Role::System => "system",
-            Role::User => "user",
-            Role::Assistant => "assistant",
-        };
-        json!({"role": role, "content": self.content})
+        json!({"role": self.role.name(), "content": self.content})
     }
 }
 

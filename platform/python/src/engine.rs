@@ -6,13 +6,14 @@ use std::path::PathBuf;
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict};
 use pyo3::{create_exception, exceptions::PyRuntimeError, exceptions::PyValueError};
+use rill::chat::Role;
 use rill::generate::Ending;
 use rill::plan::KvFormat;
 use rill_linux::answer::AnswerOptions;
 use rill_linux::engine::{BudgetOptions, Options};
 use rill_linux::talk::Message;
 
-use crate::model::{Manner, Prompt, Sampling, role};
+use crate::model::{Manner, Prompt, Sampling};
 use crate::worker::Worker;
 
 create_exception!(rill, RillError, PyRuntimeError, "Something that Rill cannot do, and why.");
@@ -237,7 +238,7 @@ fn manner((max_tokens, stop, thinking, seed): Limits, choice: Choice) -> Manner 
 fn messages(said: Vec<(String, String)>) -> PyResult<Vec<Message>> {
     let message = |(name, content): (String, String)| {
         let unknown = || PyValueError::new_err(format!("unknown role {name:?}"));
-        Ok(Message { role: role(&name).ok_or_else(unknown)?, content })
+        Ok(Message { role: Role::named(&name).ok_or_else(unknown)?, content })
     };
     said.into_iter().map(message).collect()
 }

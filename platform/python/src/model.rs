@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rill::answer::StopError;
-use rill::chat::Role;
 use rill::generate::{Ending, Free};
 use rill::sampler::{Logprobs, Settings};
 use rill::seams::{Event, Events};
@@ -423,15 +422,5 @@ fn advance(engine: &mut Engine<'_>, stop: &AtomicBool, order: &[usize]) -> Resul
         Ok(_) if stop.load(Ordering::Relaxed) => Err(Wrong::Interrupted),
         Ok(_) => Ok(()),
         Err(error) => Err(error.into()),
-    }
-}
-
-/// The role of this name.
-pub fn role(name: &str) -> Option<Role> {
-    match name {
-        "system" => Some(Role::System),
-        "user" => Some(Role::User),
-        "assistant" => Some(Role::Assistant),
-        _ => None,
     }
 }

@@ -175,12 +175,7 @@ fn scratch(text: &str) -> Vec<u32> {
 
 /// A message that every chat format has, of a role and a text.
 fn message(message: &Value) -> Option<(Role, &str)> {
-    let role = match message["role"].as_str()? {
-        "system" => Role::System,
-        "user" => Role::User,
-        "assistant" => Role::Assistant,
-        _ => return None,
-    };
+    let role = Role::named(message["role"].as_str()?)?;
     let fields = message.as_object()?;
     (fields.len() == 2).then(|| Some((role, message["content"].as_str()?))).flatten()
 }

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
+use rill::chat::Role;
 use rill::image::{Chat, ChatTemplate, Template as Verdict};
 use rill::tokenizer::{SCRATCH_WORDS_PER_BYTE, Tokenizer};
 use rill_template::{Conversation, Template, Words};
@@ -168,12 +169,8 @@ impl<'t> Reader<'t> {
                 text.ok_or_else(|| format!("a message without the text `{key}`"))
             };
             let (role, content) = (text("role")?, text("content")?);
-            let role = match role {
-                "system" => &*self.chat.system,
-                "user" => &*self.chat.user,
-                "assistant" => &*self.chat.assistant,
-                _ => return Err(format!("the role {role:?} is none of system, user, assistant")),
-            };
+            let other = || format!("the role {role:?} is none of system, user, assistant");
+            let role = Role::named(role).ok_or_else(other)?.word(self.chat);
             ids.extend(self.chat.open);
             ids.extend(self.encode(&format!("{role}\n{content}")));
             ids.extend(self.chat.close);
