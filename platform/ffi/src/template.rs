@@ -1,7 +1,7 @@
 //! Conversations as the checkpoint's own chat template writes them.
 
 use rill::chat::Role;
-use rill::image::{ChatTemplate, Image, ImageError, PAGE_ALIGN, Section, checksum};
+use rill::image::{ChatTemplate, Image, ImageError, PAGE_ALIGN, Section};
 use rill::seams::Storage;
 use rill::sequence::SequenceError;
 use rill::session::Session;
@@ -12,24 +12,16 @@ use crate::status::{Failure, Status};
 
 /// The section of an image's template; empty where there is none.
 pub fn section(image: &Image, storage: &mut dyn Storage<'static>) -> Result<Vec<u8>, Failure> {
-    let span = image.header.span(Section::Template);
-    if span.len == 0 {
+    let len = image.header.span(Section::Template).len as usize;
+    if len == 0 {
         return Ok(Vec::new());
     }
-    let wrong = |error| Failure::from(error);
     // A length that was checked when the image was opened. Devices want their reads aligned.
-    let padded = (span.len as usize).next_multiple_of(PAGE_ALIGN);
+    let padded = len.next_multiple_of(PAGE_ALIGN);
     let mut room = vec![0; padded + PAGE_ALIGN];
     let start = room.as_ptr().align_offset(PAGE_ALIGN);
-    let bytes = &mut room[start..start + padded];
-    storage
-        .read_patiently(span.offset, bytes)
-        .map_err(|error| wrong(ImageError::Storage(Section::Template, error)))?;
-    let bytes = &bytes[..span.len as usize];
-    if checksum(bytes) != span.checksum {
-        return Err(wrong(ImageError::Checksum(Section::Template)));
-    }
-    Ok(bytes.to_vec())
+    let room = &mut room[start..start + padded];
+    Ok(image.header.read(Section::Template, storage, room)?.to_vec())
 }
 
 /// What renders conversations with a model.

@@ -3,7 +3,7 @@
 use std::ops::Deref;
 use std::path::Path;
 
-use rill::image::{Image, ImageError, PAGE_ALIGN, Section, Span, checksum};
+use rill::image::{Image, PAGE_ALIGN, Section};
 use rill::seams::{Geometry, InMemory, Storage};
 
 use crate::arena::Arena;
@@ -63,15 +63,13 @@ impl Model {
 
     /// Reads a section whole and checks it.
     pub fn section(&mut self, section: Section) -> Result<SectionBytes, LoadError> {
-        let Span { offset, len, checksum: sum } = self.image.header.span(section);
+        let len = self.image.header.span(section).len as usize;
         let padded = self.padded(section).max(PAGE_ALIGN as u64);
         let mut arena = Arena::new(padded as usize, 1)
             .map_err(|error| LoadError::Ram { bytes: padded, error })?;
-        let wrong = |error| LoadError::Image { model: self.name.clone(), error };
-        let read = self.device.storage().read_patiently(offset, &mut arena);
-        read.map_err(|error| wrong(ImageError::Storage(section, error)))?;
-        let bytes = SectionBytes { arena, len: len as usize };
-        if checksum(&bytes) == sum { Ok(bytes) } else { Err(wrong(ImageError::Checksum(section))) }
+        let read = self.image.header.read(section, self.device.storage(), &mut arena);
+        read.map_err(|error| LoadError::Image { model: self.name.clone(), error })?;
+        Ok(SectionBytes { arena, len })
     }
 
     /// What tells this image from others.

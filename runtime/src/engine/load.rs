@@ -9,7 +9,7 @@ use crate::desk::Desk;
 use crate::draft::Costs;
 use crate::experts::{Cache, Lookahead, Policy, Reuse};
 use crate::image::layout::align_up;
-use crate::image::{Image, ImageError, Section, checksum, page_shape};
+use crate::image::{Image, ImageError, Section, page_shape};
 use crate::kernels::Kernels;
 use crate::model::Model;
 use crate::model::batch::Rows;
@@ -175,14 +175,7 @@ fn section<'a>(
     mut arena: Arena<'a>,
     world: &mut World<'_, 'a>,
 ) -> Result<&'a [u8], LoadError> {
-    let span = image.header.span(section);
-    let len = span.len as usize;
+    let len = image.header.span(section).len as usize;
     let bytes = arena.bytes(align_up(len, SECTION_ALIGN), SECTION_ALIGN)?;
-    let read = world.storage.read_patiently(span.offset, bytes);
-    read.map_err(|error| ImageError::Storage(section, error))?;
-    let bytes = &bytes[..len];
-    if checksum(bytes) != span.checksum {
-        return Err(ImageError::Checksum(section).into());
-    }
-    Ok(bytes)
+    Ok(image.header.read(section, world.storage, bytes)?)
 }

@@ -180,6 +180,21 @@ impl Header {
         self.spans[section as usize]
     }
 
+    /// Reads a section and checks it. `buffer` has room for it, is as long as the device asks of reads, and
+    /// aligned.
+    pub fn read<'b>(
+        &self,
+        section: Section,
+        storage: &mut dyn Storage<'_>,
+        buffer: &'b mut [u8],
+    ) -> Result<&'b [u8], ImageError> {
+        let Span { offset, len, checksum: sum } = self.span(section);
+        let read = storage.read_patiently(offset, buffer);
+        read.map_err(|error| ImageError::Storage(section, error))?;
+        let bytes = &buffer[..len as usize];
+        if checksum(bytes) == sum { Ok(bytes) } else { Err(ImageError::Checksum(section)) }
+    }
+
     /// What tells this image from others: a checksum of the header, which has those of all sections.
     pub fn identity(&self) -> u64 {
         checksum(&self.to_bytes())
@@ -488,15 +503,10 @@ impl Image {
         if found < header.file_len {
             return Err(ImageError::Truncated { expected: header.file_len, found });
         }
-        let span = header.span(Section::Manifest);
-        if span.len > MANIFEST_MAX as u64 {
+        if header.span(Section::Manifest).len > MANIFEST_MAX as u64 {
             return Err(ImageError::Length(Section::Manifest));
         }
-        storage.read_patiently(span.offset, scratch).map_err(at(Section::Manifest))?;
-        let bytes = &scratch[..span.len as usize];
-        if checksum(bytes) != span.checksum {
-            return Err(ImageError::Checksum(Section::Manifest));
-        }
+        let bytes = header.read(Section::Manifest, storage, scratch)?;
         Self::check(header, Manifest::decode(bytes)?)
     }
 
