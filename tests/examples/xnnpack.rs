@@ -375,6 +375,11 @@ impl Xnnpack {
             let create: unsafe extern "C" fn(usize) -> Pointer =
                 symbol(library, c"pthreadpool_create")?;
             check("xnn_initialize", initialize(null()))?;
+            // Without a pool it would compute on one thread.
+            let pool = create(threads);
+            if pool.is_null() {
+                return Err(format!("XNNPACK cannot start {threads} threads").into());
+            }
             Ok(Self {
                 create_subgraph: symbol(library, c"xnn_create_subgraph")?,
                 define_tensor: symbol(library, c"xnn_define_tensor_value")?,
@@ -388,7 +393,7 @@ impl Xnnpack {
                 invoke_runtime: symbol(library, c"xnn_invoke_runtime")?,
                 delete_subgraph: symbol(library, c"xnn_delete_subgraph")?,
                 delete_runtime: symbol(library, c"xnn_delete_runtime")?,
-                pool: create(threads),
+                pool,
             })
         }
     }
