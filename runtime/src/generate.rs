@@ -58,12 +58,12 @@ pub fn generate<'a>(
     mut emit: impl FnMut(Part, &str),
 ) -> Result<Ending, SequenceError> {
     let mut turn = Turn::begin(session, answer, max_tokens);
-    let ending = loop {
+    let mut speak = || loop {
         if interrupted() {
-            break Ending::Interrupted;
+            return Ok(Ending::Interrupted);
         }
         if let Some(ending) = turn.prepare(session, answer, &mut emit)? {
-            break ending;
+            return Ok(ending);
         }
         // A long prompt goes in batches, with a chance to interrupt between them.
         let more = match session.compute(world) {
@@ -74,11 +74,12 @@ pub fn generate<'a>(
             continue;
         }
         if let Some(ending) = turn.step(session, world, answer, guide, &mut emit)? {
-            break ending;
+            return Ok(ending);
         }
     };
+    let ended = speak();
     turn.finish(session, answer, &mut emit);
-    Ok(ending)
+    ended
 }
 
 /// An answer under way, token by token: what [`generate`] does, for callers that compute the tokens of
@@ -133,10 +134,10 @@ impl Turn {
         guide: &mut dyn Guide,
         mut emit: impl FnMut(Part, &str),
     ) -> Result<Option<Ending>, SequenceError> {
-        self.left = self.left.saturating_sub(1);
         let Some(sample) = session.choose(world, &guide.ask())? else {
             return Ok(Some(Ending::ContextFull));
         };
+        self.left = self.left.saturating_sub(1);
         guide.chosen(&sample);
         Ok(match session.accept(sample.id)? {
             Step::Token(id) => {

@@ -212,8 +212,13 @@ impl<'c, D: Driver> Chat<'c, '_, D> {
 
     fn speak(&mut self, message: &str) -> Result<Ending, SequenceError> {
         forget_thinking(self.session, &mut self.config.answer);
-        self.session.append_message(Role::User, message)?;
-        self.session.begin_answer()?;
+        let before = self.session.bookmark();
+        let asked = self.session.append_message(Role::User, message);
+        if let Err(error) = asked.and_then(|()| self.session.begin_answer()) {
+            // A question without room for an answer was never asked.
+            self.session.go_back(&before, false);
+            return Err(error);
+        }
         let thinking = &self.session.chat().thinking;
         self.config.answer.begin(thinking.as_ref().is_some_and(|thinking| thinking.prompted));
         let mut world =
