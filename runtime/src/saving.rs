@@ -1,11 +1,13 @@
 //! Keeping sequences and known beginnings elsewhere: what is written of them, and taking them back.
 //!
-//! Of a sequence four numbers (u32: tokens, of them computed, whether the last is a sample, the place in a
-//! conversation), the tokens (u32 each), then what the model remembers of the computed ones: block by
-//! block of keys and values, then the columns of the convolutions. All in native byte order.
+//! Of a sequence six numbers (u32: tokens, of them computed, whether the last is a sample, the place in a
+//! conversation, where the answer under way begins plus 1 or 0 where there is none, and 0), the state of its
+//! random numbers (u64 four times), the tokens (u32 each), then what the model remembers of the computed ones:
+//! block by block of keys and values, then the columns of the convolutions. All in native byte order.
 
 use crate::chat::Place;
 use crate::engine::Engine;
+use crate::sampler::Xoshiro256;
 pub use crate::saved::SaveError;
 use crate::saved::read_tokens;
 use crate::sequence::Sequence;
@@ -16,25 +18,32 @@ struct Head {
     computed: usize,
     sampled: bool,
     place: Place,
+    answer: Option<usize>,
+    random: Xoshiro256,
 }
 
 impl Head {
     fn read<E>(read: &mut impl FnMut(&mut [u8]) -> Result<(), E>) -> Result<Self, SaveError<E>> {
-        let mut words = [0_u32; 4];
+        let mut words = [0_u32; 6];
         read(bytemuck::bytes_of_mut(&mut words)).map_err(SaveError::Keeper)?;
-        let [len, computed, sampled, place] = words;
-        let place = Place::of(place).filter(|_| computed <= len && sampled <= 1);
+        let mut random = [0; 4];
+        read(bytemuck::bytes_of_mut(&mut random)).map_err(SaveError::Keeper)?;
+        let [len, computed, sampled, place, answer, none] = words;
+        let is_right = computed <= len && sampled <= 1 && answer <= len && none == 0;
+        let place = Place::of(place).filter(|_| is_right);
         Ok(Self {
             len: len as usize,
             computed: computed as usize,
             sampled: sampled == 1,
             place: place.ok_or(SaveError::Damaged)?,
+            answer: (answer as usize).checked_sub(1),
+            random: Xoshiro256::from_state(random).ok_or(SaveError::Damaged)?,
         })
     }
 }
 
 impl<'a> Engine<'a> {
-    /// Writes a sequence and all that the model remembers of it, in pieces. [`Self::restore`] reads
+    /// Writes a sequence, where its random numbers stand, and all that the model remembers of it, in pieces. [`Self::restore`] reads
     /// them; whoever keeps them in between says which image and [`Self::kv_format`] they belong to and
     /// finds damage.
     pub fn save<E>(
@@ -43,8 +52,10 @@ impl<'a> Engine<'a> {
         mut write: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
         let [len, computed] = [sequence.tokens().len(), sequence.computed()].map(|n| n as u32);
-        let head = [len, computed, u32::from(sequence.sampled), sequence.place.code()];
+        let answer = sequence.answer.map_or(0, |begin| begin as u32 + 1);
+        let head = [len, computed, u32::from(sequence.sampled), sequence.place.code(), answer, 0];
         write(bytemuck::bytes_of(&head))?;
+        write(bytemuck::bytes_of(&sequence.sampler.random.state()))?;
         write(bytemuck::cast_slice(sequence.tokens()))?;
         self.visit_memory(sequence, &mut |bytes| write(bytes))
     }
@@ -94,7 +105,10 @@ impl<'a> Engine<'a> {
         self.restore_memory(sequence, head.computed).map_err(SaveError::Sequence)?;
         sequence.sampled = head.sampled;
         sequence.place = head.place;
-        self.visit_memory(sequence, read).map_err(SaveError::Keeper)
+        sequence.answer = head.answer;
+        self.visit_memory(sequence, read).map_err(SaveError::Keeper)?;
+        sequence.sampler.random = head.random;
+        Ok(())
     }
 
     /// Writes the most useful known beginnings that take at most `most` bytes together, in pieces, and

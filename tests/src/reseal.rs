@@ -437,7 +437,7 @@ fn use_file(file: &[u8], draw: &mut Draw<'_>, memory: &mut [u8]) -> Result<Strin
     for _ in 0..4 {
         let mut saved = saved.clone();
         // What decides over the rest comes first.
-        let end = if draw.one_in(2) { saved.len().min(16) } else { saved.len() };
+        let end = if draw.one_in(2) { saved.len().min(56) } else { saved.len() };
         draw.spoil(&mut saved[..end]);
         if answered.is_ok() && restore(&mut session, &saved)? {
             answered = answer(&mut session, draw, &mut world);

@@ -565,15 +565,22 @@ fn a_trace_is_replayed_for_every_policy() {
 fn a_conversation_is_saved_and_goes_on_elsewhere() {
     let kiosk = Kiosk::new();
     let (image, file) = (kiosk.path(), kiosk.folder.path().join("talk"));
-    let chat = |input: &str| {
-        rill_with_input(&["chat", "--greedy", "--ram", "40MiB", "-m", text(&image)], input)
+    let chat_by = |how: &[&str], input: &str| {
+        let args = ["chat", "--ram", "40MiB", "-n", "40", "-m", text(&image)];
+        rill_with_input(&[&args, how].concat(), input)
     };
+    let chat = |input: &str| chat_by(&["--greedy"], input);
     let second = "And then?";
-    let whole = chat(&format!("{PROMPT}\n{second}\n")).ok();
-    let before = chat(&format!("{PROMPT}\n/save {}\n", text(&file))).ok();
-    let after = chat(&format!("/load {}\n{second}\n", text(&file))).ok();
     let spoken = |out: &str| out.replace("> ", "");
-    assert_eq!(spoken(&before) + &spoken(&after), spoken(&whole));
+    // By chance too: the random numbers go on from where they were, whatever the seed there is.
+    let drawn = ["--temp", "1.5", "--seed", "5"];
+    let mut whole = String::new();
+    for (how, there) in [(&drawn[..], &["--temp", "1.5"][..]), (&["--greedy"], &["--greedy"])] {
+        whole = chat_by(how, &format!("{PROMPT}\n{second}\n")).ok();
+        let before = chat_by(how, &format!("{PROMPT}\n/save {}\n", text(&file))).ok();
+        let after = chat_by(there, &format!("/load {}\n{second}\n", text(&file))).ok();
+        assert_eq!(spoken(&before) + &spoken(&after), spoken(&whole));
+    }
     assert!(kiosk.folder.path().join("kiosk.rill.usage").exists());
 
     let mut bytes = fs::read(&file).unwrap();

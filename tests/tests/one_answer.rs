@@ -121,7 +121,7 @@ fn warm_and_restore(kv: KvFormat) {
         })
     };
     // A part of it is no conversation, and the session is as good as new afterwards.
-    for len in [0, 15, 16, 40, saved.len() / 2, saved.len() - 1] {
+    for len in [0, 15, 16, 56, 80, saved.len() / 2, saved.len() - 1] {
         assert!(restore(&mut other, &saved[..len]).is_err(), "{len} bytes");
         assert!(other.session.tokens().is_empty());
     }

@@ -538,8 +538,8 @@ enum rill_status rill_piece(struct rill_model *model,
                             size_t *len);
 
 // Writes a conversation with all that was computed of it, piece by piece. rill_restore takes it back, in
-// a model of the same image whose keys and values are kept alike. Settings and random choices are not
-// kept.
+// a model of the same image whose keys and values are kept alike. Settings are not kept; the
+// random choices go on from where they were.
 enum rill_status rill_save(struct rill_model *model,
                            rill_conversation conversation,
                            const struct rill_sink *sink);

@@ -2,7 +2,7 @@
 //!
 //! | bytes | content |
 //! |---|---|
-//! | 8 | `RILLSAV1` |
+//! | 8 | `RILLSAV2` |
 //! | 8 | what tells the image from others |
 //! | 4 | how keys and values are kept: rill_kv |
 //! | 4 | zero |
@@ -24,7 +24,7 @@ use crate::options::{Kv, check_abi};
 use crate::status::{Failure, Status};
 
 /// First bytes of a kept conversation.
-const MAGIC: [u8; 8] = *b"RILLSAV1";
+const MAGIC: [u8; 8] = *b"RILLSAV2";
 
 /// Where the caller keeps a conversation.
 #[repr(C)]
@@ -51,8 +51,8 @@ pub struct SavedReader {
 }
 
 /// Writes a conversation with all that was computed of it, piece by piece. rill_restore takes it back, in
-/// a model of the same image whose keys and values are kept alike. Settings and random choices are not
-/// kept.
+/// a model of the same image whose keys and values are kept alike. Settings are not kept; the
+/// random choices go on from where they were.
 ///
 /// # Safety
 /// As the header's front page says.

@@ -143,5 +143,5 @@ fn wrong(error: SealError) -> io::Error {
 }
 
 fn seal(image: u64, kv: KvFormat) -> Seal {
-    Seal { magic: MAGIC, version: 4, image, kv }
+    Seal { magic: MAGIC, version: 5, image, kv }
 }

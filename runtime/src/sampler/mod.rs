@@ -44,13 +44,13 @@ pub use settings::{Bias, MOST_BIASES, Settings};
 
 use cuts::{keep_top_k, keep_top_n_sigma, keep_top_p};
 use penalties::{add_biases, penalise_said, penalise_seen};
-use random::Xoshiro256;
+pub(crate) use random::Xoshiro256;
 
 /// Chooses tokens; keeps the state of the random numbers.
 #[derive(Debug, Clone)]
 pub struct Sampler {
     settings: Settings,
-    random: Xoshiro256,
+    pub(crate) random: Xoshiro256,
 }
 
 /// What a choice depends on besides settings, seed and logits.

@@ -16,6 +16,16 @@ impl Xoshiro256 {
         }))
     }
 
+    /// Where the numbers stand, for [`Self::from_state`].
+    pub const fn state(&self) -> [u64; 4] {
+        self.0
+    }
+
+    /// Goes on from a [`Self::state`]; `None` where it cannot be one: from zeros only zeros come.
+    pub fn from_state(state: [u64; 4]) -> Option<Self> {
+        (state != [0; 4]).then_some(Self(state))
+    }
+
     /// Uniform in 0..1, 53 bits.
     pub fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
