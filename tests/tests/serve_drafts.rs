@@ -15,8 +15,12 @@ use serde_json::{Map, Value, json};
 const CHAT: &str = "/v1/chat/completions";
 
 fn served(draft: bool) -> Running {
+    served_for(3, draft)
+}
+
+fn served_for(conversations: u32, draft: bool) -> Running {
     let config = Config::new(Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 0))));
-    let setting = Setting { conversations: 3, context: 1024, draft, ..Setting::default() };
+    let setting = Setting { conversations, context: 1024, draft, ..Setting::default() };
     start_image(config, setting, kiosk::with_tools())
 }
 
@@ -163,4 +167,20 @@ fn a_form_without_choice_takes_a_batch_for_many_tokens() {
         forced >= tokens - 4 && accepted == forced,
         "{accepted} of {forced} in {tokens} tokens"
     );
+}
+
+#[test]
+fn more_guesses_came_true_than_one_step_can_tell() {
+    // With so many conversations there is room for the logits of more rows than a client hears of at once.
+    let server = &served_for(40, true);
+    let sentence = "The lift is at the end of the hall on the left, behind the stairs. ".repeat(8);
+    let body = question(&json!({"grammar": format!("start: {:?}", sentence.trim())}), 1, 1.0, 300);
+    std::thread::scope(|scope| {
+        let mut beside = question(&json!({"ignore_eos": true}), 1, 1.0, 300);
+        beside["messages"][0]["content"] = json!("Tell me something else.");
+        let beside = scope.spawn(move || said(server, &beside));
+        let answer = said(server, &body);
+        assert_eq!(answer["choices"][0]["message"]["content"], sentence.trim());
+        beside.join().expect("no panic");
+    });
 }

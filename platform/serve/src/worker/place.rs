@@ -326,7 +326,14 @@ impl Task {
             if sequence.tokens().len() == sequence.context() {
                 return Ok(Some(Ending::Length));
             }
-            if !engine.has_logits(sequence) || sent + 2 >= BURST {
+            if !engine.has_logits(sequence) {
+                if sequence.pending().is_empty() {
+                    // They went with the batch of others, when guesses were more than one burst.
+                    engine.uncompute_last(sequence);
+                }
+                return Ok(None);
+            }
+            if sent + 2 >= BURST {
                 return Ok(None);
             }
             let allowed = match form {
