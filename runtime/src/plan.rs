@@ -7,7 +7,7 @@ use crate::desk::Desk;
 use crate::experts::Cache;
 use crate::image::{Image, PAGE_ALIGN, Section, page_shape};
 use crate::kernels::KV_BLOCK;
-use crate::model::batch::{MAX_MARKS, Most, Rows};
+use crate::model::batch::{MAX_MARKS, MAX_RUNS, Most, Rows};
 pub use crate::model::kv::KvFormat;
 use crate::model::kv::KvPool;
 use crate::model::scratch::Scratch;
@@ -74,7 +74,7 @@ impl Sizes {
     pub(crate) fn most(&self) -> Most {
         let [rows, runs, more, marks] = [
             self.batch,
-            self.conversations.min(self.batch),
+            self.conversations.min(self.batch).min(MAX_RUNS as u32),
             self.results(),
             self.prefixes.min(MAX_MARKS as u32),
         ]
@@ -89,7 +89,7 @@ impl Sizes {
 
     /// Rows of a batch whose logits there is room for at once.
     pub fn results(&self) -> u32 {
-        self.batch.min(Self::RESULTS.max(self.conversations))
+        self.batch.min(Self::RESULTS.max(self.conversations.min(MAX_RUNS as u32)))
     }
 }
 

@@ -164,6 +164,8 @@ pub struct Sequence<'a> {
     pub(crate) trust: Trust,
     /// When its answer had its turn, where answers take turns.
     pub(crate) turn: Turn,
+    /// Number of the last batch that it had rows in; 0 before the first.
+    pub(crate) served: u64,
     /// Whether results of all its tokens are wanted, and not of the last one alone.
     pub(crate) wants_every: bool,
     /// The longest beginning of it that was remembered or taken over, in tokens.
@@ -204,6 +206,7 @@ impl<'a> Sequence<'a> {
             results: None,
             trust: Trust::new(),
             turn: Turn::default(),
+            served: 0,
             wants_every: false,
             remembered: 0,
         })
@@ -281,8 +284,12 @@ impl<'a> Sequence<'a> {
         (&mut self.memory, &self.tokens[computed..computed + count])
     }
 
-    /// Room after the sequence; what is written there counts after [`Self::grow`].
+    /// Room after the sequence; what is written there counts after [`Self::grow`]. A guess that lay there
+    /// is none any more.
     pub(crate) fn room(&mut self) -> &mut [u32] {
+        if let Some(results) = &mut self.results {
+            results.guess.len = 0;
+        }
         &mut self.tokens[self.len..]
     }
 
@@ -365,6 +372,7 @@ impl<'a> Sequence<'a> {
         self.biases.copy_from_slice(other.biases);
         self.bias_count = other.bias_count;
         self.trust = other.trust;
+        self.turn = Turn::default();
         (self.place, self.sampled, self.results) = (other.place, other.sampled, None);
         (self.answer, self.remembered) = (other.answer, other.remembered);
     }

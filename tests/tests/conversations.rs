@@ -3,8 +3,7 @@
 
 use proptest::prelude::*;
 use proptest::sample::Index;
-use rill::engine::Wanted;
-use rill::engine::{Engine, Share, Step};
+use rill::engine::{Engine, MAX_RUNS, Share, Step, Wanted};
 use rill::experts::POLICIES;
 use rill::image::Sampling;
 use rill::kernels::{CpuFeatures, KV_BLOCK, all};
@@ -450,4 +449,38 @@ fn answers_that_take_turns_have_the_same_logits_and_wait_for_the_others_turns() 
     let (logits, longest) = fed(&mut rig, &texts);
     assert!(logits == alone);
     assert!((1..=3 * 32).contains(&longest), "{longest}");
+}
+
+#[test]
+fn more_conversations_than_a_batch_has_room_for_are_served_in_turn() {
+    const COUNT: u32 = MAX_RUNS as u32 + 6;
+    for batch in [1, 5, 512] {
+        let setting = Setting {
+            conversations: COUNT,
+            context: 64,
+            batch,
+            draft: false,
+            ..Setting::default()
+        };
+        let mut rig = Rig::new(kiosk::default_image(), setting).unwrap();
+        rig.with(|session, world| {
+            let (engine, sequences) = session.parts();
+            for (number, sequence) in sequences.iter_mut().enumerate() {
+                engine.append(sequence, &[300 + number as u32; 3]).unwrap();
+            }
+            // Answers go on and on, and nobody falls back behind the others by more than a prompt.
+            for _ in 0..8 * COUNT.div_ceil(batch.min(MAX_RUNS as u32)) {
+                let mut all: Vec<_> = sequences.iter_mut().collect();
+                engine.advance(world, &mut all).unwrap();
+                for sequence in sequences.iter_mut().filter(|s| s.pending().is_empty()) {
+                    if sequence.tokens().len() < 64 {
+                        engine.accept(sequence, 301).unwrap();
+                    }
+                }
+            }
+            let lens = || sequences.iter().map(|sequence| sequence.computed());
+            let [least, most] = [lens().min(), lens().max()].map(Option::unwrap);
+            assert!(least >= 7 && most - least <= 3, "{least} to {most} tokens, {batch} a batch");
+        });
+    }
 }

@@ -89,3 +89,47 @@ fn text_that_repeats_is_guessed_and_not_computed_token_by_token() {
     assert!(stats.accepted as usize > ids.len(), "{stats:?}");
     assert!(batches < ids.len() as u64, "{batches} batches for {} tokens", 2 * ids.len());
 }
+
+#[test]
+fn an_append_that_fails_leaves_no_guess_that_it_wrote_over() {
+    let mut rig = Rig::new(kiosk::default_image(), Setting::default()).unwrap();
+    let compute = |rig: &mut Rig| {
+        rig.with(|session, world| while session.compute(world).unwrap() {});
+        rig.session.logits().iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+    };
+    let ids = prompt(0);
+    let mut said = ids.clone();
+    rig.session.append(&ids).unwrap();
+    compute(&mut rig);
+    let drafted = |rig: &Rig| rig.session.stats().drafted;
+    for &id in ids.iter().cycle() {
+        let before = drafted(&rig);
+        rig.session.accept(id).unwrap();
+        said.push(id);
+        compute(&mut rig);
+        if drafted(&rig) > before {
+            break;
+        }
+    }
+    let text = "Elsewhere, at another time. ".repeat(1000);
+    assert!(matches!(rig.session.append_text(&text), Err(SequenceError::ContextFull { .. })));
+
+    let mut other = Rig::new(kiosk::default_image(), Setting::default()).unwrap();
+    other.session.append(&said).unwrap();
+    other.session.append_text(&text[..20]).unwrap();
+    let next = other.session.tokens()[said.len()];
+    other.session.cut(said.len() + 1);
+    // What the failed call wrote where the guess was is no guess that came true.
+    rig.session.accept(next).unwrap();
+    assert_eq!(compute(&mut rig), compute(&mut other));
+}
+
+#[test]
+fn a_token_that_the_model_does_not_have_changes_nothing() {
+    let mut rig = Rig::new(kiosk::default_image(), Setting::default()).unwrap();
+    rig.session.append(&prompt(0)).unwrap();
+    rig.with(|session, world| while session.compute(world).unwrap() {});
+    let before = rig.session.logits().to_vec();
+    assert_eq!(rig.session.accept(u32::MAX), Err(SequenceError::Token(u32::MAX)));
+    assert_eq!(rig.session.logits(), before);
+}

@@ -161,6 +161,7 @@ impl<'a> Engine<'a> {
             let count = wanted.of(*tokens);
             let (batch, guess) = (self.batches, *guess);
             sequence.results = Some(Results { batch, first, count, staged, guess });
+            sequence.served = batch;
             first += count + guess.len;
             self.stats.drafted += guess.len as u64;
             if guess.level == Guess::CERTAIN {
@@ -210,19 +211,22 @@ impl<'a> Engine<'a> {
         let mut shares = heapless::Vec::<Share<'_, 'a>, MAX_RUNS>::new();
         let answers = sequences.iter().filter(|sequence| sequence.is_answering()).count();
         let turn = self.turn(sequences, answers);
-        let waits_for_turn = |number, sequence: &Sequence<'_>| {
-            sequence.is_answering() && turn.is_some_and(|turn| turn != number)
+        let may_go = |number, sequence: &Sequence<'_>| {
+            let waits = sequence.is_answering() && turn.is_some_and(|turn| turn != number);
+            !sequence.pending().is_empty() && !waits
         };
-        let busy = sequences.iter().enumerate().filter(|(number, sequence)| {
-            !sequence.pending().is_empty() && !waits_for_turn(*number, sequence)
-        });
-        let busy = busy.count();
+        let waiting = sequences.iter().enumerate();
+        let waiting = waiting.filter(|(number, sequence)| may_go(*number, sequence));
+        let waiting = waiting.map(|(number, sequence)| (sequence.served, number));
+        let busy = waiting.clone().count();
+        let last = longest_waiting(waiting).last().copied();
         let mut guessed = 0;
         for (number, sequence) in sequences.iter_mut().enumerate() {
             self.reuse(sequence);
             let tokens = sequence.pending().len();
             let is_answer = sequence.is_answering();
-            if tokens == 0 || shares.is_full() || waits_for_turn(number, sequence) {
+            let is_late = last.is_none_or(|last| (sequence.served, number) > last);
+            if is_late || shares.is_full() || !may_go(number, sequence) {
                 continue;
             }
             if self.waits(sequence, &mut shares) {
@@ -242,7 +246,7 @@ impl<'a> Engine<'a> {
             guessed += guess.len;
             let tokens = tokens + guess.len;
             // Both have room, as was asked.
-            let _ = wishes.push(Wish { tokens, is_answer });
+            let _ = wishes.push(Wish { tokens, is_answer, served: sequence.served });
             let _ = shares.push(Share { guess, ..Share::new(sequence, 0, Wanted::Nothing) });
         }
         for (share, rows) in shares.iter_mut().zip(schedule::rows(&wishes, self.batch)) {
@@ -288,4 +292,21 @@ impl<'a> Engine<'a> {
         self.stats.turns += u64::from(answers > 1);
         Some(number)
     }
+}
+
+/// As many of `waiting` as a batch has room for, those first that were served longest ago: when that was,
+/// and their numbers.
+fn longest_waiting(
+    waiting: impl Iterator<Item = (u64, usize)>,
+) -> heapless::Vec<(u64, usize), MAX_RUNS> {
+    let mut longest = heapless::Vec::<_, MAX_RUNS>::new();
+    for own in waiting {
+        if longest.is_full() && longest.last().is_some_and(|last| own < *last) {
+            longest.pop();
+        }
+        let place = longest.partition_point(|other| *other < own);
+        // Where there is no room, all others wait longer.
+        let _ = longest.insert(place, own);
+    }
+    longest
 }

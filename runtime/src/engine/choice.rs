@@ -9,6 +9,7 @@ use crate::sampler::{Bias, Logprobs};
 use crate::seams::{Parallel, World};
 use crate::sequence::{Results, Sequence, SequenceError};
 use crate::stats::Phase;
+use crate::turns::Turn;
 
 /// What came after the last token of a sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -176,8 +177,14 @@ impl<'a> Engine<'a> {
     /// Appends a token that was sampled, or chosen in the place of a sample. Where it was guessed, it
     /// is computed already, and [`Self::has_logits`] says so.
     pub fn accept(&mut self, sequence: &mut Sequence<'a>, id: u32) -> Result<Step, SequenceError> {
+        if id >= self.model.shape.vocab {
+            return Err(SequenceError::Token(id));
+        }
         if sequence.tokens().len() == sequence.context() {
             return Ok(Step::Full);
+        }
+        if sequence.answer.is_none() {
+            sequence.turn = Turn::default();
         }
         let results = sequence.results.take();
         let results = results.filter(|results| results.batch == self.batches);
