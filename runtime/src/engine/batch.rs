@@ -217,7 +217,11 @@ impl<'a> Engine<'a> {
         };
         let waiting = sequences.iter().enumerate();
         let waiting = waiting.filter(|(number, sequence)| may_go(*number, sequence));
-        let waiting = waiting.map(|(number, sequence)| (sequence.served, number));
+        // Of those that were served together, others come first each time.
+        let count = sequences.len().max(1);
+        let first = (self.batches % count as u64) as usize * MAX_RUNS % count;
+        let wait = |number, served| (served, (number + count - first) % count);
+        let waiting = waiting.map(|(number, sequence)| wait(number, sequence.served));
         let busy = waiting.clone().count();
         let last = longest_waiting(waiting).last().copied();
         let mut guessed = 0;
@@ -225,7 +229,7 @@ impl<'a> Engine<'a> {
             self.reuse(sequence);
             let tokens = sequence.pending().len();
             let is_answer = sequence.is_answering();
-            let is_late = last.is_none_or(|last| (sequence.served, number) > last);
+            let is_late = last.is_none_or(|last| wait(number, sequence.served) > last);
             if is_late || shares.is_full() || !may_go(number, sequence) {
                 continue;
             }
@@ -295,7 +299,7 @@ impl<'a> Engine<'a> {
 }
 
 /// As many of `waiting` as a batch has room for, those first that were served longest ago: when that was,
-/// and their numbers.
+/// and their order among those that were served together.
 fn longest_waiting(
     waiting: impl Iterator<Item = (u64, usize)>,
 ) -> heapless::Vec<(u64, usize), MAX_RUNS> {
