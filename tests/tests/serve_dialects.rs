@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use rill_serve::{Config, Listen};
 use rill_tests::kiosk;
 use rill_tests::rig::{Rig, Setting};
-use rill_tests::server::{Reply, Running, start};
+use rill_tests::server::{Reply, Running, start, start_image};
 use serde_json::{Value, json};
 
 fn served() -> Running {
@@ -162,5 +162,26 @@ fn decisions_are_the_choices_probabilities() {
     ] {
         let reply = server.post("/v1/decide", &body);
         assert_eq!((reply.status, &*reply.param()), (400, param), "{reply:?}");
+    }
+}
+
+#[test]
+fn a_model_that_thinks_decides_by_what_it_answers() {
+    let template = "{{- bos_token -}}
+{%- for turn in messages -%}{{- '<|im_start|>' ~ turn.role ~ '\n' ~ turn.content ~ '<|im_end|>\n' -}}{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n<think>\n' -}}{%- endif -%}
+{#- </think> ends it. -#}";
+    let config = Config::new(Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 0))));
+    let server = start_image(config, Setting::default(), kiosk::with_template(template));
+    let choices = ["It is on the left.", "It is on the right."];
+    let messages = json!([{"role": "user", "content": "Where is the lift?"}]);
+    let prompt = "<|im_start|>user\nWhere is the lift?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n";
+    let decide = |body: Value| server.post("/v1/decide", &body).ok();
+    let asked = decide(json!({"messages": messages, "choices": choices}));
+    let plain = decide(json!({"prompt": prompt, "choices": choices}));
+    for at in 0..choices.len() {
+        let [asked, plain] = [&asked, &plain]
+            .map(|said| said["choices"][at]["logprob"].as_f64().expect("a number"));
+        assert!((asked - plain).abs() < 0.05, "{asked} is not {plain}");
     }
 }

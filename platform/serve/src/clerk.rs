@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use rill::answer::Answer;
 use rill::chat::{self, Role};
 use rill::engine::PIECE_BYTES;
 use rill::image::{Chat, ChatTemplate, Template as Verdict};
@@ -116,6 +117,17 @@ impl<'a> Clerk<'a> {
             }
             _ => self.rendered(conversation),
         }
+    }
+
+    /// A prompt with which the answer itself begins: thinking that it begins is ended at once.
+    pub fn without_thinking(&self, mut prompt: Prompt) -> Result<Prompt, EncodeError> {
+        if std::mem::take(&mut prompt.thinks) {
+            let mut answer = Answer::default();
+            answer.expect_thinking(self.chat.thinking.clone(), Some(0));
+            answer.begin(true);
+            prompt.tokens.extend(self.tokens(&answer.end_thinking(|_, _| {}), true)?);
+        }
+        Ok(prompt)
     }
 
     /// As the core writes it.

@@ -3,12 +3,14 @@
 //! Takes `messages`, or a plain `prompt`, and `choices`, a list of texts. The prompt goes through the
 //! model once, which weighs the first token of every choice; the others go through it together, of as many
 //! choices at once as conversations have a free place. Gives the natural logarithm of each
-//! choice's probability as the answer's beginning, and its share of the probability of all choices.
+//! choice's probability as the answer's beginning, and its share of the probability of all choices. A model
+//! that thinks first is asked for what it says without having thought.
 
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::response::Response;
+use rill::tokenizer::EncodeError;
 use serde_json::json;
 
 use super::ask::{self, gone};
@@ -53,10 +55,14 @@ async fn answer(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiE
     };
     let texts = choices.clone();
     let encode = move |clerk: &mut crate::clerk::Clerk<'_>| {
-        texts.iter().map(|text| clerk.tokens(text, false)).collect::<Result<Vec<_>, _>>()
+        let prompt = clerk.without_thinking(prompt)?;
+        let encoded: Result<Vec<_>, EncodeError> =
+            texts.iter().map(|text| clerk.tokens(text, false)).collect();
+        Ok((prompt, encoded?))
     };
-    let encoded = open.clerk.ask(encode).await.ok_or_else(gone)?;
-    let encoded = encoded.map_err(|error| ApiError::field("choices", error))?;
+    let encoded: Option<Result<_, EncodeError>> = open.clerk.ask(encode).await;
+    let encoded = encoded.ok_or_else(gone)?;
+    let (prompt, encoded) = encoded.map_err(|error| ApiError::field("choices", error))?;
     let longest = encoded.iter().map(Vec::len).max().unwrap_or(0);
     if longest > MOST || prompt.tokens.len() + longest > open.facts.context {
         let message = format!("has a text of {longest} tokens: more than fit, or more than {MOST}");
