@@ -37,6 +37,14 @@ fn text(body: &Value) -> &str {
     body["choices"][0]["message"]["content"].as_str().expect("an answer has a content")
 }
 
+/// The bytes of tokens with log-probabilities, as a text.
+#[track_caller]
+fn spelled(logprobs: &[Value]) -> String {
+    let bytes = logprobs.iter().flat_map(|token| token["bytes"].as_array().expect("bytes"));
+    let bytes: Vec<u8> = bytes.map(|byte| byte.as_u64().expect("a byte") as u8).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 /// What a session alone answers, always with the best token.
 fn alone(question: &str, most: usize) -> String {
     use rill::chat::Role;
@@ -116,12 +124,7 @@ fn what_is_asked_for_is_given() {
     let tokens = logprobs["choices"][0]["logprobs"]["content"].as_array().expect("a list");
     assert_eq!(tokens.len(), 3);
     assert_eq!(tokens[0]["top_logprobs"].as_array().map(Vec::len), Some(2));
-    let bytes: Vec<u8> = tokens
-        .iter()
-        .flat_map(|token| token["bytes"].as_array().expect("bytes"))
-        .map(|byte| byte.as_u64().expect("a byte") as u8)
-        .collect();
-    assert_eq!(String::from_utf8_lossy(&bytes), text(&logprobs));
+    assert_eq!(spelled(tokens), text(&logprobs));
 
     let free = ask(json!({"temperature": 0, "max_tokens": 20}));
     let stop: String = text(&free).chars().skip(4).take(3).collect();
@@ -134,6 +137,31 @@ fn what_is_asked_for_is_given() {
                       "max_tokens": 8, "user": "u", "metadata": {"a": "b"}, "store": false});
     let whole = question("Where is it?", json!({"temperature": 0, "max_tokens": 8}));
     assert_eq!(text(&server.post(CHAT, &body).ok()), text(&server.post(CHAT, &whole).ok()));
+}
+
+#[test]
+fn logprobs_are_those_of_the_text() {
+    let server = served(1);
+    let more =
+        |stop: &str| json!({"temperature": 0, "max_tokens": 40, "logprobs": true, "stop": stop});
+    let ask = |stop: &str| server.post(CHAT, &question("Where is the lift?", more(stop))).ok();
+    let free = ask("no such text");
+    let list = |logprobs: &Value| logprobs["content"].as_array().cloned().unwrap_or_default();
+    let all = list(&free["choices"][0]["logprobs"]);
+    assert_eq!(spelled(&all), text(&free));
+    // Stop texts of whole tokens, so that what is before them is one of whole tokens too.
+    for at in [1, all.len() / 2, all.len() - 2] {
+        let stop = spelled(&all[at..at + 2]);
+        let stopped = ask(&stop);
+        let said = list(&stopped["choices"][0]["logprobs"]);
+        let before = text(&free).split(&stop).next().expect("a text begins");
+        assert_eq!((text(&stopped), &*spelled(&said)), (before, before));
+        let mut body = question("Where is the lift?", more(&stop));
+        body["stream"] = true.into();
+        let chunks = server.stream(CHAT, &body);
+        let streamed = chunks.iter().flat_map(|chunk| list(&chunk["choices"][0]["logprobs"]));
+        assert_eq!(streamed.collect::<Vec<_>>(), said);
+    }
 }
 
 #[test]

@@ -165,14 +165,39 @@ fn decisions_are_the_choices_probabilities() {
     }
 }
 
-#[test]
-fn a_model_that_thinks_decides_by_what_it_answers() {
+/// A server of a model whose template opens its thinking.
+fn thinking() -> Running {
     let template = "{{- bos_token -}}
 {%- for turn in messages -%}{{- '<|im_start|>' ~ turn.role ~ '\n' ~ turn.content ~ '<|im_end|>\n' -}}{%- endfor -%}
 {%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n<think>\n' -}}{%- endif -%}
 {#- </think> ends it. -#}";
     let config = Config::new(Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 0))));
-    let server = start_image(config, Setting::default(), kiosk::with_template(template));
+    start_image(config, Setting::default(), kiosk::with_template(template))
+}
+
+#[test]
+fn thinking_has_no_logprobs() {
+    let server = thinking();
+    let messages = json!([{"role": "user", "content": "Where is the lift?"}]);
+    let mut body = json!({"messages": messages, "temperature": 0, "max_tokens": 12, "ignore_eos": true,
+                          "logprobs": true});
+    let whole = &server.post("/v1/chat/completions", &body).ok()["choices"][0];
+    assert_ne!(whole["message"]["reasoning_content"], Value::Null, "{whole}");
+    assert_eq!((&whole["message"]["content"], &whole["logprobs"]), (&json!(""), &Value::Null));
+    body["stream"] = true.into();
+    for chunk in server.stream("/v1/chat/completions", &body) {
+        assert_eq!(chunk["choices"][0]["logprobs"], Value::Null, "{chunk}");
+    }
+    body["reasoning_effort"] = "none".into();
+    body["stream"] = false.into();
+    let whole = &server.post("/v1/chat/completions", &body).ok()["choices"][0];
+    assert_eq!(whole["message"]["reasoning_content"], Value::Null, "{whole}");
+    assert!(whole["logprobs"]["content"].as_array().is_some_and(|all| !all.is_empty()), "{whole}");
+}
+
+#[test]
+fn a_model_that_thinks_decides_by_what_it_answers() {
+    let server = thinking();
     let choices = ["It is on the left.", "It is on the right."];
     let messages = json!([{"role": "user", "content": "Where is the lift?"}]);
     let prompt = "<|im_start|>user\nWhere is the lift?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n";
@@ -180,8 +205,8 @@ fn a_model_that_thinks_decides_by_what_it_answers() {
     let asked = decide(json!({"messages": messages, "choices": choices}));
     let plain = decide(json!({"prompt": prompt, "choices": choices}));
     for at in 0..choices.len() {
-        let [asked, plain] = [&asked, &plain]
-            .map(|said| said["choices"][at]["logprob"].as_f64().expect("a number"));
+        let [asked, plain] =
+            [&asked, &plain].map(|said| said["choices"][at]["logprob"].as_f64().expect("a number"));
         assert!((asked - plain).abs() < 0.05, "{asked} is not {plain}");
     }
 }

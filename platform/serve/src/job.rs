@@ -89,6 +89,9 @@ pub struct Token {
     pub logprob: f32,
 }
 
+/// A token in an answer, and the best in its place.
+pub type Likely = (Token, Vec<Token>);
+
 /// What a piece of an answer's text is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
@@ -119,8 +122,10 @@ pub enum Event {
     Said {
         /// The text that is certain now.
         text: Said,
-        /// The token, and the best in its place, where they were asked for.
-        token: Option<(Token, Vec<Token>)>,
+        /// The token, and the best in its place, where they were asked for; none of calls.
+        token: Option<Likely>,
+        /// Bytes of this token and those before it whose text is not certain yet, or never comes.
+        behind: usize,
     },
     /// The natural logarithm of the probability of each continuation.
     Decided(Vec<f32>),

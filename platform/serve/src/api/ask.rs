@@ -10,13 +10,13 @@ use tokio::sync::mpsc::{Receiver, channel};
 use tokio::time::timeout;
 
 use super::held::{Given, Held};
-use super::spoken::{Reader, Spoken};
+use super::spoken::{Reader, Spoken, Tokens};
 use crate::calls::Call;
 use crate::clerk::PromptError;
 use crate::door::Guest;
 use crate::error::ApiError;
 use crate::form::{NoForm, Wanted};
-use crate::job::{Account, EVENTS, Ending, Event, Job, Prompt, Style, Token, Trouble, Work};
+use crate::job::{Account, EVENTS, Ending, Event, Job, Likely, Prompt, Style, Trouble, Work};
 use crate::metrics::Outcome;
 use crate::server::{Open, Shared};
 
@@ -46,8 +46,8 @@ pub struct Whole {
     pub text: String,
     /// What it called.
     pub calls: Vec<Call>,
-    /// Its tokens with log-probabilities, where they were asked for.
-    pub tokens: Vec<(Token, Vec<Token>)>,
+    /// The tokens of what it said with log-probabilities, where they were asked for.
+    pub tokens: Vec<Likely>,
     /// How it ended.
     pub account: Option<Account>,
     /// Log-probabilities of choices.
@@ -242,18 +242,19 @@ impl Answers {
     /// All of them, whole, and the room for them.
     pub async fn whole(mut self) -> Result<(Vec<Whole>, Held), ApiError> {
         let mut all = vec![Whole::default(); self.count];
-        let mut readers = vec![Reader::default(); self.count];
+        let mut readers = vec![<(Reader, Tokens)>::default(); self.count];
         while let Some((choice, event)) = self.next().await {
             let whole = &mut all[choice];
             match event {
                 Event::Begun { .. } => {}
-                Event::Said { text, token } => {
-                    readers[choice].read(text, |spoken| match spoken {
+                Event::Said { text, token, behind } => {
+                    let (reader, tokens) = &mut readers[choice];
+                    whole.tokens.extend(tokens.read(&text, token, behind));
+                    reader.read(text, |spoken| match spoken {
                         Spoken::Thinking(piece) => whole.thinking.push_str(&piece),
                         Spoken::Text(piece) => whole.text.push_str(&piece),
                         Spoken::Call(piece) => Call::collect(&mut whole.calls, piece),
                     });
-                    whole.tokens.extend(token);
                 }
                 Event::Decided(logprobs) => whole.decided = logprobs,
                 Event::Ended(account) => whole.account = Some(account),

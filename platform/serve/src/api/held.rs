@@ -22,6 +22,9 @@ const LEAST: usize = 4 << 10;
 const LOGPROB: usize = 240;
 /// The same as values of JSON, with the room that they grow into.
 pub const LOGPROB_VALUES: usize = 1280;
+/// Most tokens whose text is held back, beside those that may become a stop text: what may be a mark of
+/// thinking, or is no character yet.
+const HELD: usize = 32;
 /// Times that a stream of Responses says the text of an answer, from what it keeps.
 const TIMES: usize = 6;
 
@@ -49,7 +52,8 @@ impl Given {
         let each = style.logprobs.map_or(0, |best| 1 + best);
         let queued = EVENTS * each * LOGPROB;
         if self == Self::Streamed {
-            return count * (ANSWER + queued);
+            let stop = style.stops.iter().map(String::len).max().unwrap_or(0);
+            return count * (ANSWER + queued + (stop + HELD) * each * LOGPROB);
         }
         if each > 0 {
             let all = (each * count) as u64;

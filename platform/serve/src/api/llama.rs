@@ -10,12 +10,13 @@ use serde_json::{Value, json};
 use super::ask::{self, gone};
 use super::held::Given;
 use super::openai::shape::{event, logprob, text};
+use super::spoken::Tokens;
 use super::stream::{Writer, respond};
 use super::{Asked, Server, model, sampling};
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::form::Wanted;
-use crate::job::{Account, Ending, Event, Prompt, Style, Token};
+use crate::job::{Account, Ending, Event, Likely, Prompt, Style, Token};
 use crate::server::{Open, Shared};
 
 /// Fields that change nothing here.
@@ -53,7 +54,7 @@ async fn continued(shared: &Arc<Shared>, request: Request) -> Result<Response, A
     let given = Given::new(streams);
     let answers = ask::answer(shared, &open, guest, vec![prompt], 1, style, given)?;
     if streams {
-        return Ok(respond(answers, Pieces { name }));
+        return Ok(respond(answers, Pieces { name, tokens: Tokens::default() }));
     }
     let (mut whole, held) = answers.whole().await?;
     let whole = whole.pop().unwrap_or_default();
@@ -132,7 +133,7 @@ fn summary(name: &str, account: &Account) -> Value {
     })
 }
 
-fn probabilities(tokens: &[(Token, Vec<Token>)]) -> Value {
+fn probabilities(tokens: &[Likely]) -> Value {
     let one = |token: &Token| {
         json!({"id": token.id, "token": text(token), "bytes": token.bytes,
                "logprob": logprob(token.logprob)})
@@ -148,6 +149,7 @@ fn probabilities(tokens: &[(Token, Vec<Token>)]) -> Value {
 /// A stream of pieces.
 struct Pieces {
     name: String,
+    tokens: Tokens,
 }
 
 impl Writer for Pieces {
@@ -157,14 +159,15 @@ impl Writer for Pieces {
     fn event(&mut self, _: usize, happened: Event) -> String {
         match happened {
             Event::Begun { .. } | Event::Decided(_) => String::new(),
-            Event::Said { text, token } => {
+            Event::Said { text, token, behind } => {
+                let tokens = self.tokens.read(&text, token, behind);
                 let said: String = text.into_iter().map(|(_, piece)| piece).collect();
-                if said.is_empty() && token.is_none() {
+                if said.is_empty() {
                     return String::new();
                 }
                 let mut piece = json!({"content": said, "stop": false});
-                if let Some(token) = token {
-                    piece["completion_probabilities"] = probabilities(&[token]);
+                if !tokens.is_empty() {
+                    piece["completion_probabilities"] = probabilities(&tokens);
                 }
                 event(&piece)
             }

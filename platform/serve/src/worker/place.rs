@@ -317,7 +317,7 @@ impl Task {
             if speech.has_thought_enough() {
                 let mut text = Vec::new();
                 let end = speech.end_thinking(&mut text);
-                send(Event::Said { text, token: None });
+                send(Event::Said { text, token: None, behind: 0 });
                 return match engine.append_to_answer(sequence, end.as_ref()) {
                     Err(SequenceError::ContextFull { .. }) => Ok(Some(Ending::Length)),
                     other => Ok(other.map(|()| None)?),
@@ -358,6 +358,7 @@ impl Task {
                 (named(sample.id, chosen), best)
             });
             let mut text = Vec::new();
+            let was_calling = speech.is_calling();
             let ending = match engine.accept(sequence, sample.id)? {
                 Step::Token(id) => {
                     let piece = engine.tokenizer().piece(id);
@@ -369,7 +370,8 @@ impl Task {
             };
             // What ends an answer says nothing.
             if ending != Some(Ending::Stop) {
-                send(Event::Said { text, token });
+                let token = token.filter(|_| !was_calling && !speech.is_calling());
+                send(Event::Said { text, token, behind: speech.behind() });
                 sent += 1;
             }
             if ending.is_some() {
@@ -410,7 +412,7 @@ impl Task {
             let mut text = Vec::new();
             speech.finish(&mut text);
             if !text.is_empty() {
-                let event = Event::Said { text, token: None };
+                let event = Event::Said { text, token: None, behind: 0 };
                 let _ = self.job.events.try_send((self.job.choice, event));
             }
         }

@@ -15,6 +15,8 @@ pub struct Speech {
     /// Whether the answer stands within calls.
     calls: bool,
     utf8: Utf8Stream,
+    /// Bytes of tokens that have no text yet.
+    behind: usize,
 }
 
 impl Speech {
@@ -29,7 +31,7 @@ impl Speech {
             answer.expect_thinking(engine.chat().thinking.clone(), style.thinking);
             answer.begin(thinks);
         }
-        Self { answer, marks: style.calls, calls: false, utf8: Utf8Stream::default() }
+        Self { answer, marks: style.calls, calls: false, utf8: Utf8Stream::default(), behind: 0 }
     }
 
     /// Takes a token; says whether a stop text ends the answer. Calls have no stop texts, and none
@@ -45,12 +47,32 @@ impl Speech {
                 false
             }
             Some(marks) if id == marks.begin && !self.is_thinking() => {
-                self.answer.finish(collect(said));
+                self.finish(said);
                 self.calls = true;
                 false
             }
-            _ => self.answer.push(piece, collect(said)),
+            _ => {
+                let mut emit = collect(said);
+                let mut emitted = 0;
+                let stopped = self.answer.push(piece, |part, text| {
+                    emitted += text.len();
+                    emit(part, text);
+                });
+                // What is no character has a longer one in its place.
+                self.behind = (self.behind + piece.len()).saturating_sub(emitted);
+                stopped
+            }
         }
+    }
+
+    /// Bytes of tokens that have no text yet, or will have none because a stop text begins with them.
+    pub fn behind(&self) -> usize {
+        self.behind
+    }
+
+    /// Whether the answer stands within calls.
+    pub fn is_calling(&self) -> bool {
+        self.calls
     }
 
     /// Whether the answer stands within thinking.
@@ -65,6 +87,7 @@ impl Speech {
 
     /// Ends the thinking; returns what ends it in the sequence.
     pub fn end_thinking(&mut self, said: &mut Said) -> impl AsRef<str> + use<> {
+        self.behind = 0;
         self.answer.end_thinking(collect(said))
     }
 
@@ -79,6 +102,7 @@ impl Speech {
             self.end_calls(said);
         }
         self.answer.finish(collect(said));
+        self.behind = 0;
     }
 
     fn end_calls(&mut self, said: &mut Said) {

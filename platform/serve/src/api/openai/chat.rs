@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::shape::{CallIds, DECORATION, DONE, Head, event, reason, token_logprobs, usage};
 use crate::api::ask::{self, Whole};
 use crate::api::held::Given;
-use crate::api::spoken::{Reader, Spoken};
+use crate::api::spoken::{Reader, Spoken, Tokens};
 use crate::api::stream::{Writer, respond};
 use crate::api::tools::{self, Shape};
 use crate::api::{Asked, Server, messages, sampling};
@@ -17,7 +17,7 @@ use crate::calls::{Call, Piece};
 use crate::error::ApiError;
 use crate::fields::Fields;
 use crate::form::Wanted;
-use crate::job::{Account, Event, Said, Style, Token};
+use crate::job::{Account, Event, Likely, Said, Style};
 use crate::server::{Open, Shared};
 
 /// Answers a conversation.
@@ -156,7 +156,7 @@ fn choice(index: usize, whole: &Whole, ids: &mut CallIds) -> Value {
     })
 }
 
-fn logprobs(tokens: &[(Token, Vec<Token>)]) -> Value {
+fn logprobs(tokens: &[Likely]) -> Value {
     if tokens.is_empty() {
         return Value::Null;
     }
@@ -176,6 +176,7 @@ struct Chunks {
 #[derive(Default)]
 struct Choice {
     reader: Reader,
+    tokens: Tokens,
     /// Calls so far.
     calls: usize,
     account: Option<Account>,
@@ -252,16 +253,12 @@ impl Writer for Chunks {
     fn event(&mut self, choice: usize, happened: Event) -> String {
         match happened {
             Event::Begun { .. } | Event::Decided(_) => String::new(),
-            Event::Said { text, token } => {
-                let mut deltas = self.deltas(choice, text);
-                if deltas.is_empty() && token.is_some() {
-                    deltas.push(json!({"content": ""}));
-                }
-                // The token goes with the first thing that it says.
-                let mut token: Vec<_> = token.into_iter().collect();
-                let chunk = |delta| {
-                    let token = std::mem::take(&mut token);
-                    self.chunk(choice, &delta, &logprobs(&token), None)
+            Event::Said { text, token, behind } => {
+                let tokens = self.choices[choice].tokens.read(&text, token, behind);
+                let deltas = self.deltas(choice, text);
+                let chunk = |delta: Value| {
+                    let said = if delta.get("content").is_some() { &tokens[..] } else { &[] };
+                    self.chunk(choice, &delta, &logprobs(said), None)
                 };
                 deltas.into_iter().map(chunk).collect()
             }

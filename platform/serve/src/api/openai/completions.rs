@@ -4,16 +4,18 @@ use std::sync::Arc;
 
 use axum::extract::{Request, State};
 use axum::response::Response;
+use rill::tokenizer::Utf8Stream;
 use serde_json::{Map, Value, json};
 
 use super::shape::{DECORATION, DONE, Head, event, logprob, reason, text, usage};
 use crate::api::ask::{self, Whole};
 use crate::api::held::Given;
+use crate::api::spoken::Tokens;
 use crate::api::stream::{Writer, respond};
 use crate::api::{Asked, Server, sampling};
 use crate::error::ApiError;
 use crate::fields::Fields;
-use crate::job::{Account, Event, Prompt, Style, Token};
+use crate::job::{Account, Event, Likely, Prompt, Style, Token};
 use crate::server::{Open, Shared};
 
 /// Continues a plain text.
@@ -47,19 +49,17 @@ async fn answer(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiE
             head,
             counts: order.counts,
             per_prompt: order.count,
-            accounts: vec![None; all],
-            offsets: vec![0; all],
+            choices: vec![Choice::default(); all],
             failed: false,
         };
         return Ok(respond(answers, pieces));
     }
     let (whole, held) = answers.whole().await?;
     let choice = |(index, whole): (usize, &Whole)| {
-        let mut offset = 0;
         json!({
             "index": index,
             "text": whole.text,
-            "logprobs": logprobs(&whole.tokens, &mut offset),
+            "logprobs": logprobs(&whole.tokens, &mut Offset::default()),
             "finish_reason": whole.account.map(|account| reason(account.ending, false)),
         })
     };
@@ -130,17 +130,31 @@ async fn prompts(
     if prompts.is_empty() { Err(wrong()) } else { Ok(prompts) }
 }
 
+/// Where a token begins in the text of its answer.
+#[derive(Debug, Clone, Default)]
+struct Offset {
+    utf8: Utf8Stream,
+    /// Characters that are whole.
+    chars: usize,
+}
+
+impl Offset {
+    /// Where the next token begins; in a character of several tokens each of them begins where it does.
+    fn next(&mut self, token: &Token) -> usize {
+        let begin = self.chars;
+        let Self { utf8, chars } = self;
+        utf8.push(&token.bytes, |text| *chars += text.chars().count());
+        begin
+    }
+}
+
 /// Log-probabilities in the older of OpenAI's two forms; `offset` is where the tokens begin in the text.
-fn logprobs(tokens: &[(Token, Vec<Token>)], offset: &mut usize) -> Value {
+fn logprobs(tokens: &[Likely], offset: &mut Offset) -> Value {
     if tokens.is_empty() {
         return Value::Null;
     }
-    let mut offsets = Vec::new();
-    for (token, _) in tokens {
-        offsets.push(*offset);
-        *offset += text(token).chars().count();
-    }
-    let best = |(_, best): &(Token, Vec<Token>)| {
+    let offsets: Vec<_> = tokens.iter().map(|(token, _)| offset.next(token)).collect();
+    let best = |(_, best): &Likely| {
         let map = best.iter().map(|token| (text(token), json!(logprob(token.logprob))));
         Value::Object(map.collect::<Map<_, _>>())
     };
@@ -157,10 +171,16 @@ struct Pieces {
     head: Head,
     counts: bool,
     per_prompt: usize,
-    accounts: Vec<Option<Account>>,
-    /// Where the next token of each answer begins.
-    offsets: Vec<usize>,
+    choices: Vec<Choice>,
     failed: bool,
+}
+
+/// One of the answers in a stream.
+#[derive(Debug, Clone, Default)]
+struct Choice {
+    tokens: Tokens,
+    offset: Offset,
+    account: Option<Account>,
 }
 
 impl Pieces {
@@ -186,17 +206,18 @@ impl Writer for Pieces {
     fn event(&mut self, choice: usize, happened: Event) -> String {
         match happened {
             Event::Begun { .. } | Event::Decided(_) => String::new(),
-            Event::Said { text, token } => {
+            Event::Said { text, token, behind } => {
+                let Choice { tokens, offset, .. } = &mut self.choices[choice];
+                let tokens = tokens.read(&text, token, behind);
                 let said: String = text.into_iter().map(|(_, piece)| piece).collect();
-                if said.is_empty() && token.is_none() {
+                if said.is_empty() {
                     return String::new();
                 }
-                let token: Vec<_> = token.into_iter().collect();
-                let logprobs = logprobs(&token, &mut self.offsets[choice]);
+                let logprobs = logprobs(&tokens, offset);
                 self.piece(choice, &said, &logprobs, None)
             }
             Event::Ended(account) => {
-                self.accounts[choice] = Some(account);
+                self.choices[choice].account = Some(account);
                 self.piece(choice, "", &Value::Null, Some(reason(account.ending, false)))
             }
             Event::Failed(trouble) => {
@@ -211,7 +232,23 @@ impl Writer for Pieces {
             return DONE.into();
         }
         let mut last = self.head.with(Vec::new());
-        last["usage"] = usage(self.accounts.iter().flatten(), self.per_prompt);
+        let accounts = self.choices.iter().filter_map(|choice| choice.account.as_ref());
+        last["usage"] = usage(accounts, self.per_prompt);
         event(&last) + DONE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_begin_where_their_characters_do() {
+        let mut offset = Offset::default();
+        let mut next =
+            |bytes: &[u8]| offset.next(&Token { id: 0, bytes: bytes.to_vec(), logprob: 0.0 });
+        let fox = "🦊".as_bytes();
+        let pieces = [&b"ab"[..], &fox[..1], &fox[1..2], &fox[2..3], &fox[3..], b"c\xff", b"d"];
+        assert_eq!(pieces.map(&mut next), [0, 2, 2, 2, 2, 3, 5]);
     }
 }

@@ -3,12 +3,12 @@
 use serde_json::{Map, Value, json};
 
 use super::shape::{CallIds, token_logprobs};
-use crate::api::spoken::{Reader, Spoken};
+use crate::api::spoken::{Reader, Spoken, Tokens};
 use crate::api::stream::Writer;
 use crate::calls::Piece;
 use crate::error::ApiError;
 use crate::fields::Fields;
-use crate::job::{Account, Ending, Event, Token, Trouble};
+use crate::job::{Account, Ending, Event, Likely, Trouble};
 use crate::model::Facts;
 use crate::server::{Shared, seconds};
 
@@ -152,8 +152,9 @@ pub struct Events {
     streams: bool,
     reader: Reader,
     items: Vec<Item>,
-    /// Tokens of a message whose text has not come yet.
-    tokens: Vec<(Token, Vec<Token>)>,
+    tokens: Tokens,
+    /// Tokens of the text that is taken.
+    likely: Vec<Likely>,
     /// Events so far.
     number: u64,
     /// Events that were not written yet.
@@ -164,8 +165,9 @@ impl Events {
     /// Of a response that has said nothing yet; without `streams` there are no events, and what it is
     /// in the end is all.
     pub fn new(frame: Frame, streams: bool) -> Self {
-        let (reader, items, tokens) = (Reader::default(), Vec::new(), Vec::new());
-        Self { frame, streams, reader, items, tokens, number: 0, out: String::new() }
+        let (reader, tokens) = <(Reader, Tokens)>::default();
+        let (items, likely, out) = (Vec::new(), Vec::new(), String::new());
+        Self { frame, streams, reader, items, tokens, likely, number: 0, out }
     }
 
     /// The response as it is.
@@ -184,8 +186,8 @@ impl Events {
     pub fn take(&mut self, happened: Event) -> Result<(), Trouble> {
         match happened {
             Event::Begun { .. } | Event::Decided(_) => {}
-            Event::Said { text, token } => {
-                self.tokens.extend(token);
+            Event::Said { text, token, behind } => {
+                self.likely = self.tokens.read(&text, token, behind);
                 let mut all = Vec::new();
                 self.reader.read(text, |spoken| all.push(spoken));
                 all.into_iter().for_each(|spoken| self.say(spoken));
@@ -212,15 +214,11 @@ impl Events {
             Spoken::Thinking(text) => self.add(Kind::Reasoning, &text),
             Spoken::Text(text) => self.add(Kind::Message, &text),
             Spoken::Call(Piece::Begin(name)) => {
-                self.tokens.clear();
                 let id = self.frame.ids.next();
                 self.open(Kind::Call, [id, name]);
             }
             Spoken::Call(Piece::Arguments(text)) => self.add(Kind::Call, &text),
-            Spoken::Call(Piece::End) => {
-                self.tokens.clear();
-                self.close("completed");
-            }
+            Spoken::Call(Piece::End) => self.close("completed"),
         }
     }
 
@@ -234,14 +232,11 @@ impl Events {
         let Some(item) = self.items.last_mut() else { return };
         item.text.push_str(text);
         let mut data = json!({"item_id": item.id, "output_index": index, "delta": text});
-        if kind != Kind::Message {
-            self.tokens.clear();
-        }
         let name = match kind {
             Kind::Call => "response.function_call_arguments.delta",
             Kind::Reasoning => "response.reasoning_text.delta",
             Kind::Message => {
-                let logprobs = token_logprobs(&std::mem::take(&mut self.tokens));
+                let logprobs = token_logprobs(&std::mem::take(&mut self.likely));
                 item.logprobs.extend(logprobs.iter().cloned());
                 data["logprobs"] = logprobs.into();
                 "response.output_text.delta"

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::job::{Account, Ending, Token};
+use crate::job::{Account, Ending, Likely, Token};
 use crate::model::Facts;
 use crate::server::{Shared, seconds};
 
@@ -125,7 +125,7 @@ pub fn text(token: &Token) -> String {
 }
 
 /// Tokens with their log-probabilities, and the best in their places.
-pub fn token_logprobs(tokens: &[(Token, Vec<Token>)]) -> Vec<Value> {
+pub fn token_logprobs(tokens: &[Likely]) -> Vec<Value> {
     let one = |token: &Token| json!({"token": text(token), "logprob": logprob(token.logprob), "bytes": token.bytes});
     let all = tokens.iter().map(|(token, best)| {
         let mut said = one(token);
