@@ -111,11 +111,11 @@ fn heavy(kind: usize) -> (&'static str, Value) {
         4 => {
             let logprobs = json!(["message.output_text.logprobs"]);
             let body = json!({"input": "Hi", "metadata": {"a": "\n".repeat(30_000)}, "stream": true,
-                              "include": logprobs, "top_logprobs": 20, "max_output_tokens": 900});
+                              "include": logprobs, "top_logprobs": 20, "max_output_tokens": 97});
             ("/v1/responses", body)
         }
         5 => {
-            let more = json!({"logprobs": true, "top_logprobs": 20, "max_tokens": 900, "n": 4});
+            let more = json!({"logprobs": true, "top_logprobs": 20, "max_tokens": 24, "n": 4});
             (CHAT, question(&more))
         }
         _ => (CHAT, json!({"messages": [{"role": "user", "content": text}]})),

@@ -91,8 +91,8 @@ pub struct Limits {
     pub answers: usize,
     /// Bytes of what a response says again of its request (400).
     pub echo: usize,
-    /// Most log-probabilities of the answers to a request that are given whole; then they end, as if they
-    /// had all their tokens.
+    /// Most log-probabilities of the answers to a request that are given whole; more are refused with 400
+    /// where a number of tokens is asked for, else the answers end, as if they had all their tokens.
     pub logprobs: u64,
     /// Most tokens of an answer; a request for more is refused with 400.
     pub tokens: u64,

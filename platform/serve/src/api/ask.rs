@@ -193,7 +193,7 @@ pub fn answer(
 ) -> Result<Answers, ApiError> {
     let shortest = prompts.iter().map(|prompt| prompt.tokens.len()).min().unwrap_or(0);
     let left = open.facts.context.saturating_sub(shortest) as u64;
-    let bytes = given.bound(&mut style, left, prompts.len() * count, shared.limits.logprobs);
+    let bytes = given.bound(&mut style, left, prompts.len() * count, &shared.limits)?;
     start(shared, guest, prompts, count, &Work::Answer(Box::new(style)), bytes)
 }
 

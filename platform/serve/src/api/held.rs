@@ -7,6 +7,8 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
+use crate::config::Limits;
+use crate::error::ApiError;
 use crate::job::{EVENTS, Style};
 use crate::room::{Part, Room};
 
@@ -31,8 +33,8 @@ const TIMES: usize = 6;
 /// How an answer is given, which says what is kept of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Given {
-    /// In one piece.
-    Whole,
+    /// In one piece; the field that says how many tokens it may have.
+    Whole(&'static str),
     /// As it comes.
     Streamed,
     /// As the events of a response, which tell in the end what they told before, and the request's own
@@ -41,23 +43,34 @@ pub enum Given {
 }
 
 impl Given {
-    /// As it comes, or in one piece.
-    pub fn new(streams: bool) -> Self {
-        if streams { Self::Streamed } else { Self::Whole }
+    /// As it comes, or in one piece, of as many tokens as `field` says.
+    pub fn new(streams: bool, field: &'static str) -> Self {
+        if streams { Self::Streamed } else { Self::Whole(field) }
     }
 
-    /// Bounds the style of `count` answers that have room for `left` tokens to what may be kept, at most so
-    /// many log-probabilities; returns how many bytes that are.
-    pub fn bound(self, style: &mut Style, left: u64, count: usize, logprobs: u64) -> usize {
+    /// Bounds the style of `count` answers that have room for `left` tokens to what may be kept; returns how
+    /// many bytes that are. Where more tokens are asked for than can have log-probabilities it is an error:
+    /// nothing that was asked for is left out.
+    pub fn bound(
+        self,
+        style: &mut Style,
+        left: u64,
+        count: usize,
+        limits: &Limits,
+    ) -> Result<usize, ApiError> {
         let each = style.logprobs.map_or(0, |best| 1 + best);
         let queued = EVENTS * each * LOGPROB;
         if self == Self::Streamed {
             let stop = style.stops.iter().map(String::len).max().unwrap_or(0);
-            return count * (ANSWER + queued + (stop + HELD) * each * LOGPROB);
+            return Ok(count * (ANSWER + queued + (stop + HELD) * each * LOGPROB));
         }
         if each > 0 {
-            let all = (each * count) as u64;
-            style.most = style.most.min((logprobs / all).max(1));
+            let most = (limits.logprobs / (each * count) as u64).max(1);
+            let asked = style.most.min(left);
+            if style.most < limits.tokens && asked > most {
+                return Err(self.too_likely(asked, each, count, most, limits));
+            }
+            style.most = style.most.min(most);
         }
         let tokens = usize::try_from(style.most.min(left)).unwrap_or(usize::MAX);
         let bytes = tokens.saturating_mul(PIECE).max(LEAST);
@@ -69,7 +82,28 @@ impl Given {
         let text = bytes.saturating_mul(TOKEN / PIECE * times);
         let probable = tokens.saturating_mul(each).saturating_mul(logprob);
         let answer = text.saturating_add(probable).saturating_add(ANSWER + queued);
-        answer.saturating_mul(count).saturating_add(said)
+        Ok(answer.saturating_mul(count).saturating_add(said))
+    }
+
+    /// So many tokens cannot all have log-probabilities, but `most` can.
+    fn too_likely(
+        self,
+        asked: u64,
+        each: usize,
+        count: usize,
+        most: u64,
+        limits: &Limits,
+    ) -> ApiError {
+        let (field, or) = match self {
+            Self::Whole(field) => (field, "log-probabilities, or stream the answer"),
+            _ => ("max_output_tokens", "log-probabilities"),
+        };
+        let limit = limits.logprobs;
+        let message = format!(
+            "{asked} tokens of {count} answer(s), of each token {each} log-probabilities, are more than the \
+             {limit} that one response has: ask for at most {most} tokens or for fewer {or}"
+        );
+        ApiError::field(field, message)
     }
 }
 
@@ -127,19 +161,39 @@ mod tests {
     #[test]
     fn what_is_kept_is_bounded_and_what_is_not_is_free() {
         let mut whole = style(u64::MAX, None);
-        let bytes = Given::Whole.bound(&mut whole, 1000, 2, 2048);
+        let limits = Limits::default();
+        let given = Given::Whole("max_tokens");
+        let bytes = given.bound(&mut whole, 1000, 2, &limits).unwrap();
         assert_eq!((whole.most, whole.most_bytes), (u64::MAX, 16_000));
         assert_eq!(bytes, 2 * (1000 * TOKEN + ANSWER));
         // A stream keeps nothing of its text.
         let mut streamed = style(u64::MAX, None);
-        assert_eq!(Given::Streamed.bound(&mut streamed, 1000, 2, 2048), 2 * ANSWER);
+        assert_eq!(Given::Streamed.bound(&mut streamed, 1000, 2, &limits).unwrap(), 2 * ANSWER);
         assert_eq!(streamed.most_bytes, u64::MAX);
         // Log-probabilities are for all answers of a request together, and at least one token has them.
-        let mut likely = style(900, Some(20));
-        Given::Whole.bound(&mut likely, 1000, 4, 2048);
+        let mut likely = style(u64::MAX, Some(20));
+        given.bound(&mut likely, 1000, 4, &limits).unwrap();
         assert_eq!(likely.most, 2048 / (21 * 4));
-        let mut few = style(900, Some(20));
-        Given::Whole.bound(&mut few, 1000, 4, 10);
+        let mut few = style(u64::MAX, Some(20));
+        given.bound(&mut few, 1000, 4, &Limits { logprobs: 10, ..limits }).unwrap();
         assert_eq!(few.most, 1);
+    }
+
+    #[test]
+    fn tokens_that_were_asked_for_are_not_left_out() {
+        let (limits, given) = (Limits::default(), Given::Whole("n_predict"));
+        let bound = |given: Given, most, left| {
+            let mut style = style(most, Some(20));
+            given.bound(&mut style, left, 1, &limits).map(|_| style.most)
+        };
+        assert_eq!(bound(given, 97, 1000), Ok(97));
+        let error = bound(given, 98, 1000).unwrap_err();
+        assert_eq!(error.param.as_deref(), Some("n_predict"));
+        assert!(error.message.contains("at most 97 tokens"), "{error:?}");
+        // There is no room for so many, or they are not kept.
+        assert_eq!(bound(given, 500, 97), Ok(97));
+        assert_eq!(bound(Given::Streamed, 500, 1000), Ok(500));
+        let error = bound(Given::Response(0), 500, 1000).unwrap_err();
+        assert_eq!(error.param.as_deref(), Some("max_output_tokens"));
     }
 }

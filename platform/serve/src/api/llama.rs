@@ -43,7 +43,7 @@ pub async fn complete(State(shared): Server, request: Request) -> Response {
 async fn continued(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiError> {
     let Asked { mut fields, open, guest, room } = Asked::read(shared, request).await?;
     let prompt = prompt(&open, &mut fields).await?;
-    let (mut style, streams) = order(shared, &open, &mut fields)?;
+    let (mut style, given) = order(shared, &open, &mut fields)?;
     let schema = fields.value("json_schema").map(Wanted::Schema);
     let grammar = fields.text("grammar")?.filter(|text| !text.is_empty()).map(Wanted::Grammar);
     fields.end()?;
@@ -51,9 +51,8 @@ async fn continued(shared: &Arc<Shared>, request: Request) -> Result<Response, A
     ask::form(&open, field, grammar.or(schema), &mut style).await?;
     drop(room);
     let name = open.facts.name.clone();
-    let given = Given::new(streams);
     let answers = ask::answer(shared, &open, guest, vec![prompt], 1, style, given)?;
-    if streams {
+    if given == Given::Streamed {
         return Ok(respond(answers, Pieces { name, tokens: Tokens::default() }));
     }
     let (mut whole, held) = answers.whole().await?;
@@ -87,18 +86,19 @@ fn ids_of(open: &Open, fields: &Fields, name: &str, ids: &[Value]) -> Result<Vec
     ids.iter().map(id).collect()
 }
 
-fn order(shared: &Shared, open: &Open, fields: &mut Fields) -> Result<(Style, bool), ApiError> {
+fn order(shared: &Shared, open: &Open, fields: &mut Fields) -> Result<(Style, Given), ApiError> {
     fields.ignore(&DECORATION);
     let mut style = sampling::advised(shared, open);
     sampling::read(fields, &mut style)?;
-    sampling::read_most(fields, &["n_predict", "max_tokens"], -1, shared, &mut style)?;
+    let most = sampling::read_most(fields, ["n_predict", "max_tokens"], -1, shared, &mut style)?;
     let best = fields.integer("n_probs", 0..=20)?.unwrap_or(0) as usize;
     style.logprobs = (best > 0).then_some(best);
     for off in ["mirostat", "dry_multiplier", "xtc_probability", "dynatemp_range"] {
         fields.only(off, &[json!(0), json!(0.0)])?;
     }
     fields.only("typical_p", &[json!(1), json!(1.0)])?;
-    Ok((style, fields.flag("stream")?.unwrap_or(false)))
+    let streams = fields.flag("stream")?.unwrap_or(false);
+    Ok((style, Given::new(streams, most)))
 }
 
 /// How an answer ended, and what it took.

@@ -57,21 +57,24 @@ pub fn read(fields: &mut Fields, style: &mut Style) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Reads the most tokens of an answer; below 0 means as many as there is room for.
-pub fn read_most(
+/// Reads the most tokens of an answer; below 0 means as many as there is room for. Returns the name of the
+/// field that says it.
+pub fn read_most<const N: usize>(
     fields: &mut Fields,
-    names: &[&str],
+    names: [&'static str; N],
     least: i64,
     shared: &Shared,
     style: &mut Style,
-) -> Result<(), ApiError> {
+) -> Result<&'static str, ApiError> {
     let most = i64::try_from(shared.limits.tokens).unwrap_or(i64::MAX);
+    let mut said = names[0];
     for name in names {
         if let Some(count) = fields.integer(name, least..=most)? {
             style.most = if count < 0 { shared.limits.tokens } else { count as u64 };
+            said = name;
         }
     }
-    Ok(())
+    Ok(said)
 }
 
 /// Reads OpenAI's biases: a map from token ids to what is added to their logits.

@@ -41,6 +41,9 @@ const DECORATION: [&str; 17] = [
     "truncate",
 ];
 
+/// The field that says how many tokens an answer may have.
+const MOST: &str = "options.num_predict";
+
 /// Answers a conversation.
 pub async fn chat(State(shared): Server, request: Request) -> Response {
     match converse(&shared, request).await {
@@ -82,7 +85,8 @@ async fn converse(shared: &Arc<Shared>, request: Request) -> Result<Response, Ap
     ask::form(&open, "format", wanted, &mut style).await?;
     let prompt = ask::conversation(&open, "messages", messages, shown).await?;
     drop(room);
-    let answers = ask::answer(shared, &open, guest, vec![prompt], 1, style, Given::new(streams))?;
+    let given = Given::new(streams, MOST);
+    let answers = ask::answer(shared, &open, guest, vec![prompt], 1, style, given)?;
     answer(&open, answers, streams, Form::Chat).await
 }
 
@@ -112,7 +116,8 @@ async fn continued(shared: &Arc<Shared>, request: Request) -> Result<Response, A
         ask::conversation(&open, "prompt", system.into_iter().chain([user]).collect(), None).await?
     };
     drop(room);
-    let answers = ask::answer(shared, &open, guest, vec![prompt], 1, style, Given::new(streams))?;
+    let given = Given::new(streams, MOST);
+    let answers = ask::answer(shared, &open, guest, vec![prompt], 1, style, given)?;
     answer(&open, answers, streams, Form::Generate).await
 }
 
@@ -136,7 +141,7 @@ fn order(shared: &Shared, open: &Open, fields: &mut Fields) -> Result<(Style, bo
             options.only(off, &[&off_values[..], &whole].concat())?;
         }
         sampling::read(&mut options, &mut style)?;
-        sampling::read_most(&mut options, &["num_predict"], -2, shared, &mut style)?;
+        sampling::read_most(&mut options, ["num_predict"], -2, shared, &mut style)?;
         options.end()?;
     }
     Ok((style, fields.flag("stream")?.unwrap_or(true)))

@@ -32,7 +32,7 @@ pub async fn chat(State(shared): Server, request: Request) -> Response {
 struct Order {
     style: Style,
     count: usize,
-    streams: bool,
+    given: Given,
     /// Whether a stream ends with what it took.
     counts: bool,
 }
@@ -56,12 +56,13 @@ pub async fn complete_chat(shared: &Arc<Shared>, asked: Asked) -> Result<Respons
     ask::form(&open, &field, wanted, &mut order.style).await?;
     let prompt = ask::conversation(&open, "messages", messages, shown).await?;
     drop(room);
-    let given = Given::new(order.streams);
-    let answers = ask::answer(shared, &open, guest, vec![prompt], order.count, order.style, given)?;
-    let object = if order.streams { "chat.completion.chunk" } else { "chat.completion" };
+    let Order { style, count, given, counts } = order;
+    let answers = ask::answer(shared, &open, guest, vec![prompt], count, style, given)?;
+    let streams = given == Given::Streamed;
+    let object = if streams { "chat.completion.chunk" } else { "chat.completion" };
     let head = Head::new(shared, &open.facts, "chatcmpl", object);
-    if order.streams {
-        return Ok(respond(answers, Chunks::new(head, order.count, order.counts)));
+    if streams {
+        return Ok(respond(answers, Chunks::new(head, count, counts)));
     }
     let (whole, held) = answers.whole().await?;
     let mut ids = head.call_ids();
@@ -69,7 +70,7 @@ pub async fn complete_chat(shared: &Arc<Shared>, asked: Asked) -> Result<Respons
         whole.iter().enumerate().map(|(index, whole)| choice(index, whole, &mut ids)).collect();
     let mut body = head.with(choices);
     let accounts = whole.iter().filter_map(|whole| whole.account.as_ref());
-    body["usage"] = usage(accounts, order.count);
+    body["usage"] = usage(accounts, count);
     Ok(held.respond(&body))
 }
 
@@ -81,7 +82,7 @@ fn order(shared: &Shared, open: &Open, fields: &mut Fields) -> Result<Order, Api
     sampling::read(fields, &mut style)?;
     sampling::read_biases(fields, open, &mut style)?;
     let names = ["max_tokens", "max_completion_tokens"];
-    sampling::read_most(fields, &names, 1, shared, &mut style)?;
+    let most = sampling::read_most(fields, names, 1, shared, &mut style)?;
     if let Some(effort) = fields.text("reasoning_effort")? {
         style.thinking = sampling::read_effort(fields, "reasoning_effort", &effort)?;
     }
@@ -99,7 +100,7 @@ fn order(shared: &Shared, open: &Open, fields: &mut Fields) -> Result<Order, Api
         options.ignore(&["include_obfuscation"]);
         options.end()?;
     }
-    Ok(Order { style, count, streams, counts })
+    Ok(Order { style, count, given: Given::new(streams, most), counts })
 }
 
 /// The form that an answer must have, and the field that says so.

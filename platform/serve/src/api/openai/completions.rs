@@ -29,7 +29,7 @@ pub async fn complete(State(shared): Server, request: Request) -> Response {
 struct Order {
     style: Style,
     count: usize,
-    streams: bool,
+    given: Given,
     counts: bool,
 }
 
@@ -40,15 +40,15 @@ async fn answer(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiE
     fields.end()?;
     let prompts = prompts(shared, &open, wanted).await?;
     drop(room);
-    let all = prompts.len() * order.count;
-    let given = Given::new(order.streams);
-    let answers = ask::answer(shared, &open, guest, prompts, order.count, order.style, given)?;
+    let Order { style, count, given, counts } = order;
+    let all = prompts.len() * count;
+    let answers = ask::answer(shared, &open, guest, prompts, count, style, given)?;
     let head = Head::new(shared, &open.facts, "cmpl", "text_completion");
-    if order.streams {
+    if given == Given::Streamed {
         let pieces = Pieces {
             head,
-            counts: order.counts,
-            per_prompt: order.count,
+            counts,
+            per_prompt: count,
             choices: vec![Choice::default(); all],
             failed: false,
         };
@@ -65,7 +65,7 @@ async fn answer(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiE
     };
     let mut body = head.with(whole.iter().enumerate().map(choice).collect());
     let accounts = whole.iter().filter_map(|whole| whole.account.as_ref());
-    body["usage"] = usage(accounts, order.count);
+    body["usage"] = usage(accounts, count);
     Ok(held.respond(&body))
 }
 
@@ -78,10 +78,9 @@ fn order(shared: &Shared, open: &Open, fields: &mut Fields) -> Result<Order, Api
     style.most = 16;
     sampling::read(fields, &mut style)?;
     sampling::read_biases(fields, open, &mut style)?;
-    sampling::read_most(fields, &["max_tokens"], -1, shared, &mut style)?;
+    let most = sampling::read_most(fields, ["max_tokens"], -1, shared, &mut style)?;
     style.logprobs = fields.integer("logprobs", 0..=20)?.map(|best| best as usize);
-    let most = shared.limits.choices as i64;
-    let count = fields.integer("n", 1..=most)?.unwrap_or(1);
+    let count = fields.integer("n", 1..=shared.limits.choices as i64)?.unwrap_or(1);
     fields.only("best_of", &[json!(count)])?;
     let streams = fields.flag("stream")?.unwrap_or(false);
     let mut counts = false;
@@ -90,7 +89,7 @@ fn order(shared: &Shared, open: &Open, fields: &mut Fields) -> Result<Order, Api
         options.ignore(&["include_obfuscation"]);
         options.end()?;
     }
-    Ok(Order { style, count: count as usize, streams, counts })
+    Ok(Order { style, count: count as usize, given: Given::new(streams, most), counts })
 }
 
 /// The prompts of a request: a text, a list of texts, tokens, or a list of lists of tokens.

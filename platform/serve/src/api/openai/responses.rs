@@ -66,7 +66,7 @@ fn order(shared: &Shared, open: &Open, fields: &mut Fields) -> Result<(Style, bo
     let mut style = sampling::advised(shared, open);
     style.tells_thinking = true;
     sampling::read(fields, &mut style)?;
-    sampling::read_most(fields, &["max_output_tokens"], 1, shared, &mut style)?;
+    sampling::read_most(fields, ["max_output_tokens"], 1, shared, &mut style)?;
     if let Some(mut reasoning) = fields.object("reasoning")? {
         if let Some(effort) = reasoning.text("effort")? {
             style.thinking = sampling::read_effort(&reasoning, "effort", &effort)?;
