@@ -49,6 +49,24 @@ pub struct Style {
     pub logprobs: Option<usize>,
 }
 
+/// A style for tests.
+#[cfg(test)]
+pub fn style() -> Style {
+    Style {
+        settings: rill::image::Sampling::default().into(),
+        seed: 0,
+        biases: Vec::new(),
+        stops: Vec::new(),
+        most: u64::MAX,
+        most_bytes: u64::MAX,
+        tells_thinking: false,
+        thinking: None,
+        form: None,
+        calls: None,
+        logprobs: None,
+    }
+}
+
 /// What is to be done with a prompt.
 #[derive(Debug, Clone)]
 pub enum Work {

@@ -138,24 +138,11 @@ impl AsRef<[u8]> for Sent {
 
 #[cfg(test)]
 mod tests {
-    use rill::image::Sampling;
-
     use super::*;
+    use crate::job;
 
     fn style(most: u64, logprobs: Option<usize>) -> Style {
-        Style {
-            settings: Sampling::default().into(),
-            seed: 0,
-            biases: Vec::new(),
-            stops: Vec::new(),
-            most,
-            most_bytes: u64::MAX,
-            tells_thinking: false,
-            thinking: None,
-            form: None,
-            calls: None,
-            logprobs,
-        }
+        Style { most, logprobs, ..job::style() }
     }
 
     #[test]

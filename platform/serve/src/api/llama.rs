@@ -89,7 +89,7 @@ fn ids_of(open: &Open, fields: &Fields, name: &str, ids: &[Value]) -> Result<Vec
 fn order(shared: &Shared, open: &Open, fields: &mut Fields) -> Result<(Style, Given), ApiError> {
     fields.ignore(&DECORATION);
     let mut style = sampling::advised(shared, open);
-    sampling::read(fields, &mut style)?;
+    sampling::read_with_any_seed(fields, &mut style)?;
     let most = sampling::read_most(fields, ["n_predict", "max_tokens"], -1, shared, &mut style)?;
     let best = fields.integer("n_probs", 0..=20)?.unwrap_or(0) as usize;
     style.logprobs = (best > 0).then_some(best);

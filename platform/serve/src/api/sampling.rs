@@ -48,13 +48,20 @@ pub fn read(fields: &mut Fields, style: &mut Style) -> Result<(), ApiError> {
     set(&mut settings.ignore_eos, fields.flag("ignore_eos")?);
     let least = fields.integer("min_tokens", 0..=i64::from(u32::MAX))?;
     set(&mut settings.min_tokens, least.map(|least| least as u32));
-    // Below 0 means any: then the one that was drawn stays.
     let seed = fields.integer("seed", i64::MIN..=i64::MAX)?;
-    set(&mut style.seed, seed.filter(|seed| *seed >= 0).map(|seed| seed as u64));
+    set(&mut style.seed, seed.map(i64::cast_unsigned));
     if let Some(stops) = fields.texts("stop")? {
         style.stops = check_stops(stops).map_err(|message| fields.wrong("stop", message))?;
     }
     Ok(())
+}
+
+/// As [`read`], where a seed of -1 means any: then the one that was drawn stays.
+pub fn read_with_any_seed(fields: &mut Fields, style: &mut Style) -> Result<(), ApiError> {
+    if fields.peek("seed").and_then(Value::as_f64) == Some(-1.0) {
+        fields.ignore(&["seed"]);
+    }
+    read(fields, style)
 }
 
 /// Reads the most tokens of an answer; below 0 means as many as there is room for. Returns the name of the
@@ -129,5 +136,34 @@ fn check_stops(stops: Vec<String>) -> Result<Vec<String>, String> {
 fn set<T>(place: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *place = value;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Read = fn(&mut Fields, &mut Style) -> Result<(), ApiError>;
+
+    /// The seed of a style of seed 7 after fields were read.
+    fn seed(read: Read, json: &str) -> u64 {
+        let mut style = crate::job::style();
+        style.seed = 7;
+        let mut fields = Fields::parse(json.as_bytes()).unwrap();
+        read(&mut fields, &mut style).unwrap();
+        style.seed
+    }
+
+    #[test]
+    fn a_seed_is_any_number_but_where_one_means_any() {
+        for of in [read as Read, read_with_any_seed] {
+            assert_eq!(seed(of, "{}"), 7);
+            assert_eq!(seed(of, r#"{"seed": 3}"#), 3);
+            assert_eq!(seed(of, r#"{"seed": -2}"#), u64::MAX - 1);
+        }
+        assert_eq!(seed(read, r#"{"seed": -1}"#), u64::MAX);
+        for any in [r#"{"seed": -1}"#, r#"{"seed": -1.0}"#] {
+            assert_eq!(seed(read_with_any_seed, any), 7);
+        }
     }
 }

@@ -140,7 +140,7 @@ fn order(shared: &Shared, open: &Open, fields: &mut Fields) -> Result<(Style, bo
             let whole = [0, 1, 5].map(|value| json!(value));
             options.only(off, &[&off_values[..], &whole].concat())?;
         }
-        sampling::read(&mut options, &mut style)?;
+        sampling::read_with_any_seed(&mut options, &mut style)?;
         sampling::read_most(&mut options, ["num_predict"], -2, shared, &mut style)?;
         options.end()?;
     }
