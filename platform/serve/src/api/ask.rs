@@ -28,13 +28,41 @@ pub struct Answers {
     events: Receiver<(usize, Event)>,
     /// Those that have not ended.
     open: usize,
-    count: usize,
     shared: Arc<Shared>,
     guest: Guest,
-    /// Tokens of prompts and answers so far.
-    spent: u64,
+    spent: Spent,
     /// The room for what is kept of them.
     held: Held,
+}
+
+/// What answers took so far, as their usage tells it: a prompt counts once, however many answers it has.
+struct Spent {
+    per_prompt: usize,
+    prompts: u64,
+    /// Tokens of each answer.
+    tokens: Vec<u64>,
+}
+
+impl Spent {
+    fn new(prompts: usize, per_prompt: usize) -> Self {
+        Self { per_prompt, prompts: 0, tokens: vec![0; prompts * per_prompt] }
+    }
+
+    fn hear(&mut self, choice: usize, event: &Event) {
+        match event {
+            Event::Begun { prompt, .. } if choice.is_multiple_of(self.per_prompt) => {
+                self.prompts += *prompt as u64;
+            }
+            Event::Said { .. } => self.tokens[choice] += 1,
+            // Only now it is known: some tokens say nothing, and some text is no token's.
+            Event::Ended(account) => self.tokens[choice] = account.tokens,
+            Event::Begun { .. } | Event::Decided(_) | Event::Failed(_) => {}
+        }
+    }
+
+    fn all(&self) -> u64 {
+        self.prompts + self.tokens.iter().sum::<u64>()
+    }
 }
 
 /// One whole answer.
@@ -178,7 +206,8 @@ pub fn start(
         }
     }
     let shared = Arc::clone(shared);
-    Ok(Answers { events, open: all, count: all, shared, guest, spent: 0, held })
+    let spent = Spent::new(prompts.len(), count);
+    Ok(Answers { events, open: all, shared, guest, spent, held })
 }
 
 /// Queues answers of a style by the model that is open, which are given like this.
@@ -218,13 +247,10 @@ impl Answers {
                 return Some((0, Event::Failed(trouble)));
             }
         };
+        self.spent.hear(choice, &event);
         match &event {
-            Event::Begun { prompt, cached } => {
-                self.spent += *prompt as u64;
-                self.shared.metrics.reuse(*cached);
-            }
-            Event::Said { .. } => self.spent += 1,
-            Event::Decided(_) => {}
+            Event::Begun { cached, .. } => self.shared.metrics.reuse(*cached),
+            Event::Said { .. } | Event::Decided(_) => {}
             Event::Ended(account) => self.end(match account.ending {
                 Ending::Stop | Ending::StopText => Outcome::Whole,
                 Ending::Length => Outcome::Cut,
@@ -241,8 +267,9 @@ impl Answers {
 
     /// All of them, whole, and the room for them.
     pub async fn whole(mut self) -> Result<(Vec<Whole>, Held), ApiError> {
-        let mut all = vec![Whole::default(); self.count];
-        let mut readers = vec![<(Reader, Tokens)>::default(); self.count];
+        let count = self.spent.tokens.len();
+        let mut all = vec![Whole::default(); count];
+        let mut readers = vec![<(Reader, Tokens)>::default(); count];
         while let Some((choice, event)) = self.next().await {
             let whole = &mut all[choice];
             match event {
@@ -274,7 +301,35 @@ impl Drop for Answers {
     fn drop(&mut self) {
         (0..self.open).for_each(|_| self.shared.metrics.answer(Outcome::Left));
         if let (Some(name), Some(mut keys)) = (&self.guest.0, self.shared.keys()) {
-            keys.spend(name, self.spent);
+            keys.spend(name, self.spent.all());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prompt_of_several_answers_is_spent_once() {
+        let mut spent = Spent::new(2, 2);
+        let account = Account {
+            ending: Ending::Stop,
+            prompt: 10,
+            cached: 0,
+            tokens: 4,
+            thought: 0,
+            queued: Duration::ZERO,
+            prompt_time: Duration::ZERO,
+            answer_time: Duration::ZERO,
+        };
+        for choice in 0..4 {
+            spent.hear(choice, &Event::Begun { prompt: 10, cached: 0 });
+            spent.hear(choice, &Event::Said { text: Vec::new(), token: None, behind: 0 });
+        }
+        // Who leaves now has had a token of each.
+        assert_eq!(spent.all(), 2 * 10 + 4);
+        (0..4).for_each(|choice| spent.hear(choice, &Event::Ended(account)));
+        assert_eq!(spent.all(), 2 * 10 + 4 * 4);
     }
 }
