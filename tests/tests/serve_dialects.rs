@@ -100,6 +100,24 @@ fn llamas_clients_are_answered() {
     assert_eq!(pieces.last().expect("there are pieces")["stop"], true);
     let none = server.post("/completion", &json!({"prompt": "The museum", "n_predict": 0})).ok();
     assert_eq!((&none["content"], &none["tokens_predicted"]), (&json!(""), &json!(0)));
+
+    let body = json!({"prompt": "The museum", "n_predict": 6, "temperature": 0, "return_tokens": true,
+                      "ignore_eos": true, "repeat_last_n": 64});
+    let whole = server.post("/completion", &body).ok();
+    assert_eq!(whole["completion_probabilities"], Value::Null);
+    let back = server.post("/detokenize", &json!({"tokens": whole["tokens"]})).ok();
+    assert_eq!(back["content"], whole["content"]);
+    for (more, param) in [
+        (json!({"samplers": ["top_k"]}), "samplers"),
+        (json!({"repeat_last_n": 3}), "repeat_last_n"),
+        (json!({"post_sampling_probs": true}), "post_sampling_probs"),
+        (json!({"grammar": "root ::= \"x\"", "json_schema": {}}), "json_schema"),
+    ] {
+        let mut body = json!({"prompt": "x"});
+        body.as_object_mut().expect("it is an object").extend(more.as_object().cloned().unwrap());
+        let reply = server.post("/completion", &body);
+        assert_eq!((reply.status, &*reply.param()), (400, param), "{reply:?}");
+    }
 }
 
 /// The logarithm of the probability of each of `choices` after `prompt`, as the definition says.

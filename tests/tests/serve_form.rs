@@ -151,6 +151,10 @@ fn forms_that_cannot_be_are_refused_by_name() {
     );
     let cases = [
         (json!({"response_format": {"type": "xml"}}), "response_format.type"),
+        (
+            json!({"response_format": {"type": "json_object"}, "grammar": "start: \"x\""}),
+            "response_format",
+        ),
         (json!({"response_format": {"type": "json_schema"}}), "response_format.json_schema"),
         (schema(json!({"type": "nothing"})), path),
         (schema(json!({"$ref": "#/$defs/missing"})), path),

@@ -205,6 +205,9 @@ fn what_cannot_be_is_refused_by_name() {
             "tools[0].parameters.properties.a",
         ),
         (json!({"input": "x", "conversation": "c"}), "conversation"),
+        (json!({"input": "x", "truncation": "auto"}), "truncation"),
+        (json!({"input": "x", "top_logprobs": 3}), "top_logprobs"),
+        (json!({"input": "x", "include": ["everything"]}), "include"),
     ];
     for (body, param) in cases {
         let reply = server.post(RESPONSES, &body);

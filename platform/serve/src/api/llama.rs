@@ -19,18 +19,12 @@ use crate::form::Wanted;
 use crate::job::{Account, Ending, Event, Likely, Prompt, Style, Token};
 use crate::server::{Open, Shared};
 
-/// Fields that change nothing here.
-const DECORATION: [&str; 9] = [
-    "model",
-    "cache_prompt",
-    "id_slot",
-    "n_keep",
-    "return_tokens",
-    "samplers",
-    "timings_per_token",
-    "repeat_last_n",
-    "post_sampling_probs",
-];
+/// Fields that change nothing here: of a full context nothing is left out, so that nothing is to be kept.
+const DECORATION: [&str; 5] = ["model", "cache_prompt", "id_slot", "n_keep", "timings_per_token"];
+
+/// What chooses a token, as llama.cpp orders it where nothing is said.
+const SAMPLERS: [&str; 9] =
+    ["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"];
 
 /// `POST /completion`
 pub async fn complete(State(shared): Server, request: Request) -> Response {
@@ -43,9 +37,13 @@ pub async fn complete(State(shared): Server, request: Request) -> Response {
 async fn continued(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiError> {
     let Asked { mut fields, open, guest, room } = Asked::read(shared, request).await?;
     let prompt = prompt(&open, &mut fields).await?;
-    let (mut style, given) = order(shared, &open, &mut fields)?;
+    let (mut style, told, given) = order(shared, &open, &mut fields)?;
     let schema = fields.value("json_schema").map(Wanted::Schema);
     let grammar = fields.text("grammar")?.filter(|text| !text.is_empty()).map(Wanted::Grammar);
+    if grammar.is_some() && schema.is_some() {
+        let message = "cannot be there beside `grammar`: leave one of them out";
+        return Err(fields.wrong("json_schema", message));
+    }
     fields.end()?;
     let field = if grammar.is_some() { "grammar" } else { "json_schema" };
     ask::form(&open, field, grammar.or(schema), &mut style).await?;
@@ -53,16 +51,14 @@ async fn continued(shared: &Arc<Shared>, request: Request) -> Result<Response, A
     let name = open.facts.name.clone();
     let answers = ask::answer(shared, &open, guest, vec![prompt], 1, style, given)?;
     if given == Given::Streamed {
-        return Ok(respond(answers, Pieces { name, tokens: Tokens::default() }));
+        return Ok(respond(answers, Pieces { name, told, tokens: Tokens::default() }));
     }
     let (mut whole, held) = answers.whole().await?;
     let whole = whole.pop().unwrap_or_default();
     let mut body =
         whole.account.as_ref().map(|account| summary(&name, account)).unwrap_or_default();
     body["content"] = whole.text.into();
-    if !whole.tokens.is_empty() {
-        body["completion_probabilities"] = probabilities(&whole.tokens);
-    }
+    told.tell(&whole.tokens, &mut body);
     Ok(held.respond(&body))
 }
 
@@ -86,19 +82,48 @@ fn ids_of(open: &Open, fields: &Fields, name: &str, ids: &[Value]) -> Result<Vec
     ids.iter().map(id).collect()
 }
 
-fn order(shared: &Shared, open: &Open, fields: &mut Fields) -> Result<(Style, Given), ApiError> {
+fn order(
+    shared: &Shared,
+    open: &Open,
+    fields: &mut Fields,
+) -> Result<(Style, Told, Given), ApiError> {
     fields.ignore(&DECORATION);
     let mut style = sampling::advised(shared, open);
     sampling::read_with_any_seed(fields, &mut style)?;
     let most = sampling::read_most(fields, ["n_predict", "max_tokens"], -1, shared, &mut style)?;
     let best = fields.integer("n_probs", 0..=20)?.unwrap_or(0) as usize;
-    style.logprobs = (best > 0).then_some(best);
+    let told =
+        Told { ids: fields.flag("return_tokens")?.unwrap_or(false), probabilities: best > 0 };
+    style.logprobs = (told.ids || told.probabilities).then_some(best);
     for off in ["mirostat", "dry_multiplier", "xtc_probability", "dynatemp_range"] {
         fields.only(off, &[json!(0), json!(0.0)])?;
     }
     fields.only("typical_p", &[json!(1), json!(1.0)])?;
+    fields.only("samplers", &[json!(SAMPLERS)])?;
+    // As many as llama.cpp looks back where nothing is said; and all of them.
+    fields.only("repeat_last_n", &[json!(64), json!(-1)])?;
+    fields.only("post_sampling_probs", &[json!(false)])?;
     let streams = fields.flag("stream")?.unwrap_or(false);
-    Ok((style, Given::new(streams, most)))
+    Ok((style, told, Given::new(streams, most)))
+}
+
+/// What is told of an answer's tokens.
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    ids: bool,
+    probabilities: bool,
+}
+
+impl Told {
+    /// Adds it to an answer, or to a piece of one.
+    fn tell(self, tokens: &[Likely], body: &mut Value) {
+        if self.ids {
+            body["tokens"] = tokens.iter().map(|(token, _)| token.id).collect();
+        }
+        if self.probabilities && !tokens.is_empty() {
+            body["completion_probabilities"] = probabilities(tokens);
+        }
+    }
 }
 
 /// How an answer ended, and what it took.
@@ -149,6 +174,7 @@ fn probabilities(tokens: &[Likely]) -> Value {
 /// A stream of pieces.
 struct Pieces {
     name: String,
+    told: Told,
     tokens: Tokens,
 }
 
@@ -166,9 +192,7 @@ impl Writer for Pieces {
                     return String::new();
                 }
                 let mut piece = json!({"content": said, "stop": false});
-                if !tokens.is_empty() {
-                    piece["completion_probabilities"] = probabilities(&tokens);
-                }
+                self.told.tell(&tokens, &mut piece);
                 event(&piece)
             }
             Event::Ended(account) => event(&summary(&self.name, &account)),

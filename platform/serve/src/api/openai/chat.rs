@@ -105,9 +105,20 @@ fn order(shared: &Shared, open: &Open, fields: &mut Fields) -> Result<Order, Api
 
 /// The form that an answer must have, and the field that says so.
 fn form(fields: &mut Fields) -> Result<(String, Option<Wanted>), ApiError> {
-    if let Some(grammar) = fields.text("grammar")? {
-        return Ok(("grammar".into(), Some(Wanted::Grammar(grammar))));
+    let grammar = fields.text("grammar")?;
+    let (field, wanted) = format(fields)?;
+    match grammar {
+        None => Ok((field, wanted)),
+        Some(_) if wanted.is_some() => {
+            let message = "cannot be there beside `grammar`: leave one of them out";
+            Err(fields.wrong("response_format", message))
+        }
+        Some(grammar) => Ok(("grammar".into(), Some(Wanted::Grammar(grammar)))),
     }
+}
+
+/// The form that `response_format` says, and the field that says so.
+fn format(fields: &mut Fields) -> Result<(String, Option<Wanted>), ApiError> {
     let Some(mut format) = fields.object("response_format")? else {
         return Ok((String::new(), None));
     };

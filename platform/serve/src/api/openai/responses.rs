@@ -21,6 +21,20 @@ use crate::server::{Open, Shared};
 /// Most items of a conversation.
 const MOST: usize = 4096;
 
+/// What `include` asks for that a response has otherwise not.
+const LOGPROBS: &str = "message.output_text.logprobs";
+/// What it may ask for beside: parts of what never comes here, and thinking for who keeps nothing, which is
+/// given as it is.
+const ABSENT: [&str; 7] = [
+    "code_interpreter_call.outputs",
+    "computer_call_output.output.image_url",
+    "file_search_call.results",
+    "message.input_image.image_url",
+    "reasoning.encrypted_content",
+    "web_search_call.action.sources",
+    "web_search_call.results",
+];
+
 /// Answers a conversation.
 pub async fn respond_to(State(shared): Server, request: Request) -> Response {
     match answer(&shared, request).await {
@@ -62,7 +76,7 @@ fn order(shared: &Shared, open: &Open, fields: &mut Fields) -> Result<(Style, bo
     fields.ignore(&DECORATION);
     fields.ignore(&["max_tool_calls"]);
     fields.only("background", &[json!(false)])?;
-    fields.only("truncation", &[json!("disabled"), json!("auto")])?;
+    fields.only("truncation", &[json!("disabled")])?;
     let mut style = sampling::advised(shared, open);
     style.tells_thinking = true;
     sampling::read(fields, &mut style)?;
@@ -76,9 +90,17 @@ fn order(shared: &Shared, open: &Open, fields: &mut Fields) -> Result<(Style, bo
         reasoning.end()?;
     }
     let include = fields.texts("include")?.unwrap_or_default();
+    let known = |name: &String| name == LOGPROBS || ABSENT.contains(&&**name);
+    if let Some(name) = include.iter().find(|name| !known(name)) {
+        let message = format_args!("this server does not know `{}`", name.escape_debug());
+        return Err(fields.wrong("include", message).code("unsupported_value"));
+    }
     let best = fields.integer("top_logprobs", 0..=20)?;
-    if include.iter().any(|name| name == "message.output_text.logprobs") {
+    if include.iter().any(|name| name == LOGPROBS) {
         style.logprobs = Some(best.unwrap_or(0) as usize);
+    } else if best.is_some_and(|best| best > 0) {
+        let message = format_args!("needs `{LOGPROBS}` in `include`");
+        return Err(fields.wrong("top_logprobs", message));
     }
     if let Some(mut options) = fields.object("stream_options")? {
         options.ignore(&["include_obfuscation"]);
