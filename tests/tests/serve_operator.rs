@@ -152,6 +152,25 @@ fn with_keys_it_needs_the_operators() {
 }
 
 #[test]
+fn without_keys_only_this_machine_is_told() {
+    let listen = vec![Listen::Tcp(SocketAddr::from(([0, 0, 0, 0], 0)))];
+    let config = Config { listen, open: true, ..here() };
+    let server = start(config, Setting::default());
+    let ask = |path: &str, head: &str| {
+        server.send(format!(
+            "GET {path} HTTP/1.1\r\nConnection: close\r\nHost: x.localhost{head}\r\n\r\n"
+        ))
+    };
+    for path in [STATE, "/metrics"] {
+        assert_eq!(ask(path, "").status, 200);
+        let refused = ask(path, "\r\nX-Forwarded-For: 192.0.2.1");
+        assert_eq!(refused.status, 403, "{refused:?}");
+        assert!(refused.body.contains("--keys"), "{refused:?}");
+    }
+    assert_eq!(ask("/v1/models", "\r\nX-Forwarded-For: 192.0.2.1").status, 200);
+}
+
+#[test]
 fn a_model_that_is_being_loaded_is_said() {
     let server = Server::bind(here()).expect("there is a port");
     let address = server.addresses()[0].replace("http://", "");

@@ -73,7 +73,15 @@ fn judge(shared: &Shared, way: Way, request: &Request) -> Result<Guest, ApiError
     if is_public(request) {
         return Ok(Guest(None));
     }
-    let Some(mut keys) = shared.keys() else { return Ok(Guest(None)) };
+    let Some(mut keys) = shared.keys() else {
+        if is_operators(request) && !is_from_here(way, headers) {
+            let message = "without keys only this machine is told how the server is: ask from it, or start \
+                           the server with --keys";
+            let error = ApiError::new(StatusCode::FORBIDDEN, message);
+            return Err(error.code("insufficient_permissions"));
+        }
+        return Ok(Guest(None));
+    };
     let now = Instant::now();
     let verdict = match visitor(shared, way, request) {
         Some(name) => keys.judge_named(name, now),
@@ -116,10 +124,16 @@ fn is_operators(request: &Request) -> bool {
 /// The key in whose name a visitor asks, who uses this machine's own browser: neither through a proxy nor
 /// with a key of their own.
 fn visitor<'s>(shared: &'s Shared, way: Way, request: &Request) -> Option<&'s str> {
-    const OTHERS: [&str; 8] = [
-        "authorization",
-        "x-api-key",
-        // What proxies add, where they are told to.
+    let headers = request.headers();
+    let is_here = way == Way::Loopback && request.uri().path() == pages::CHAT;
+    let has_key = headers.contains_key("authorization") || headers.contains_key("x-api-key");
+    shared.kiosk.key.as_deref().filter(|_| is_here && is_from_here(way, headers) && !has_key)
+}
+
+/// Whether a request comes from this machine, and through no proxy that says so.
+fn is_from_here(way: Way, headers: &HeaderMap) -> bool {
+    // What proxies add, where they are told to.
+    const PROXIES: [&str; 6] = [
         "forwarded",
         "via",
         "x-forwarded-for",
@@ -127,9 +141,7 @@ fn visitor<'s>(shared: &'s Shared, way: Way, request: &Request) -> Option<&'s st
         "x-forwarded-proto",
         "x-real-ip",
     ];
-    let is_here = way == Way::Loopback && request.uri().path() == pages::CHAT;
-    let is_bare = || OTHERS.iter().all(|name| !request.headers().contains_key(*name));
-    shared.kiosk.key.as_deref().filter(|_| is_here && is_bare())
+    way != Way::Tcp && PROXIES.iter().all(|name| !headers.contains_key(*name))
 }
 
 /// The host that a request names, without the port.
@@ -222,6 +234,18 @@ mod tests {
         for host in ["", ":80", "a:b", "[::1", "[::1]x", "::1", "a:80:90"] {
             assert_eq!(without_port(host), None, "{host}");
         }
+    }
+
+    #[test]
+    fn who_comes_from_elsewhere_or_through_a_proxy_is_not_from_here() {
+        let headers = HeaderMap::new();
+        for way in [Way::Near, Way::Loopback, Way::Unix] {
+            assert!(is_from_here(way, &headers), "{way:?}");
+        }
+        assert!(!is_from_here(Way::Tcp, &headers));
+        let from = HeaderValue::from_static("192.0.2.1");
+        let passed_on = HeaderMap::from_iter([("x-forwarded-for".parse().unwrap(), from)]);
+        assert!(!is_from_here(Way::Loopback, &passed_on));
     }
 
     #[test]

@@ -51,6 +51,8 @@ const TLS_WAITING: usize = 16 << 10;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
     Tcp,
+    /// Over TCP, from this machine, at an address that others reach too.
+    Near,
     /// Over TCP, at an address that only this machine reaches.
     Loopback,
     Unix,
@@ -151,14 +153,12 @@ async fn serve(listeners: Vec<Listener>, shared: &Arc<Shared>) -> io::Result<()>
                     false => Way::Tcp,
                 };
                 let listener = TcpListener::from_std(listener)?;
-                let router = router.clone().layer(Extension(way));
-                doors.spawn(admit(listener, router, shared, room));
+                doors.spawn(admit(listener, way, router.clone(), shared, room));
             }
             Listener::Unix(listener, name) => {
                 names.extend(name);
                 let listener = UnixListener::from_std(listener)?;
-                let router = router.clone().layer(Extension(Way::Unix));
-                doors.spawn(admit(listener, router, shared, room));
+                doors.spawn(admit(listener, Way::Unix, router.clone(), shared, room));
             }
         }
     }
@@ -189,19 +189,20 @@ trait Accept: Send + Sync + 'static {
     const IS_OPEN: bool;
     type Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static;
 
-    /// The next connection.
-    fn accept(&self) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+    /// The next connection to where `way` leads, and the way that it came.
+    fn accept(&self, way: Way) -> impl Future<Output = io::Result<(Self::Stream, Way)>> + Send;
 }
 
 impl Accept for TcpListener {
     const IS_OPEN: bool = true;
     type Stream = TcpStream;
 
-    async fn accept(&self) -> io::Result<TcpStream> {
-        let (stream, _) = self.accept().await?;
+    async fn accept(&self, way: Way) -> io::Result<(TcpStream, Way)> {
+        let (stream, from) = self.accept().await?;
         // Tokens are small: they do not wait for each other.
         let _ = stream.set_nodelay(true);
-        Ok(stream)
+        let is_near = way == Way::Tcp && from.ip().to_canonical().is_loopback();
+        Ok((stream, if is_near { Way::Near } else { way }))
     }
 }
 
@@ -209,18 +210,25 @@ impl Accept for UnixListener {
     const IS_OPEN: bool = false;
     type Stream = UnixStream;
 
-    async fn accept(&self) -> io::Result<UnixStream> {
-        Ok(self.accept().await?.0)
+    async fn accept(&self, way: Way) -> io::Result<(UnixStream, Way)> {
+        Ok((self.accept().await?.0, way))
     }
 }
 
 /// Accepts connections while there is room for them.
-async fn admit<L: Accept>(listener: L, router: Router, shared: Arc<Shared>, room: Arc<Semaphore>) {
+async fn admit<L: Accept>(
+    listener: L,
+    way: Way,
+    router: Router,
+    shared: Arc<Shared>,
+    room: Arc<Semaphore>,
+) {
     loop {
         let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
-        match Accept::accept(&listener).await {
-            Ok(stream) => {
+        match Accept::accept(&listener, way).await {
+            Ok((stream, way)) => {
                 let (router, shared) = (router.clone(), Arc::clone(&shared));
+                let router = router.layer(Extension(way));
                 tokio::spawn(async move {
                     match shared.tls.as_ref().filter(|_| L::IS_OPEN) {
                         None => connection(stream, router, &shared).await,
