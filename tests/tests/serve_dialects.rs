@@ -32,6 +32,11 @@ fn ollamas_clients_find_the_model() {
     let shown = server.post("/api/show", &json!({"model": "kiosk"})).ok();
     assert_eq!(shown["capabilities"][0], "completion");
     assert_eq!(shown["model_info"]["lfm2.context_length"], 512);
+    assert_eq!(server.post("/api/show", &json!({"name": "kiosk:latest"})).ok(), shown);
+    for (body, status) in [(json!({}), 400), (json!({"model": "llama3:8b"}), 404)] {
+        let wrong = server.post("/api/show", &body);
+        assert!(wrong.status == status && wrong.body.contains("model"), "{wrong:?}");
+    }
     let wrong = server.post("/api/show", &json!({"model": "kiosk", "shout": 1}));
     assert!(wrong.status == 400 && wrong.json()["error"].is_string(), "{wrong:?}");
 }
@@ -64,6 +69,11 @@ fn ollamas_answers_are_openais() {
     assert_eq!(&server.post("/api/generate", &body).ok()["response"], said);
     let empty = server.post("/api/generate", &json!({"model": "kiosk"})).ok();
     assert_eq!(empty["done_reason"], "load");
+    for time in [json!(0), json!("0s")] {
+        let empty =
+            server.post("/api/generate", &json!({"model": "kiosk", "keep_alive": time})).ok();
+        assert_eq!(empty["done_reason"], "unload");
+    }
     let wrong = json!({"messages": messages, "options": {"temperature": "hot"}});
     let wrong = server.post("/api/chat", &wrong);
     assert!(wrong.status == 400 && wrong.body.contains("options.temperature"), "{wrong:?}");

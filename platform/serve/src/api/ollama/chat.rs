@@ -63,12 +63,13 @@ pub async fn generate(State(shared): Server, request: Request) -> Response {
 async fn converse(shared: &Arc<Shared>, request: Request) -> Result<Response, ApiError> {
     let Asked { mut fields, open, guest, room } = Asked::read(shared, request).await?;
     let list = fields.list("messages")?.unwrap_or_default();
+    let unloads = unloads(&fields);
     let (mut style, streams) = order(shared, &open, &mut fields)?;
     let wanted = format(&mut fields)?;
     let tools = tools::read(&mut fields, Shape::Nested)?;
     fields.end()?;
     if list.is_empty() {
-        return Ok(loaded(&open, Form::Chat));
+        return Ok(loaded(&open, Form::Chat, unloads));
     }
     if let Some(number) =
         list.iter().position(|said| said["images"].as_array().is_some_and(|i| !i.is_empty()))
@@ -95,6 +96,7 @@ async fn continued(shared: &Arc<Shared>, request: Request) -> Result<Response, A
     let text = fields.text("prompt")?.unwrap_or_default();
     let system = fields.text("system")?;
     let raw = fields.flag("raw")?.unwrap_or(false);
+    let unloads = unloads(&fields);
     let (mut style, streams) = order(shared, &open, &mut fields)?;
     let wanted = format(&mut fields)?;
     fields.only("suffix", &[json!("")])?;
@@ -103,7 +105,7 @@ async fn continued(shared: &Arc<Shared>, request: Request) -> Result<Response, A
     fields.only("context", &[json!([])])?;
     fields.end()?;
     if text.is_empty() {
-        return Ok(loaded(&open, Form::Generate));
+        return Ok(loaded(&open, Form::Generate, unloads));
     }
     ask::form(&open, "format", wanted, &mut style).await?;
     let prompt = if raw {
@@ -165,11 +167,23 @@ enum Form {
     Generate,
 }
 
-/// The model is there: what is said when nothing is asked.
-fn loaded(open: &Open, form: Form) -> Response {
+/// Whether a request is to unload the model, where it asks nothing.
+fn unloads(fields: &Fields) -> bool {
+    match fields.peek("keep_alive") {
+        Some(Value::Number(seconds)) => seconds.as_f64() == Some(0.0),
+        Some(Value::String(time)) => {
+            let number = time.trim_end_matches(|unit: char| unit.is_ascii_alphabetic());
+            number.parse() == Ok(0.0)
+        }
+        _ => false,
+    }
+}
+
+/// What is said when nothing is asked: the model is there, and stays.
+fn loaded(open: &Open, form: Form, unloads: bool) -> Response {
     let mut body = Lines::new(open, form).line("", "", &[]);
     body["done"] = true.into();
-    body["done_reason"] = "load".into();
+    body["done_reason"] = if unloads { "unload" } else { "load" }.into();
     Json(body).into_response()
 }
 

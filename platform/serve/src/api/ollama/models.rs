@@ -2,6 +2,7 @@
 
 use axum::Json;
 use axum::extract::{Request, State};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
@@ -52,9 +53,16 @@ pub async fn show(State(shared): Server, request: Request) -> Response {
 
 async fn shown(shared: &Shared, request: Request) -> Result<Value, ApiError> {
     let Asked { mut fields, open, .. } = Asked::read(shared, request).await?;
-    fields.ignore(&["model", "name", "verbose", "system", "template", "options"]);
+    let name = fields.text("model")?;
+    let name = name.or(fields.text("name")?).ok_or_else(|| fields.wrong("model", "is missing"))?;
+    fields.ignore(&["verbose", "system", "template", "options"]);
     fields.end()?;
     let facts = &open.facts;
+    // Where nothing is said of which version, it is this one.
+    if name.strip_suffix(":latest").unwrap_or(&name) != facts.name {
+        let message = format!("model '{name}' not found: the model here is `{}`", facts.name);
+        return Err(ApiError::new(StatusCode::NOT_FOUND, message));
+    }
     let sampling = &facts.sampling;
     let parameters = [
         ("temperature", sampling.temperature),
