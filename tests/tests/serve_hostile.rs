@@ -88,11 +88,14 @@ fn bodies_that_are_nothing_are_refused() {
 
 #[test]
 fn what_is_too_large_is_refused() {
-    let limits = Limits { body: 10_000, head: 8 << 10, ..Limits::default() };
+    let limits = Limits { body: 10_000, values: 192_000, head: 8 << 10, ..Limits::default() };
     let server = served(Config { limits, ..here() });
     let long = format!("{{\"messages\": \"{}\"}}", "x".repeat(20_000));
     let reply = server.send(post(CHAT, &long, ""));
     assert_eq!(reply.status, 413, "{reply:?}");
+    let many = server.send(post(CHAT, &json!({"prompt": vec![1; 2000]}).to_string(), ""));
+    assert_eq!(many.status, 413, "{many:?}");
+    assert!(many.body.contains("a list of 1000 numbers"), "{many:?}");
     // The same without saying so beforehand.
     let mut chunked = format!(
         "POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"

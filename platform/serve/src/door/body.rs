@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use futures_util::StreamExt;
 use tokio::time::timeout;
 
-use super::weight::weigh;
+use super::weight::{VALUE, weigh};
 use crate::error::ApiError;
 use crate::room::Part;
 use crate::server::Shared;
@@ -53,11 +53,15 @@ pub async fn read(
             }
             bytes.extend_from_slice(&part);
         }
+        let weight = weigh(&bytes);
         let many = || {
-            let message = "the body has more values in it than are taken";
+            let (values, list) = (shared.limits.values, shared.limits.values / VALUE);
+            let message = format!(
+                "the body's values take {weight} bytes, and at most {values} are taken, those of a list of \
+                 {list} numbers: send fewer, and a long prompt as a text instead of token ids"
+            );
             ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message)
         };
-        let weight = weigh(&bytes);
         if weight > shared.limits.values {
             return Err(many());
         }

@@ -1,7 +1,7 @@
 //! What a body takes once it is parsed: from two bytes can come a value of eighty.
 
 /// Bytes of a value in a list, with the room that a list grows into.
-const VALUE: usize = 192;
+pub const VALUE: usize = 192;
 /// Bytes of an object, or of a list, which has room for four from its first member on.
 const GROUP: usize = 640;
 
