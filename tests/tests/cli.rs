@@ -167,6 +167,11 @@ fn a_plan_adds_up_and_its_least_is_the_least() {
     for args in [&["plan", "--ram", &below][..], &["run", "--ram", &below, "hi"]] {
         rill(args).fails(1, &["below the least that works", "MiB", "(-c)"]);
     }
+    let serve = bytes_of(&plan, "serve_least_bytes");
+    assert!(serve > least);
+    let below = (serve - 1).to_string();
+    rill(&["serve", "--listen", "127.0.0.1:0", "--ram", &below])
+        .fails(1, &["below the least that works", "the server itself takes", "--connections"]);
     let batch = ["plan", "--batch", "64", "--json"];
     let with_batch = bytes_of(&rill(&batch).json(), "least_bytes");
     assert!(with_batch > least);

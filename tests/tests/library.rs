@@ -150,7 +150,7 @@ fn what_cannot_be_loaded_says_why() {
     };
     let mut options = kiosk.options(1);
     options.budget.ram = Some(1 << 20);
-    assert!(matches!(load(&options), LoadError::Budget { budget, least } if budget < least));
+    assert!(matches!(load(&options), LoadError::Budget { budget, least, .. } if budget < least));
     let kernels = Some("abacus".to_owned());
     let error = load(&Options { kernels, ..kiosk.options(1) });
     assert!(matches!(&error, LoadError::Kernels { known, .. } if known.contains(&"scalar")));

@@ -130,11 +130,8 @@ impl EngineArgs {
         beside: impl FnOnce(u32) -> Beside,
         memory: &'m mut Memory,
     ) -> Result<Engine<'m>, Failure> {
-        let conversations = self.budget.conversations.map_or(conversations, NonZeroU32::get);
-        let mut options = self.options(None);
-        let beside = beside(conversations);
-        options.budget = BudgetOptions { conversations, beside, ..options.budget };
-        load(&options, memory)
+        let budget = self.budget.options_beside(conversations, beside);
+        load(&Options { budget, ..self.options(None) }, memory)
     }
 
     /// What the library calls it. `tokens` is the context when the user asks for none.
@@ -168,6 +165,18 @@ impl BudgetArgs {
             conversations: self.conversations.map_or(1, NonZeroU32::get),
             ..BudgetOptions::default()
         }
+    }
+
+    /// The same for a program that has so many conversations side by side unless the user asks for another
+    /// number, and takes what `beside` says of them.
+    #[cfg(feature = "serve")]
+    pub fn options_beside(
+        &self,
+        conversations: u32,
+        beside: impl FnOnce(u32) -> Beside,
+    ) -> BudgetOptions {
+        let conversations = self.conversations.map_or(conversations, NonZeroU32::get);
+        BudgetOptions { conversations, beside: beside(conversations), ..self.options() }
     }
 }
 

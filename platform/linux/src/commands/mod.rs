@@ -23,6 +23,7 @@ mod verify;
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
+use std::num::NonZeroUsize;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -30,8 +31,11 @@ use clap::{Parser, Subcommand};
 
 use rill::size::Size;
 
+use rill_linux::engine::LoadError;
+use rill_linux::model::Model;
 use rill_linux::replace::folder_of;
 
+use crate::args::BudgetArgs;
 use crate::failure::Failure;
 use crate::interrupt;
 use crate::terminal::stdout;
@@ -208,4 +212,23 @@ fn read_ids(path: &Path) -> Result<Vec<u32>, Failure> {
         return Err(Failure::Usage(format!("{} has no token ids", path.display())));
     }
     Ok(ids)
+}
+
+/// The least budget that works to serve, of a program that can.
+#[cfg(feature = "serve")]
+fn least_to_serve(
+    budget: &BudgetArgs,
+    model: &Model,
+    threads: Option<NonZeroUsize>,
+) -> Result<Option<u64>, LoadError> {
+    serve::least(budget, model, threads).map(Some)
+}
+
+#[cfg(not(feature = "serve"))]
+fn least_to_serve(
+    _: &BudgetArgs,
+    _: &Model,
+    _: Option<NonZeroUsize>,
+) -> Result<Option<u64>, LoadError> {
+    Ok(None)
 }

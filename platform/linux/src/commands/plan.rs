@@ -7,6 +7,7 @@ use rill_linux::engine::Budget;
 use rill_linux::model::Model;
 use serde_json::{Map, Value, json};
 
+use super::least_to_serve;
 use crate::args::{BudgetArgs, ModelArgs};
 use crate::failure::Failure;
 use crate::terminal::stdout;
@@ -36,18 +37,25 @@ Examples:
 pub fn run(args: &Args) -> Result<(), Failure> {
     let model = args.model.open()?;
     let budget = args.budget.options().plan(&model, args.threads)?;
+    let serve = least_to_serve(&args.budget, &model, args.threads)?;
     let mut out = stdout();
     if args.json {
-        serde_json::to_writer_pretty(&mut out, &as_json(&model, &budget))
+        serde_json::to_writer_pretty(&mut out, &as_json(&model, &budget, serve))
             .map_err(std::io::Error::from)?;
         writeln!(out)?;
     } else {
-        print(&model, &budget, &mut out)?;
+        print(&model, &budget, serve, &mut out)?;
     }
     Ok(())
 }
 
-fn print(model: &Model, budget: &Budget, out: &mut impl Write) -> std::io::Result<()> {
+/// `serve` is the least to serve.
+fn print(
+    model: &Model,
+    budget: &Budget,
+    serve: Option<u64>,
+    out: &mut impl Write,
+) -> std::io::Result<()> {
     let plan = &budget.plan;
     let (name, kv) = (&model.image.manifest.name, plan.sizes.kv.name());
     let many = match plan.sizes.conversations {
@@ -71,6 +79,7 @@ fn print(model: &Model, budget: &Budget, out: &mut impl Write) -> std::io::Resul
     line("budget", budget.total)?;
     let [least, most] = budget.bounds(&model.image);
     line("least that works", least)?;
+    serve.map_or(Ok(()), |least| line("least to serve", least))?;
     line("most of any use", most)?;
     writeln!(out, "batch of a prompt    {:>14}  tokens", plan.sizes.batch)?;
     if plan.pages > 0 {
@@ -87,7 +96,7 @@ fn print(model: &Model, budget: &Budget, out: &mut impl Write) -> std::io::Resul
     Ok(())
 }
 
-fn as_json(model: &Model, budget: &Budget) -> Value {
+fn as_json(model: &Model, budget: &Budget, serve: Option<u64>) -> Value {
     let plan = &budget.plan;
     let parts: Map<String, Value> =
         Use::ALL.iter().map(|&part| (part.name().into(), plan.bytes(part).into())).collect();
@@ -101,6 +110,7 @@ fn as_json(model: &Model, budget: &Budget) -> Value {
         "arena_bytes": plan.total(),
         "overhead_bytes": budget.overhead.beside(plan.total()),
         "least_bytes": least,
+        "serve_least_bytes": serve,
         "most_bytes": most,
         "parts": parts,
         "overhead": overhead,

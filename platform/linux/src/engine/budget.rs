@@ -98,9 +98,20 @@ impl BudgetOptions {
                 Ok(Budget { total, overhead, beside, plan, threads, least })
             }
             Err(PlanError::BelowLeast { least, .. }) => {
-                Err(LoadError::Budget { budget: total, least: overhead.with(least) })
+                let (least, server) = (overhead.with(least), overhead.server());
+                Err(LoadError::Budget { budget: total, least, server })
             }
             Err(error) => Err(LoadError::Plan(error)),
+        }
+    }
+
+    /// The least budget that works for a model that so many threads compute; `None` for all cores.
+    pub fn least(&self, model: &Model, threads: Option<NonZeroUsize>) -> Result<u64, LoadError> {
+        // What is free need not be known for it.
+        match (Self { ram: Some(0), ..self.clone() }).plan(model, threads) {
+            Ok(budget) => Ok(budget.bounds(&model.image)[0]),
+            Err(LoadError::Budget { least, .. }) => Ok(least),
+            Err(error) => Err(error),
         }
     }
 }

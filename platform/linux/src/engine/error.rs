@@ -41,15 +41,18 @@ pub enum LoadError {
     Free(io::Error),
     /// The budget is too small.
     #[error(
-        "budget {} is below the least that works, {}; close programs or use a smaller context",
+        "budget {} is below the least that works, {}{}; close programs or use a smaller context",
         Size(*.budget),
-        Size(*.least)
+        Size(*.least),
+        of_server(*.server)
     )]
     Budget {
         /// Bytes of the whole process.
         budget: u64,
         /// The least that works.
         least: u64,
+        /// Of that, what a server takes besides what every program with a model does.
+        server: u64,
     },
     /// The budget is more than this process may have.
     #[error(
@@ -85,4 +88,12 @@ pub enum LoadError {
         /// What is wrong.
         error: rill::engine::LoadError,
     },
+}
+
+/// What of the least that works is a server's.
+fn of_server(bytes: u64) -> String {
+    match bytes {
+        0 => String::new(),
+        bytes => format!(", of which the server itself takes {}", Size(bytes)),
+    }
 }

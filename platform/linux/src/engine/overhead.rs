@@ -54,6 +54,12 @@ impl Overhead {
         self.parts(arena).iter().fold(0, |sum, (_, bytes)| sum.saturating_add(*bytes))
     }
 
+    /// Bytes that a server takes of it.
+    pub fn server(&self) -> u64 {
+        let parts = [self.connections, self.requests, self.forms];
+        parts.iter().fold(0, |sum: u64, bytes| sum.saturating_add(*bytes))
+    }
+
     /// Bytes of an arena with what lies beside it.
     pub fn with(&self, arena: u64) -> u64 {
         arena.saturating_add(self.beside(arena))

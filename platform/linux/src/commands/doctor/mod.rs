@@ -22,6 +22,7 @@ use rill_linux::storage::Via;
 use rill_linux::system::{Flags, Power, System};
 use serde::Serialize;
 
+use super::least_to_serve;
 use crate::args::BudgetArgs;
 use crate::failure::Failure;
 use crate::terminal::stdout;
@@ -94,6 +95,8 @@ struct Choice {
     budget_bytes: u64,
     total_bytes: u64,
     least_bytes: u64,
+    /// The least to serve.
+    serve_least_bytes: Option<u64>,
     most_bytes: u64,
     context: u32,
     conversations: u32,
@@ -147,6 +150,7 @@ impl Args {
             budget_bytes: total,
             total_bytes: budget.used(),
             least_bytes,
+            serve_least_bytes: least_to_serve(&self.budget, &model, self.threads)?,
             most_bytes,
             context: plan.sizes.context,
             conversations: plan.sizes.conversations,
@@ -191,6 +195,9 @@ impl Choice {
             [self.budget_bytes, self.total_bytes, self.least_bytes, self.most_bytes].map(Size);
         line(out, "budget", &format!("{budget}: {whose}; {used} of it would be used"))?;
         line(out, "", &format!("{least} is the least that works, {most} the most of any use"))?;
+        if let Some(least) = self.serve_least_bytes.map(Size) {
+            line(out, "", &format!("{least} is the least that works to serve"))?;
+        }
         let (context, many) = (self.context, self.conversations);
         line(out, "context", &format!("{context} tokens for each of {many} conversations"))?;
         line(out, "batch of a prompt", &format!("{} tokens", self.batch))?;

@@ -1,6 +1,7 @@
 mod signals;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -8,14 +9,15 @@ use clap::builder::RangedU64ValueParser;
 use rill::engine::Engine as Core;
 use rill::seams::{Events, World};
 use rill_linux::clock::local_seconds;
-use rill_linux::engine::{Beside, Learned, Memory, Parts};
+use rill_linux::engine::{Beside, Learned, LoadError, Memory, Parts};
 use rill_linux::memory::parse_size;
+use rill_linux::model::Model;
 use rill_serve::config::TlsFiles;
 use rill_serve::{
     Config, Desk, Limits, Listen, Loaded, Machine, Memory as Divided, Server, Share, Supervisor,
 };
 
-use crate::args::EngineArgs;
+use crate::args::{BudgetArgs, EngineArgs};
 use crate::failure::Failure;
 use crate::terminal::{tell, tell_failure};
 use signals::Signals;
@@ -110,10 +112,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         config.listen.push(Listen::Tcp(HERE));
     }
     let (limits, tls) = (config.limits, config.tls.is_some());
-    let beside = move |places| {
-        let Share { connections, requests, token, forms, word } = limits.memory(tls, places);
-        Beside { connections, requests, token, forms, word }
-    };
+    let beside = move |places| beside(limits, tls, places);
     let server = Server::bind_for(config, supervisor)?;
     signals.pass_to(server.control());
     let addresses = server.addresses().to_vec();
@@ -123,6 +122,23 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         }
         args.serve(desk, beside)
     })
+}
+
+/// What a server takes beside the model, where so many conversations are side by side.
+fn beside(limits: Limits, tls: bool, places: u32) -> Beside {
+    let Share { connections, requests, token, forms, word } = limits.memory(tls, places);
+    Beside { connections, requests, token, forms, word }
+}
+
+/// The least budget of a server that takes on what it does where nobody says, with a model that so many
+/// threads compute.
+pub fn least(
+    budget: &BudgetArgs,
+    model: &Model,
+    threads: Option<NonZeroUsize>,
+) -> Result<u64, LoadError> {
+    let beside = |places| beside(Limits::default(), false, places);
+    budget.options_beside(CONVERSATIONS, beside).least(model, threads)
 }
 
 /// Where to listen where nobody says.
