@@ -141,6 +141,42 @@ fn a_stream_and_other_dialects_have_the_same_form() {
     }
 }
 
+/// A text whose length is counted takes room for each of its characters: it is whole as long as there is
+/// any, and else ends as an answer does that has as many tokens as it may.
+#[test]
+fn long_texts_are_whole_or_cut_and_never_an_error() {
+    let server = served();
+    let text = |least, most| json!({"type": "string", "minLength": least, "maxLength": most});
+    let object = |text| {
+        json!({"type": "object", "properties": {"story": text}, "required": ["story"],
+                               "additionalProperties": false})
+    };
+    for (seed, ask) in
+        [schema(text(1200, 1300)), schema(object(text(1200, 1300)))].iter().enumerate()
+    {
+        let mut ask = ask.clone();
+        ask["max_tokens"] = 1900.into();
+        let body = server.post("/v1/chat/completions", &question(seed as u64, ask)).ok();
+        let choice = &body["choices"][0];
+        let said = choice["message"]["content"].as_str().expect("it is a text");
+        assert_eq!(choice["finish_reason"], "stop", "{said}");
+        let said: Value = serde_json::from_str(said).expect("it is JSON");
+        let said = said["story"].as_str().or(said.as_str()).expect("it is a text");
+        assert!((1200..=1300).contains(&said.chars().count()), "{said}");
+    }
+    let mut ask = schema(text(9000, 9000));
+    ask["max_tokens"] = 1900.into();
+    let body = server.post("/v1/chat/completions", &question(0, ask)).ok();
+    assert_eq!(body["choices"][0]["finish_reason"], "length", "{body}");
+    let body = json!({"prompt": "A story: ", "format": text(9000, 9000), "stream": false,
+                      "options": {"num_predict": 1900}});
+    assert_eq!(server.post("/api/generate", &body).ok()["done_reason"], "length");
+    // What nothing can follow is at its end, too.
+    let body = json!({"prompt": "x", "grammar": "start: \"a\" b\nb: b \"c\""});
+    let body = server.post("/completion", &body).ok();
+    assert_eq!((&body["content"], &body["stop_type"]), (&json!("a"), &json!("limit")), "{body}");
+}
+
 #[test]
 fn forms_that_cannot_be_are_refused_by_name() {
     let server = served();

@@ -160,7 +160,7 @@ pub enum Ending {
     Stop,
     /// This one of the stop texts did.
     StopText,
-    /// It has as many tokens as were asked for, or the context or the time has no more.
+    /// It has as many tokens as were asked for, or the context, the time or its form has no more.
     Length,
 }
 
@@ -204,12 +204,5 @@ impl From<SequenceError> for Trouble {
             SequenceError::Page(_) | SequenceError::NoNumbers => Self::Engine(error.to_string()),
             _ => Self::Request(error.to_string()),
         }
-    }
-}
-
-impl From<String> for Trouble {
-    /// What is wrong with the form of an answer.
-    fn from(message: String) -> Self {
-        Self::Request(message)
     }
 }

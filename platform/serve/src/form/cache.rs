@@ -69,12 +69,12 @@ impl Cache {
 
 #[cfg(test)]
 mod tests {
+    use llguidance::ParserFactory;
     use llguidance::api::TopLevelGrammar;
     use llguidance::toktrie::ApproximateTokEnv;
-    use llguidance::{Matcher, ParserFactory};
     use serde_json::json;
 
-    use super::super::Made;
+    use super::super::{Made, Matcher};
     use super::*;
 
     fn key(number: usize) -> Key {
@@ -86,7 +86,7 @@ mod tests {
         let environment = ApproximateTokEnv::single_byte_env();
         let factory = ParserFactory::new_simple(&environment).expect("it can be made");
         let grammar = TopLevelGrammar::from_lark("start: \"x\"".into());
-        let matcher = Matcher::new(factory.create_parser(grammar));
+        let matcher = Matcher::new(factory.create_parser(grammar).expect("it is one"));
         let form = |bytes| Arc::new(Form::new(Made { matcher: matcher.deep_clone(), bytes }, None));
         let room = 16;
         let each = form(MOST_BYTES / room);

@@ -6,15 +6,17 @@ mod calls;
 mod depth;
 mod forced;
 mod gbnf;
+mod matcher;
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
 use cache::{Cache, Key};
+use llguidance::ParserFactory;
 use llguidance::api::TopLevelGrammar;
 use llguidance::toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
-use llguidance::{Matcher, ParserFactory};
+use matcher::Matcher;
 use rill::draft::{Drafter, Guess};
 use rill::tokenizer::Tokenizer;
 use serde_json::{Value, json};
@@ -201,13 +203,8 @@ impl Forms {
     }
 
     fn matcher(&self, grammar: TopLevelGrammar) -> Result<Made, String> {
-        let parser = self.factory.create_parser(grammar);
-        let recogniser = parser.as_ref().map_or(0, |parser| parser.parser.lexer_stats().num_bytes);
-        let matcher = Matcher::new(parser);
-        match matcher.get_error() {
-            None => Ok(Made { matcher, bytes: BESIDE + recogniser }),
-            Some(error) => Err(said(error)),
-        }
+        let matcher = Matcher::new(self.factory.create_parser(grammar).map_err(said)?);
+        Ok(Made { bytes: BESIDE + matcher.made(), matcher })
     }
 }
 
@@ -222,9 +219,9 @@ struct Made {
 const MOST_BYTES: usize = 32 << 10;
 /// Most symbols in the rules of a form.
 const MOST_SYMBOLS: usize = 100_000;
-/// Most states of what recognises the texts of a form, and bytes of one.
-const MOST_STATES: usize = 2048;
-const STATE: usize = 2 << 10;
+/// Most states of what recognises the texts of a form: the smallest takes so many bytes.
+const MOST_STATES: usize = MOST_GROWTH / STATE;
+const STATE: usize = 256;
 /// Most work to make it, in steps of the library.
 const MOST_WORK: u64 = 500_000;
 
@@ -239,8 +236,9 @@ const MAKING: usize = 768;
 
 /// Most bytes of a form at work, but for what it grows by.
 pub const MOST_AT_WORK: usize = 3 << 20;
-/// Most bytes by which its states grow.
-pub const MOST_GROWTH: usize = MOST_STATES * STATE;
+/// Most bytes by which its states grow: a text of JSON whose length is counted takes about three states of
+/// 600 bytes for each of its characters, and 4000 of those have room.
+pub const MOST_GROWTH: usize = 7 << 20;
 /// Bytes by which it grows for each token of the answer.
 pub const TOKEN_GROWTH: usize = 1 << 10;
 /// Most bytes that it takes to make one, one after the other, and of the stack for that.
@@ -297,6 +295,11 @@ fn strict(mut schema: Value, spaced: bool) -> Value {
     schema
 }
 
+/// An answer goes no further: its form has grown as large as it may, or nothing fits what came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the form has grown as large as it may, or nothing fits what came")]
+pub struct Spent;
+
 /// Where an answer stands in its form.
 pub struct Form {
     /// The form from its beginning, where it may begin again.
@@ -337,16 +340,13 @@ impl Form {
     }
 
     /// The set of tokens that may come next, as [`Ask`](rill::engine::Ask) has it; `None` for all.
-    pub fn allowed(&mut self) -> Result<Option<&[u32]>, String> {
+    pub fn allowed(&mut self) -> Result<Option<&[u32]>, Spent> {
         if self.is_free {
             return Ok(None);
         }
         self.mask = match self.forced.front() {
-            Some(&id) => {
-                let tokens = self.matcher.tok_env().map_err(said)?;
-                tokens.tok_trie().singleton_token_set(id)
-            }
-            None => self.matcher.compute_mask_or_eos().map_err(said)?,
+            Some(&id) => self.matcher.trie().singleton_token_set(id),
+            None => self.matcher.mask().map_err(|_| Spent)?,
         };
         Ok(Some(self.mask.as_slice()))
     }
@@ -357,7 +357,7 @@ impl Form {
         id: u32,
         spoken: bool,
         tokenizer: &Tokenizer<'_>,
-    ) -> Result<(), String> {
+    ) -> Result<(), Spent> {
         if self.is_free {
             if !spoken || self.gate.is_none_or(|gate| gate.begin != id) {
                 return Ok(());
@@ -368,7 +368,7 @@ impl Form {
         if self.matcher.is_stopped() {
             return Ok(());
         }
-        self.matcher.consume_token(id).map_err(said)?;
+        self.matcher.take(id).map_err(|_| Spent)?;
         if let Some(fresh) = self.fresh.as_ref().filter(|_| self.matcher.is_stopped()) {
             self.matcher = fresh.deep_clone();
             self.is_free = true;
@@ -385,11 +385,8 @@ impl Form {
         if self.is_free || !self.forced.is_empty() || self.matcher.is_stopped() {
             return 0;
         }
-        // What goes wrong is said by the next mask.
-        let bytes = self.matcher.compute_ff_bytes();
-        if let Ok(environment) = self.matcher.tok_env() {
-            self.forced.extend(forced::tokens(&bytes, tokenizer, environment.tok_trie()));
-        }
+        let bytes = self.matcher.forced();
+        self.forced.extend(forced::tokens(&bytes, tokenizer, self.matcher.trie()));
         bytes.len()
     }
 }

@@ -336,14 +336,15 @@ impl Task {
             if sent + 2 >= BURST {
                 return Ok(None);
             }
-            let allowed = match form {
-                Some(form) => form.allowed()?,
-                None => None,
+            let Ok(allowed) = form.as_mut().map_or(Ok(None), Form::allowed) else {
+                return Ok(Some(Ending::Length));
             };
             let ask = Ask { allowed, logprobs: style.logprobs };
             let sample = engine.sample_as(world, sequence, &ask)?;
-            if let Some(form) = form {
-                form.accept(sample.id, !speech.is_thinking(), engine.tokenizer())?;
+            let is_spoken = !speech.is_thinking();
+            let accept = |form: &mut Form| form.accept(sample.id, is_spoken, engine.tokenizer());
+            if form.as_mut().is_some_and(|form| accept(form).is_err()) {
+                return Ok(Some(Ending::Length));
             }
             if self.first.is_none() {
                 self.first = Some(Instant::now());

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
 use rill_linux::engine::Engine;
-use rill_serve::form::{Calls, Forms, Marks, Tool, Wanted};
+use rill_serve::form::{Calls, Forms, Marks, Spent, Tool, Wanted};
 use rill_serve::{Limits, Room};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -80,10 +80,11 @@ fn walk(engine: &Engine<'_>, example: &Example) -> Result<Walk, String> {
     let mut form = made.map_err(|error| error.to_string())?.as_ref().clone();
     let mut walk = Walk { compile: start.elapsed(), masks: Vec::new(), forced: 0 };
     let known = u32::try_from(tokenizer.len()).unwrap_or(u32::MAX).min(vocab);
+    let spent = |error: Spent| error.to_string();
     let mut rest = example.text.as_bytes();
     while !rest.is_empty() {
         let start = Instant::now();
-        let allowed = form.allowed()?.ok_or("any token may come")?;
+        let allowed = form.allowed().map_err(spent)?.ok_or("any token may come")?;
         let time = start.elapsed();
         let may_come = |id: &u32| {
             let word = allowed.get(*id as usize / 32).copied().unwrap_or(0);
@@ -97,7 +98,7 @@ fn walk(engine: &Engine<'_>, example: &Example) -> Result<Walk, String> {
         let ones = allowed.iter().map(|word| word.count_ones()).sum::<u32>();
         walk.forced += usize::from(ones == 1);
         let start = Instant::now();
-        form.accept(id, true, tokenizer)?;
+        form.accept(id, true, tokenizer).map_err(spent)?;
         walk.masks.push(time + start.elapsed());
         rest = &rest[tokenizer.piece(id).len()..];
     }
