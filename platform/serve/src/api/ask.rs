@@ -284,7 +284,10 @@ impl Answers {
                     });
                 }
                 Event::Decided(logprobs) => whole.decided = logprobs,
-                Event::Ended(account) => whole.account = Some(account),
+                Event::Ended(mut account) => {
+                    account.ending = readers[choice].ending(account.ending);
+                    whole.account = Some(account);
+                }
                 Event::Failed(trouble) => return Err(trouble.into()),
             }
         }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::calls::{self, Calls};
-use crate::job::{Likely, Part, Said};
+use crate::job::{Ending, Likely, Part, Said};
 
 /// A piece of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +20,8 @@ pub enum Spoken {
 #[derive(Debug, Clone, Default)]
 pub struct Reader {
     calls: Calls,
+    /// Whether a call was cut, or what came where calls stand was none.
+    is_cut: bool,
 }
 
 impl Reader {
@@ -30,8 +32,16 @@ impl Reader {
                 Part::Thinking => emit(Spoken::Thinking(text)),
                 Part::Answer => emit(Spoken::Text(text)),
                 Part::Calls => self.calls.push(&text, &mut |piece| emit(Spoken::Call(piece))),
-                Part::CallsEnd => self.calls.finish(),
+                Part::CallsEnd => self.is_cut |= !self.calls.finish(),
             }
+        }
+    }
+
+    /// How the answer ended for who reads it: one that has not all of its calls was cut.
+    pub fn ending(&self, ending: Ending) -> Ending {
+        match ending {
+            Ending::Stop if self.is_cut => Ending::Length,
+            ending => ending,
         }
     }
 }
@@ -106,5 +116,23 @@ mod tests {
         ];
         assert_eq!(read(&thought), ["t>Y", "es"]);
         assert_eq!(read(&[("</", &[], 2), ("", &[(Thinking, "</")], 0)]), [""; 0]);
+    }
+
+    #[test]
+    fn an_answer_that_has_not_all_of_its_calls_was_cut() {
+        for (text, ending) in [
+            ("[f(a=1), g()]", Ending::Stop),
+            ("[f(a=1), g(a=01.)]", Ending::Stop),
+            ("[f(a=1), g(a=[)]", Ending::Length),
+            ("[f(a=1), g(", Ending::Length),
+        ] {
+            let mut reader = Reader::default();
+            // Whatever comes behind.
+            reader.read(vec![(Part::Calls, text.into()), (Part::CallsEnd, String::new())], |_| {});
+            reader
+                .read(vec![(Part::Calls, "[h()]".into()), (Part::CallsEnd, String::new())], |_| {});
+            assert_eq!(reader.ending(Ending::Stop), ending, "{text}");
+            assert_eq!(reader.ending(Ending::StopText), Ending::StopText);
+        }
     }
 }

@@ -123,9 +123,9 @@ impl Calls {
         out.send();
     }
 
-    /// The text ends here; another may begin.
-    pub fn finish(&mut self) {
-        *self = Self::default();
+    /// The text ends here; another may begin. Says whether all of it was calls, the last one whole.
+    pub fn finish(&mut self) -> bool {
+        std::mem::take(self).place == Place::Between
     }
 
     fn take(&mut self, char: char, out: &mut Out<impl FnMut(Piece)>) -> Next<()> {

@@ -69,7 +69,7 @@ fn values_have_pythons_spelling_or_jsons() {
             "'it's here', b='the 'best' one', c=celsius",
             json!(["it's here", "the 'best' one", "celsius"]),
         ),
-        ("nan, b=1e999, c='日本'", json!([null, "1e999", "日本"])),
+        ("nan, b=+1e999, c='日本'", json!([null, "+1e999", "日本"])),
     ];
     for (text, expected) in cases {
         let found = arguments(&format!("[f(a={text})]"));
@@ -86,10 +86,51 @@ fn what_is_no_call_is_none_and_what_is_cut_is_not_whole() {
     let cut = calls(["[f(a='x'), g(b=[1, 'tw"]);
     assert!(cut[0].whole && !cut[1].whole);
     assert_eq!(cut[1].arguments, "{\"b\": [1, \"tw");
+    for (text, is_whole) in
+        [("[f(a=1), g()]", true), ("[f(a=1), g(", false), ("[f(a=g(1))]", false)]
+    {
+        let mut parser = Calls::default();
+        parser.push(text, &mut |_| {});
+        assert_eq!(parser.finish(), is_whole, "{text}");
+    }
     let deep = format!("[f(a={})]", "[".repeat(100_000));
     assert!(!calls([&*deep])[0].whole);
     let long = format!("[{}(a=1)]", "f".repeat(100_000));
     assert_eq!(calls([&*long]), []);
+}
+
+#[test]
+fn what_a_schema_allows_is_read_however_long_and_deep() {
+    let digits = "7".repeat(3000);
+    for number in [
+        "1e999".into(),
+        digits[..400].into(),
+        digits.clone(),
+        format!("-{digits}"),
+        format!("0.{digits}"),
+        format!("{digits}.5e+{digits}"),
+        format!("1e-{digits}"),
+    ] {
+        let all = calls([&*format!("[f(a={number}, b=[{number}], c=2), g()]")]);
+        assert_eq!(all[0].arguments, format!("{{\"a\": {number}, \"b\": [{number}], \"c\": 2}}"));
+        assert!(all.len() == 2 && all.iter().all(|call| call.whole), "{number}");
+    }
+    for none in [
+        format!("0{digits}"),
+        format!("{digits}."),
+        format!("{digits}e"),
+        format!("{digits}.1.1"),
+        format!("{digits}_000"),
+        format!("+{digits}"),
+        format!("-{}", "-".repeat(600)),
+        "x".repeat(600),
+    ] {
+        assert!(calls([&*format!("[f(a={none})]")]).iter().all(|call| !call.whole), "{none}");
+    }
+    let deep = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
+    let all = calls([&*format!("[f(a={}), g()]", deep(2000))]);
+    assert_eq!(all[0].arguments, format!("{{\"a\": {}}}", deep(2000)));
+    assert!(all.len() == 2 && all.iter().all(|call| call.whole));
 }
 
 /// A value of a call.

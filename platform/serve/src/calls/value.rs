@@ -2,9 +2,10 @@
 
 use std::fmt::Write;
 
-/// How deep lists and objects may lie in each other.
-const DEPTH: usize = 64;
-/// Longest number or word, and most white space behind a quote, in bytes.
+/// How deep lists and objects may lie in each other: two bytes are kept of each.
+const DEPTH: usize = 4096;
+/// Most bytes that are kept of a number or a word, and of white space behind a quote. A number that has
+/// more is passed on as JSON has it.
 const HELD: usize = 512;
 
 /// What a character did.
@@ -31,8 +32,8 @@ pub struct Value {
 /// A list or an object that was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Open {
-    /// What closes it.
-    close: char,
+    /// What closes it: one byte.
+    close: u8,
     /// Whether something stands in it.
     filled: bool,
 }
@@ -51,6 +52,8 @@ enum Place {
     Text(char, bool, Within),
     /// In a number or a word.
     Word(String, bool),
+    /// In a number of which the beginning was written.
+    Long(Long),
     /// After a value in a list or an object.
     After,
 }
@@ -108,7 +111,12 @@ impl Value {
             Place::Text(quote, is_key, within) => self.text(quote, is_key, within, char, out),
             Place::Word(mut word, is_key) if is_word(char) => {
                 word.push(char);
-                if word.len() > HELD { Step::Wrong } else { self.go_on(Place::Word(word, is_key)) }
+                if word.len() <= HELD {
+                    return self.go_on(Place::Word(word, is_key));
+                }
+                let Some(long) = Long::of(&word).filter(|_| !is_key) else { return Step::Wrong };
+                out.push_str(&word);
+                self.go_on(Place::Long(long))
             }
             Place::Word(word, is_key) => {
                 if is_key {
@@ -118,6 +126,13 @@ impl Value {
                 }
                 self.end(is_key)
             }
+            Place::Long(long) if is_word(char) => {
+                let Some(long) = long.with(char) else { return Step::Wrong };
+                out.push(char);
+                self.go_on(Place::Long(long))
+            }
+            Place::Long(long) if long.is_whole() => self.end(false),
+            Place::Long(_) => Step::Wrong,
             Place::After if char.is_whitespace() => self.go_on(Place::After),
             Place::After if char == ',' => {
                 self.go_on(if self.is_in_object() { Place::Key } else { Place::Before })
@@ -140,15 +155,15 @@ impl Value {
     fn begin(&mut self, char: char, out: &mut String) -> Step {
         let in_object = self.is_in_object();
         if !in_object {
-            if self.open.last().is_some_and(|open| open.close == char) {
+            if self.open.last().is_some_and(|open| char::from(open.close) == char) {
                 return self.close(char, out);
             }
             self.separate(out);
         }
         let (open, close) = match char {
-            '[' => ('[', ']'),
-            '(' => ('[', ')'),
-            '{' => ('{', '}'),
+            '[' => ('[', b']'),
+            '(' => ('[', b')'),
+            '{' => ('{', b'}'),
             _ => return self.text_or_word(char, false, out),
         };
         if self.open.len() == DEPTH {
@@ -156,7 +171,7 @@ impl Value {
         }
         out.push(open);
         self.open.push(Open { close, filled: false });
-        self.go_on(if close == '}' { Place::Key } else { Place::Before })
+        self.go_on(if close == b'}' { Place::Key } else { Place::Before })
     }
 
     fn text_or_word(&mut self, char: char, is_key: bool, out: &mut String) -> Step {
@@ -180,7 +195,7 @@ impl Value {
 
     fn close(&mut self, char: char, out: &mut String) -> Step {
         match self.open.pop() {
-            Some(open) if open.close == char => {
+            Some(open) if char::from(open.close) == char => {
                 out.push(if char == '}' { '}' } else { ']' });
                 self.place = Place::After;
                 Step::End
@@ -190,7 +205,7 @@ impl Value {
     }
 
     fn is_in_object(&self) -> bool {
-        self.open.last().is_some_and(|open| open.close == '}')
+        self.open.last().is_some_and(|open| open.close == b'}')
     }
 
     /// Takes a character in a text.
@@ -275,6 +290,51 @@ impl Value {
     }
 }
 
+/// Where a number of JSON stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Long {
+    /// Its last character.
+    last: Option<char>,
+    /// Whether it has had its point.
+    has_point: bool,
+    /// Whether it has had what begins its exponent.
+    has_exponent: bool,
+}
+
+impl Long {
+    /// After a text that a number of JSON begins with.
+    fn of(text: &str) -> Option<Self> {
+        let digits = text.strip_prefix('-').unwrap_or(text);
+        let is_padded = digits.starts_with('0') && digits[1..].starts_with(is_digit);
+        let begin = Self::default();
+        text.chars().try_fold(begin, |long, char| long.with(char)).filter(|_| !is_padded)
+    }
+
+    /// With one character more.
+    fn with(self, char: char) -> Option<Self> {
+        let Self { last, mut has_point, mut has_exponent } = self;
+        let fits = match char {
+            '.' => self.is_whole() && !has_point && !has_exponent,
+            'e' | 'E' => self.is_whole() && !has_exponent,
+            '-' => matches!(last, None | Some('e' | 'E')),
+            '+' => matches!(last, Some('e' | 'E')),
+            char => is_digit(char),
+        };
+        has_point |= char == '.';
+        has_exponent |= matches!(char, 'e' | 'E');
+        fits.then_some(Self { last: Some(char), has_point, has_exponent })
+    }
+
+    /// Whether it may end here.
+    fn is_whole(self) -> bool {
+        self.last.is_some_and(is_digit)
+    }
+}
+
+fn is_digit(char: char) -> bool {
+    char.is_ascii_digit()
+}
+
 /// What a character after a backslash stands for.
 enum Escaped {
     Char(char),
@@ -349,8 +409,7 @@ fn write_word(word: &str, out: &mut String) {
 
 /// A number as JSON has it.
 fn number(word: &str) -> Option<String> {
-    let is_json = |text: &str| serde_json::from_str::<serde_json::Number>(text).is_ok();
-    if is_json(word) {
+    if Long::of(word).is_some_and(Long::is_whole) {
         return Some(word.to_owned());
     }
     // Python's other spellings: 1_000, +1, .5, 5., 0x1f.

@@ -193,7 +193,7 @@ async fn answer(
     streams: bool,
     form: Form,
 ) -> Result<Response, ApiError> {
-    let lines = Lines::new(open, form);
+    let mut lines = Lines::new(open, form);
     if streams {
         return Ok(respond(answers, lines));
     }
@@ -201,7 +201,7 @@ async fn answer(
     let whole = whole.pop().unwrap_or_default();
     let mut body = lines.line(whole.thinking.trim_end(), &whole.text, &whole.calls);
     if let Some(account) = &whole.account {
-        finish(&mut body, account);
+        lines.finish(&mut body, account);
     }
     Ok(held.respond(&body))
 }
@@ -213,16 +213,19 @@ struct Lines {
     reader: Reader,
     /// Calls so far; the last may still come.
     calls: Vec<Call>,
+    /// Whether a whole call could not be written.
+    is_cut: bool,
 }
 
 impl Lines {
     fn new(open: &Open, form: Form) -> Self {
         let name = open.facts.name.clone();
-        Self { name, form, reader: Reader::default(), calls: Vec::new() }
+        Self { name, form, reader: Reader::default(), calls: Vec::new(), is_cut: false }
     }
 
-    /// A line. Of calls it has those that are whole: their arguments are an object here.
-    fn line(&self, thinking: &str, text: &str, calls: &[Call]) -> Value {
+    /// A line. Of calls it has those that are whole: their arguments are an object here, which has no
+    /// number that is larger than any of a machine, and goes no deeper than a client follows.
+    fn line(&mut self, thinking: &str, text: &str, calls: &[Call]) -> Value {
         let mut line = Map::new();
         line.insert("model".into(), self.name.as_str().into());
         line.insert("created_at".into(), date(seconds()).into());
@@ -238,9 +241,11 @@ impl Lines {
         if !thinking.is_empty() {
             said.insert("thinking".into(), thinking.into());
         }
+        let is_cut = &mut self.is_cut;
         let call = |call: &Call| {
-            let arguments: Value = serde_json::from_str(&call.arguments).ok()?;
-            Some(json!({"function": {"name": call.name, "arguments": arguments}}))
+            let arguments = serde_json::from_str::<Value>(&call.arguments);
+            *is_cut |= arguments.is_err();
+            Some(json!({"function": {"name": call.name, "arguments": arguments.ok()?}}))
         };
         let calls: Vec<_> = calls.iter().filter(|call| call.whole).filter_map(call).collect();
         if !calls.is_empty() {
@@ -253,23 +258,24 @@ impl Lines {
         line.insert("done".into(), false.into());
         line.into()
     }
-}
 
-/// Says how an answer ended, and what it took: times in nanoseconds.
-fn finish(line: &mut Value, account: &Account) {
-    let nanos = |time: std::time::Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-    let total = account.queued + account.prompt_time + account.answer_time;
-    line["done"] = true.into();
-    line["done_reason"] = match account.ending {
-        Ending::Stop | Ending::StopText => "stop".into(),
-        Ending::Length => "length".into(),
-    };
-    line["total_duration"] = nanos(total).into();
-    line["load_duration"] = nanos(account.queued).into();
-    line["prompt_eval_count"] = account.prompt.into();
-    line["prompt_eval_duration"] = nanos(account.prompt_time).into();
-    line["eval_count"] = account.tokens.into();
-    line["eval_duration"] = nanos(account.answer_time).into();
+    /// Says how an answer ended, and what it took: times in nanoseconds.
+    fn finish(&self, line: &mut Value, account: &Account) {
+        let nanos = |time: std::time::Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let total = account.queued + account.prompt_time + account.answer_time;
+        line["done"] = true.into();
+        line["done_reason"] = match self.reader.ending(account.ending) {
+            Ending::Stop if self.is_cut => "length".into(),
+            Ending::Stop | Ending::StopText => "stop".into(),
+            Ending::Length => "length".into(),
+        };
+        line["total_duration"] = nanos(total).into();
+        line["load_duration"] = nanos(account.queued).into();
+        line["prompt_eval_count"] = account.prompt.into();
+        line["prompt_eval_duration"] = nanos(account.prompt_time).into();
+        line["eval_count"] = account.tokens.into();
+        line["eval_duration"] = nanos(account.answer_time).into();
+    }
 }
 
 impl Writer for Lines {
@@ -300,7 +306,7 @@ impl Writer for Lines {
             }
             Event::Ended(account) => {
                 let mut line = self.line("", "", &[]);
-                finish(&mut line, &account);
+                self.finish(&mut line, &account);
                 line
             }
             Event::Failed(trouble) => json!({"error": ApiError::from(trouble).message}),
@@ -326,7 +332,36 @@ pub fn date(seconds: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::date;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_call_that_cannot_be_written_makes_an_answer_one_that_was_cut() {
+        let account = Account {
+            ending: Ending::Stop,
+            prompt: 1,
+            cached: 0,
+            tokens: 1,
+            thought: 0,
+            queued: Duration::ZERO,
+            prompt_time: Duration::ZERO,
+            answer_time: Duration::ZERO,
+        };
+        let deep = format!("{{\"a\": {}{}}}", "[".repeat(200), "]".repeat(200));
+        for (arguments, calls, reason) in
+            [("{\"a\": 1}", 1, "stop"), ("{\"a\": 1e999}", 0, "length"), (&deep, 0, "length")]
+        {
+            let call = Call { name: "f".into(), arguments: arguments.into(), whole: true };
+            let (name, reader) = ("a".into(), Reader::default());
+            let mut lines =
+                Lines { name, form: Form::Chat, reader, calls: Vec::new(), is_cut: false };
+            let mut line = lines.line("", "", &[call]);
+            lines.finish(&mut line, &account);
+            let written = line["message"]["tool_calls"].as_array().map_or(0, Vec::len);
+            assert_eq!((written, line["done_reason"].as_str()), (calls, Some(reason)), "{line}");
+        }
+    }
 
     #[test]
     fn dates_are_as_in_the_calendar() {

@@ -316,7 +316,7 @@ impl Events {
         if self.items.iter().all(|item| item.kind == Kind::Reasoning) {
             self.open(Kind::Message, <[String; 2]>::default());
         }
-        let is_whole = account.ending != Ending::Length;
+        let is_whole = self.reader.ending(account.ending) != Ending::Length;
         let status = if is_whole { "completed" } else { "incomplete" };
         self.end_item(status);
         let body = &mut self.frame.body;
