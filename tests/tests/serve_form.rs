@@ -197,6 +197,18 @@ fn forms_that_cannot_be_are_refused_by_name() {
         (schema(json!({"type": "string", "pattern": "("})), path),
         (schema(json!({"type": "integer", "minimum": 3, "maximum": 2})), path),
         (json!({"grammar": "start: nothing"}), "grammar"),
+        (json!({"grammar": "start: start"}), "grammar"),
+        (json!({"grammar": "root ::= root"}), "grammar"),
+        (schema(json!({"$ref": "#"})), "response_format.json_schema.schema.$ref"),
+        (
+            schema(json!({"anyOf": [{"$ref": "#"}]})),
+            "response_format.json_schema.schema.anyOf[0].$ref",
+        ),
+        (
+            schema(json!({"type": "object", "properties": {"n": {"$ref": "#"}}, "required": ["n"],
+                          "additionalProperties": false})),
+            "response_format.json_schema.schema.properties.n.$ref",
+        ),
         (schema(json!({"enum": [" ".repeat(200_000)]})), path),
         (json!({"grammar": format!("start: \"x\" //{}", " ".repeat(200_000))}), "grammar"),
     ];
@@ -204,7 +216,11 @@ fn forms_that_cannot_be_are_refused_by_name() {
         let reply = server.post("/v1/chat/completions", &question(0, more.clone()));
         assert_eq!((reply.status, &*reply.param()), (400, param), "{more}: {reply:?}");
     }
+    let alternatives: Vec<_> = (0..3000).map(|n| format!("\"{n} \"")).collect();
+    let alternatives = format!("start: {}", alternatives.join("|"));
     for (grammar, said) in [
+        ("root ::= root", "nothing fits it"),
+        (&alternatives, "at most 2000 are taken"),
         ("start: a\na: \"x\" b", "line 2: unknown name: \"b\""),
         ("start: \"x\"\na: (\n", "line 2: "),
         ("root ::=\n  a b", "line 2: there is no rule `a`"),

@@ -300,6 +300,13 @@ fn what_cannot_be_called_is_refused_by_name() {
             f(object(json!({"type": "string", "pattern": "("}))),
             format!("{path}.properties.a.items"),
         ),
+        (
+            f(
+                json!({"type": "object", "properties": {"a": {"$ref": "#/$defs/a"}}, "required": ["a"],
+                     "$defs": {"a": {"$ref": "#/$defs/a"}}}),
+            ),
+            format!("{path}.properties.a.$ref"),
+        ),
         (f(object(json!({"not": {"type": "string"}}))), format!("{path}.properties.a.items")),
         (
             f(

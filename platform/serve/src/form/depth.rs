@@ -37,6 +37,80 @@ pub fn of_schema(schema: &Value) -> usize {
     referred.saturating_add(whole)
 }
 
+/// Where the reference stands that gives a schema no end: every value of it has a smaller one of it within.
+pub fn endless(schema: &Value) -> Option<String> {
+    let mut references = References::default();
+    references.collect(schema);
+    if references.has_bases {
+        return None;
+    }
+    let mut open: Vec<(&str, &Value)> = references
+        .all
+        .into_iter()
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .filter_map(|reference| Some((reference, schema.pointer(reference.strip_prefix('#')?)?)))
+        .collect();
+    // A reference comes to an end once what it leads to does by others that do.
+    loop {
+        let before = open.len();
+        for at in (0..before).rev() {
+            if stuck(open[at].1, &open).is_none() {
+                open.swap_remove(at);
+            }
+        }
+        if open.len() == before {
+            return stuck(schema, &open);
+        }
+    }
+}
+
+/// The path to the first reference of these that every value of a schema needs.
+fn stuck(schema: &Value, open: &[(&str, &Value)]) -> Option<String> {
+    let fields = schema.as_object()?;
+    let within = |name: &str, part: &Value| Some(format!(".{name}{}", stuck(part, open)?));
+    let list = |name: &str| fields.get(name).and_then(Value::as_array);
+    let is = |kind: &str| match fields.get("type") {
+        Some(Value::Array(kinds)) => kinds.iter().all(|other| other == kind),
+        other => other.is_some_and(|other| other == kind),
+    };
+    let reference = fields.get("$ref").and_then(Value::as_str);
+    if reference.is_some_and(|reference| open.iter().any(|(other, _)| *other == reference)) {
+        return Some(".$ref".into());
+    }
+    let numbered = |name: &str, at: usize, part: &Value| within(&format!("{name}[{at}]"), part);
+    for (at, part) in list("allOf").into_iter().flatten().enumerate() {
+        if let Some(path) = numbered("allOf", at, part) {
+            return Some(path);
+        }
+    }
+    for name in ["anyOf", "oneOf"] {
+        let branches = list(name).map_or(&[][..], Vec::as_slice);
+        let mut paths = branches.iter().enumerate().map(|(at, part)| numbered(name, at, part));
+        let first = paths.next().flatten();
+        if first.is_some() && paths.all(|path| path.is_some()) {
+            return first;
+        }
+    }
+    if is("object") {
+        let properties = fields.get("properties");
+        let mut names = list("required").into_iter().flatten().filter_map(Value::as_str);
+        let property = |name| within(&format!("properties.{name}"), properties?.get(name)?);
+        return names.find_map(property);
+    }
+    if is("array") {
+        let least = fields.get("minItems").and_then(Value::as_u64).unwrap_or(0);
+        let least = usize::try_from(least).unwrap_or(usize::MAX);
+        let items = ["prefixItems", "items"].into_iter().find_map(|name| Some((name, list(name)?)));
+        let (name, first) = items.map_or(("", &[][..]), |(name, list)| (name, list.as_slice()));
+        let mut first_ones = first.iter().take(least).enumerate();
+        let in_first = first_ones.find_map(|(at, part)| numbered(name, at, part));
+        let others = fields.get("items").filter(|_| least > first.len());
+        return in_first.or_else(|| others.and_then(|part| within("items", part)));
+    }
+    None
+}
+
 /// The depth of a grammar: of each rule 1 and its nesting, and of the schemas in it.
 pub fn of_grammar(text: &str) -> usize {
     let (mut depth, mut nesting, mut deepest) = (0_usize, 0_usize, 0_usize);
@@ -173,6 +247,55 @@ mod tests {
         assert_eq!(of_schema(&json!({"$ref": "a", "items": {}})), 2 + 3);
         let based = json!({"$id": "b", "prefixItems": [{"$ref": "#/a"}, {"$ref": "#/a"}]});
         assert_eq!(of_schema(&based), 3 + 2 * 4);
+    }
+
+    #[test]
+    fn a_schema_without_an_end_is_found() {
+        let list = |least: usize| {
+            json!({"type": "object", "required": ["a"],
+                   "properties": {"a": {"type": "array", "items": {"$ref": "#"}, "minItems": least}}})
+        };
+        let tree = |kinds: Value| {
+            json!({"$defs": {"node": {"type": "object", "required": ["next"],
+                                      "properties": {"next": {"anyOf": kinds}}}},
+                   "$ref": "#/$defs/node"})
+        };
+        let node = json!({"$ref": "#/$defs/node"});
+        for (schema, path) in [
+            (json!({"$ref": "#"}), Some(".$ref")),
+            (json!({"$defs": {"a": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}), Some(".$ref")),
+            (json!({"$defs": {"a": {"$ref": "#/$defs/a"}}}), None),
+            (json!({"anyOf": [{"$ref": "#"}]}), Some(".anyOf[0].$ref")),
+            (json!({"anyOf": [{"$ref": "#"}, {"type": "null"}]}), None),
+            (json!({"allOf": [{"type": "null"}, {"$ref": "#"}]}), Some(".allOf[1].$ref")),
+            (
+                json!({"type": "object", "properties": {"n": {"$ref": "#"}}, "required": ["n"]}),
+                Some(".properties.n.$ref"),
+            ),
+            (json!({"type": "object", "properties": {"n": {"$ref": "#"}}}), None),
+            (json!({"properties": {"n": {"$ref": "#"}}, "required": ["n"]}), None),
+            (list(0), None),
+            (list(1), Some(".properties.a.items.$ref")),
+            (json!({"type": ["array"], "prefixItems": [true, {"$ref": "#"}], "minItems": 1}), None),
+            (
+                json!({"type": ["array"], "prefixItems": [true, {"$ref": "#"}], "minItems": 2}),
+                Some(".prefixItems[1].$ref"),
+            ),
+            (tree(json!([node, node])), Some(".$ref")),
+            (tree(json!([node, {"type": "null"}])), None),
+            (json!({"$ref": "elsewhere"}), None),
+            (json!({"$id": "x", "$ref": "#"}), None),
+        ] {
+            assert_eq!(endless(&schema).as_deref(), path, "{schema}");
+        }
+        // However long the way to the end is.
+        let mut long = json!({"$defs": {"d300": {"type": "null"}}, "$ref": "#/$defs/d0"});
+        for link in 0..300 {
+            long["$defs"][format!("d{link}")] = json!({"$ref": format!("#/$defs/d{}", link + 1)});
+        }
+        assert_eq!(endless(&long), None);
+        long["$defs"]["d300"] = json!({"$ref": "#/$defs/d7"});
+        assert_eq!(endless(&long).as_deref(), Some(".$ref"));
     }
 
     #[test]

@@ -151,7 +151,9 @@ impl Forms {
             );
             return Err(FormError { path, message }.into());
         }
-        form.bytes += text * SHARED;
+        // The mask for the first token has it grow already.
+        let grown = form.fresh.iter().chain([&form.matcher]).map(Matcher::grown);
+        form.bytes += text * SHARED + grown.sum::<usize>();
         // Those that are only kept make room for it.
         form.part = loop {
             match self.room.take(form.bytes) {
@@ -203,8 +205,28 @@ impl Forms {
     }
 
     fn matcher(&self, grammar: TopLevelGrammar) -> Result<Made, String> {
-        let matcher = Matcher::new(self.factory.create_parser(grammar).map_err(said)?);
+        let mut matcher = Matcher::new(self.factory.create_parser(grammar).map_err(said)?);
+        let first = matcher.mask().map_err(|message| self.unbegun(message))?;
+        // Some limits are for what a token makes of it.
+        if let Some(id) = first.iter().next() {
+            matcher.deep_clone().take(id).map_err(|message| self.unbegun(message))?;
+        }
         Ok(Made { bytes: BESIDE + matcher.made(), matcher })
+    }
+
+    /// Why an answer cannot begin, in words for who asked.
+    fn unbegun(&self, message: String) -> String {
+        if message.contains("NoExtensionBias") {
+            return "nothing fits it: no answer can begin".into();
+        }
+        if message.contains("Current row has") {
+            let most = self.factory.limits().max_items_in_row;
+            return format!(
+                "it has too many alternatives in one place, and at most {most} are taken: write them as a \
+                 regular expression, or leave some out"
+            );
+        }
+        message
     }
 }
 
@@ -261,7 +283,23 @@ fn bound(wanted: &Wanted) -> Result<usize, FormError> {
         }
     };
     limit(path, depth, bytes)?;
-    Ok(bytes)
+    let endless = match wanted {
+        Wanted::Schema(schema) => depth::endless(schema),
+        Wanted::Grammar(_) => None,
+        Wanted::Calls(calls) => {
+            let tools = calls.tools.iter().map(|tool| (&tool.path, &tool.parameters));
+            let other = calls.other.iter().map(|(path, schema)| (path, schema));
+            let endless = |(path, schema)| Some(format!("{path}{}", depth::endless(schema)?));
+            tools.chain(other).find_map(endless)
+        }
+    };
+    match endless {
+        None => Ok(bytes),
+        Some(path) => {
+            let message = "nothing fits it: it needs itself within itself, without an end".into();
+            Err(FormError { path, message })
+        }
+    }
 }
 
 /// Refuses what has so many levels and so many bytes, if those are too many.
