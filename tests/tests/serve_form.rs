@@ -232,6 +232,23 @@ fn forms_that_cannot_be_are_refused_by_name() {
         let message = reply.json()["error"]["message"].as_str().unwrap_or_default().to_owned();
         assert!(message.contains(said), "{grammar}: {message}");
     }
+    // Of many parts the one that is wrong is found, and why.
+    let mut many: serde_json::Map<String, Value> =
+        (0..600).map(|n| (format!("p{n}"), json!({"type": "null"}))).collect();
+    many.insert(
+        "p590".into(),
+        json!({"type": "array", "items": {"type": "string", "pattern": "(a"}}),
+    );
+    let reply = server.post(
+        "/v1/chat/completions",
+        &question(0, schema(json!({"type": "object", "properties": many}))),
+    );
+    assert_eq!(
+        (reply.status, reply.param()),
+        (400, format!("{path}.properties.p590.items")),
+        "{reply:?}"
+    );
+    assert!(reply.body.contains("unclosed group"), "{reply:?}");
     // Too much for anybody: refused, or cut by a limit, and the server goes on.
     let reply = server.post("/v1/chat/completions", &question(0, schema(deep)));
     assert!([200, 400].contains(&reply.status), "{reply:?}");

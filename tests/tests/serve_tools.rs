@@ -331,6 +331,27 @@ fn what_cannot_be_called_is_refused_by_name() {
     assert_eq!(without.post(CHAT, &question(1, &[], json!({"max_tokens": 2}))).status, 200);
 }
 
+#[test]
+fn what_tools_only_remark_is_taken_and_what_goes_too_deep_is_theirs() {
+    let server = served();
+    let remarks = tool(
+        "sign_in",
+        json!({"type": "object", "required": ["word", "list"], "properties": {
+            "word": {"type": "string", "format": "password", "maxLength": 3},
+            "list": {"type": "array", "items": {"type": "null"}, "uniqueItems": false, "maxItems": 2},
+        }}),
+    );
+    let more = json!({"tool_choice": "required", "max_tokens": 4});
+    let reply = server.post(CHAT, &question(0, &[remarks], more.clone()));
+    assert_eq!(reply.status, 200, "{reply:?}");
+    let deep =
+        (0..62).fold(json!({"type": "null"}), |inner, _| json!({"type": "array", "items": inner}));
+    let deep = tool("f", json!({"type": "object", "properties": {"a": deep}}));
+    let reply = server.post(CHAT, &question(0, &[deep], more));
+    assert_eq!((reply.status, &*reply.param()), (400, "tools"), "{reply:?}");
+    assert!(reply.body.contains("deeper in each other than 64"), "{reply:?}");
+}
+
 /// Calling a tool never goes deeper than the stack.
 #[test]
 fn tools_that_go_too_deep_are_refused_and_say_the_limit() {

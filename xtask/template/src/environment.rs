@@ -59,7 +59,7 @@ impl Job {
                 bytes += text.len();
             });
         }
-        let deep = || TemplateError::Deep(DEPTH);
+        let deep = |name: &str| TemplateError::Deep(name.to_owned(), DEPTH);
         let writes_calls = conversation.writes_calls && !source.text.contains("tool_calls");
         let message = |message: &Json| {
             let assistant = message.get("role").is_some_and(|role| role == "assistant");
@@ -72,27 +72,27 @@ impl Job {
             })
         };
         let messages: Option<Vec<Value>> = conversation.messages.iter().map(message).collect();
-        let list = |list: &Option<Vec<Json>>| match list {
+        let list = |name, list: &Option<Vec<Json>>| match list {
             None => Ok(Value::from(())),
             Some(items) => items
                 .iter()
                 .map(|item| values::from_json(item, guard, false, 1))
                 .collect::<Option<Vec<Value>>>()
                 .map(Value::from)
-                .ok_or_else(deep),
+                .ok_or_else(|| deep(name)),
         };
         let mut pairs = vec![
             ("bos_token", Value::from(words.bos.as_str())),
             ("eos_token", Value::from(words.eos.as_str())),
         ];
         for (name, value) in &conversation.arguments {
-            let value = values::from_json(value, guard, false, 0).ok_or_else(deep)?;
+            let value = values::from_json(value, guard, false, 0).ok_or_else(|| deep(name))?;
             pairs.push((name, value));
         }
         pairs.extend([
-            ("messages", Value::from(messages.ok_or_else(deep)?)),
-            ("tools", list(&conversation.tools)?),
-            ("documents", list(&conversation.documents)?),
+            ("messages", Value::from(messages.ok_or_else(|| deep("messages"))?)),
+            ("tools", list("tools", &conversation.tools)?),
+            ("documents", list("documents", &conversation.documents)?),
             ("add_generation_prompt", Value::from(conversation.add_generation_prompt)),
         ]);
         Ok(Self {

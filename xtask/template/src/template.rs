@@ -43,9 +43,9 @@ pub enum TemplateError {
     /// It took too much RAM.
     #[error("the chat template takes more than {} MiB of RAM", MEMORY >> 20)]
     Memory,
-    /// The conversation cannot be given to a template.
-    #[error("the conversation has lists and maps deeper in each other than {0}")]
-    Deep(usize),
+    /// What a template is given under this name goes deeper than so many levels.
+    #[error("`{0}` has lists and maps deeper in each other than {1}")]
+    Deep(String, usize),
     /// There is no thread to run it on.
     #[error("no thread for the chat template: {0}")]
     Thread(io::Error),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
-use rill_template::Conversation;
+use rill_template::{Conversation, TemplateError};
 use serde_json::Value;
 use tokio::sync::mpsc::{Receiver, channel};
 use tokio::time::timeout;
@@ -136,7 +136,14 @@ fn fitting(
     field: &str,
     written: Option<Result<Prompt, PromptError>>,
 ) -> Result<Prompt, ApiError> {
-    let prompt = written.ok_or_else(gone)?.map_err(|error| ApiError::field(field, error))?;
+    let prompt = written.ok_or_else(gone)?.map_err(|error| {
+        let field = match &error {
+            // Tools are written into the prompt too.
+            PromptError::Template(TemplateError::Deep(what, _)) if what == "tools" => "tools",
+            _ => field,
+        };
+        ApiError::field(field, error)
+    })?;
     fits(open, field, prompt)
 }
 

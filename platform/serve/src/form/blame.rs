@@ -1,13 +1,13 @@
 //! Which part of a schema it is that there can be no answer of.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::calls::Calls;
 use super::{FormError, Forms, calls};
 use llguidance::api::TopLevelGrammar;
 
-/// Most schemas that are tried.
-const TRIES: usize = 256;
+/// Most levels that a wrong part is looked for in.
+const DEEPEST: usize = 32;
 
 /// The innermost part of a schema that cannot be, of a schema that cannot be for this reason.
 pub fn find(forms: &Forms, schema: &Value, message: String) -> FormError {
@@ -16,29 +16,34 @@ pub fn find(forms: &Forms, schema: &Value, message: String) -> FormError {
         .into_iter()
         .filter_map(|name| Some((name, schema.get(name)?.clone())))
         .collect();
-    let (mut at, mut tries) = (schema, 0);
-    'deeper: loop {
+    let wrong = |mut whole: Value| {
+        if let Value::Object(fields) = &mut whole {
+            fields.extend(definitions.iter().map(|(name, value)| ((*name).into(), value.clone())));
+        }
+        forms.schema(whole).err()
+    };
+    let mut at = schema;
+    for _ in 0..DEEPEST {
         // Of a part with references to others than definitions, alone, nothing can be said.
-        for (path, part) in parts(at).filter(|(_, part)| calls::refers_to_definitions(part)) {
-            tries += 1;
-            if tries > TRIES {
-                return found;
-            }
-            let mut whole = part.clone();
-            if let Value::Object(fields) = &mut whole {
-                fields.extend(
-                    definitions.iter().map(|(name, value)| ((*name).into(), value.clone())),
-                );
-            }
-            if let Err(message) = forms.schema(whole) {
-                found.path += &path;
-                found.message = message;
-                at = part;
-                continue 'deeper;
+        let mut all: Vec<_> =
+            parts(at).filter(|(_, part)| calls::refers_to_definitions(part)).collect();
+        // The first half that has a wrong one; the second, if the first has none.
+        while all.len() > 1 {
+            let second = all.split_off(all.len() / 2);
+            let first: Vec<_> = all.iter().map(|(_, part)| (*part).clone()).collect();
+            let together = json!({"type": "array", "minItems": first.len(), "prefixItems": first});
+            if wrong(together).is_none() {
+                all = second;
             }
         }
-        return found;
+        let found_part =
+            all.pop().and_then(|(path, part)| Some((path, part, wrong(part.clone())?)));
+        let Some((path, part, message)) = found_part else { break };
+        found.path += &path;
+        found.message = message;
+        at = part;
     }
+    found
 }
 
 /// As [`find`], of calls: the first tool that cannot be called.

@@ -95,7 +95,7 @@ fn stuck(schema: &Value, open: &[(&str, &Value)]) -> Option<String> {
     if is("object") {
         let properties = fields.get("properties");
         let mut names = list("required").into_iter().flatten().filter_map(Value::as_str);
-        let property = |name| within(&format!("properties.{name}"), properties?.get(name)?);
+        let property = |name: &str| within(&format!("properties.{name}"), properties?.get(name)?);
         return names.find_map(property);
     }
     if is("array") {

@@ -7,6 +7,7 @@ mod depth;
 mod forced;
 mod gbnf;
 mod matcher;
+mod plain;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -139,6 +140,7 @@ impl Forms {
         if let Some(form) = self.known.find(key) {
             return Ok(form);
         }
+        let wanted = plain::of(wanted);
         let text = bound(&wanted)?;
         let path = wanted.path();
         let mut form = self.begin(wanted)?;
@@ -288,9 +290,8 @@ fn bound(wanted: &Wanted) -> Result<usize, FormError> {
         Wanted::Grammar(_) => None,
         Wanted::Calls(calls) => {
             let tools = calls.tools.iter().map(|tool| (&tool.path, &tool.parameters));
-            let other = calls.other.iter().map(|(path, schema)| (path, schema));
-            let endless = |(path, schema)| Some(format!("{path}{}", depth::endless(schema)?));
-            tools.chain(other).find_map(endless)
+            let mut all = tools.chain(calls.other.iter().map(|(path, schema)| (path, schema)));
+            all.find_map(|(path, schema)| Some(format!("{path}{}", depth::endless(schema)?)))
         }
     };
     match endless {
@@ -450,9 +451,17 @@ fn located(message: String, lines: Option<&[usize]>) -> String {
     found().unwrap_or(message)
 }
 
-/// The first line of an error: what follows is about the library.
+/// The first line of an error, with the reason that it may say further down: the rest is about the library,
+/// or shows again what was sent.
 fn said(error: impl fmt::Display) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_owned()
+    let text = error.to_string();
+    let mut lines = text.lines();
+    let first = lines.next().unwrap_or_default();
+    let reason = || lines.find_map(|line| line.strip_prefix("error: "));
+    match first.ends_with(':').then(reason).flatten() {
+        Some(reason) => format!("{first} {reason}"),
+        None => first.to_owned(),
+    }
 }
 
 impl Clone for Form {
