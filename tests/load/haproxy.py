@@ -1,11 +1,13 @@
-"""HAProxy, with the configuration for many boards, before two servers: a conversation stays on its board;
-one board is killed under load: new requests go on, and answers that broke off are told.
+"""HAProxy, with the configuration for many boards, before two servers: a conversation stays on its board,
+however a client writes it, and conversations that begin with the same instruction spread; one board is
+killed under load: new requests go on, and answers that broke off are told.
 
 Usage: haproxy.py
 """
 
 import collections
 import http.client
+import json
 import pathlib
 import re
 import socket
@@ -76,6 +78,70 @@ def stays(proxy, servers, request):
     return more.index(3)
 
 
+def board(proxy, path, request):
+    """What tells the board that answers from others: the number of its run, in the answer's name."""
+    reply = ask(proxy.connect(), request, path)
+    answer = json.loads(reply.read())
+    assert reply.status == 200, answer
+    return re.split("[-_]", answer["id"])[1][:16]
+
+
+def parts(said):
+    return [{"type": "text", "text": said}]
+
+
+def input_parts(said):
+    return [{"type": "input_text", "text": said}]
+
+
+def turns():
+    """First turns of conversations that are told the same, and their second turns, in the ways of clients."""
+    told = "You stand in a hall. " * 30
+    chat, responses = "/v1/chat/completions", "/v1/responses"
+
+    def messages(field, roles, content):
+        def make(asked, *more):
+            before = [{"role": role, "content": content(told)} for role in roles]
+            answer = {"role": "assistant", "content": "By the sea."}
+            later = [answer, {"role": "user", "content": content("Why?")}]
+            talk = [*before, {"role": "user", "content": content(asked)}, *(later if more else [])]
+            return {field: talk}
+
+        return make
+
+    def as_text(asked, *more):
+        return messages("input", [], str)(asked, *more) if more else {"input": asked}
+
+    def with_instructions(asked, *more):
+        return {"instructions": told, **as_text(asked, *more)}
+
+    def prompt(asked, *_):
+        return {"prompt": told + asked}
+
+    yield "chat", chat, messages("messages", [], str)
+    yield "chat with a system message", chat, messages("messages", ["system"], str)
+    yield "chat in parts", chat, messages("messages", [], parts)
+    yield "chat in parts with a system message", chat, messages("messages", ["system"], parts)
+    yield "responses, as a text first", responses, as_text
+    yield "responses with instructions", responses, with_instructions
+    yield "responses, as a list", responses, messages("input", [], str)
+    yield "responses in parts", responses, messages("input", ["system"], input_parts)
+    yield "completions", "/v1/completions", prompt
+
+
+def stay_and_spread(proxy):
+    for name, path, turn in turns():
+        most = {"max_output_tokens" if path == "/v1/responses" else "max_tokens": 1}
+        boards = set()
+        for talk in range(12):
+            asked = f"Tell me story {talk}."
+            first = board(proxy, path, {**turn(asked), **most})
+            second = board(proxy, path, {**turn(asked, "more"), **most})
+            assert first == second, f"{name}: a second turn went elsewhere"
+            boards.add(first)
+        assert len(boards) == 2, f"{name}: all conversations are on one board"
+
+
 def main():
     options = ["--ram", "192MiB", "--conversations", "4"]
     with tempfile.TemporaryDirectory() as folder, Server(*options) as a, Server(*options) as b:
@@ -89,6 +155,8 @@ def main():
 
 
 def check(proxy, servers):
+    stay_and_spread(proxy)
+
     # By its key, wherever it goes on; by its beginning without one.
     with_key = {stays(proxy, servers, body(talk, key=f"talk {talk}", most=2)) for talk in range(8)}
     without = {stays(proxy, servers, body(talk, most=2)) for talk in range(8)}
