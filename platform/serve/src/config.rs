@@ -133,6 +133,22 @@ pub struct Share {
 }
 
 impl Limits {
+    /// Most answers that may wait, and most connections: more are a slip of the hand, and cannot be counted.
+    pub const MOST_PLACES: u64 = 1 << 16;
+    /// The longest time, a year: so far ahead every clock can count.
+    pub const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+    /// These limits, or the most of each that can be counted.
+    pub(crate) fn countable(self) -> Self {
+        let places = Self::MOST_PLACES as usize;
+        Self {
+            time: self.time.min(Self::LONGEST),
+            queue: self.queue.min(places),
+            connections: self.connections.min(places),
+            ..self
+        }
+    }
+
     /// What a server with these limits takes at most, where so many answers are under way at once.
     ///
     /// What is counted while the server runs is what the limits say; the rest is what libraries allow, or

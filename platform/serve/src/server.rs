@@ -178,8 +178,9 @@ impl Server {
             .map_err(io::Error::from)?;
         let mut names = config.names;
         names.extend(host_names());
+        let limits = config.limits.countable();
         let shared = Arc::new(Shared {
-            limits: config.limits,
+            limits,
             metrics: Metrics::default(),
             resident: Gauge::new(gauge::resident),
             temperature: Gauge::new(config.temperature),
@@ -188,10 +189,10 @@ impl Server {
             kiosk,
             say: config.tell,
             abandon: config.abandon,
-            queue: Arc::new(Semaphore::new(config.limits.queue)),
-            bodies: Room::new(config.limits.bodies),
-            values: Room::new(config.limits.values),
-            answers: Room::new(config.limits.answers),
+            queue: Arc::new(Semaphore::new(limits.queue)),
+            bodies: Room::new(limits.bodies),
+            values: Room::new(limits.values),
+            answers: Room::new(limits.answers),
             keys,
             tls,
             stage: Mutex::new(Stage::Loading(Instant::now())),

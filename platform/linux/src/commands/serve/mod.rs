@@ -70,10 +70,10 @@ pub struct Args {
 #[command(next_help_heading = "Limits")]
 struct LimitArgs {
     /// Answers that may wait; more are refused
-    #[arg(long, value_name = "N", default_value = "32")]
-    queue: usize,
+    #[arg(long, value_name = "N", default_value = "32", value_parser = places(0))]
+    queue: u64,
     /// Seconds for an answer from its request on
-    #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = at_least_one())]
+    #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = seconds(1))]
     time: u64,
     /// Most tokens of an answer [default: until the context is full]
     #[arg(long, value_name = "TOKENS", value_parser = at_least_one())]
@@ -83,11 +83,12 @@ struct LimitArgs {
           hide_short_help = true)]
     body: u64,
     /// Connections; more wait
-    #[arg(long, value_name = "N", default_value = "64", value_parser = at_least_one(),
+    #[arg(long, value_name = "N", default_value = "64", value_parser = places(1),
           hide_short_help = true)]
     connections: u64,
     /// Seconds for answers under way after the server was asked to end
-    #[arg(long, value_name = "SECONDS", default_value = "30", hide_short_help = true)]
+    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds(0),
+          hide_short_help = true)]
     drain: u64,
 }
 
@@ -199,7 +200,7 @@ impl Args {
             limits: Limits {
                 body,
                 bodies: defaults.bodies.max(body),
-                queue: limits.queue,
+                queue: limits.queue as usize,
                 time: Duration::from_secs(limits.time),
                 tokens: limits.max_tokens.unwrap_or(defaults.tokens),
                 connections: limits.connections as usize,
@@ -237,6 +238,14 @@ fn at_least_one() -> RangedU64ValueParser<u64> {
     RangedU64ValueParser::new().range(1..)
 }
 
+fn places(least: u64) -> RangedU64ValueParser<u64> {
+    RangedU64ValueParser::new().range(least..=Limits::MOST_PLACES)
+}
+
+fn seconds(least: u64) -> RangedU64ValueParser<u64> {
+    RangedU64ValueParser::new().range(least..=Limits::LONGEST.as_secs())
+}
+
 fn listen(text: &str) -> Result<Listen, String> {
     if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
         return Ok(Listen::Unix(path.into()));
@@ -245,4 +254,30 @@ fn listen(text: &str) -> Result<Listen, String> {
     address.map(Listen::Tcp).map_err(|_| {
         "not an address with a port, as 127.0.0.1:8080 or [::1]:8080, nor unix:PATH".to_owned()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn read(option: &str, value: &str) -> Result<Args, clap::Error> {
+        Line::try_parse_from(["serve", option, value]).map(|line| line.args)
+    }
+
+    #[test]
+    fn limits_that_nothing_can_count_are_refused_by_name() {
+        for option in ["--queue", "--connections", "--time", "--drain"] {
+            assert!(read(option, "7").is_ok(), "{option}");
+            let error = read(option, "18446744073709551615").unwrap_err().to_string();
+            assert!(error.contains(option) && error.contains("..="), "{error}");
+        }
+    }
 }
