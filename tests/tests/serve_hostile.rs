@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
 
@@ -143,6 +143,28 @@ fn who_is_slow_is_not_waited_for() {
     let reply = server.send(body);
     assert_eq!(reply.status, 408, "{reply:?}");
     is_up(&server);
+}
+
+#[test]
+fn connections_that_nobody_uses_keep_nobody_out() {
+    // They would stay for an hour.
+    let arrival = Duration::from_secs(3600);
+    let limits = Limits { arrival, connections: 4, ..Limits::default() };
+    let server = served(Config { limits, ..here() });
+    let ask = |stream: &mut TcpStream| {
+        stream.write_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("it is taken");
+        Reply::read(stream).status
+    };
+    let mut idle: Vec<_> = (0..4).map(|_| server.connect()).collect();
+    for stream in &mut idle {
+        assert_eq!(ask(stream), 200);
+    }
+    assert_eq!(server.get("/health").status, 200);
+    // The one that had been idle for longest has ended, and no other.
+    assert_eq!(idle[0].read(&mut [0]).expect("it ended well"), 0);
+    for stream in &mut idle[1..] {
+        assert_eq!(ask(stream), 200);
+    }
 }
 
 #[test]

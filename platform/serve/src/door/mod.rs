@@ -3,6 +3,7 @@
 mod body;
 mod guard;
 mod patient;
+mod places;
 mod socket;
 mod tls;
 mod weight;
@@ -15,17 +16,18 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::Extension;
+use axum::extract::{Extension, Request};
 use axum::{Router, middleware};
 use futures_util::future::{Either, select};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustix::net::AddressFamily;
 use rustix::net::sockopt::{socket_acceptconn, socket_domain};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -34,6 +36,7 @@ use crate::config::Listen;
 use crate::server::{Shared, StartError};
 use crate::watch;
 use patient::Patient;
+use places::{Place, Places};
 
 pub use body::{Taken, read};
 pub use guard::Guest;
@@ -141,11 +144,11 @@ pub fn run(listeners: Vec<Listener>, shared: &Arc<Shared>) -> io::Result<()> {
 async fn serve(listeners: Vec<Listener>, shared: &Arc<Shared>) -> io::Result<()> {
     let router = api::router(Arc::clone(shared));
     let router = router.layer(middleware::from_fn_with_state(Arc::clone(shared), guard::check));
-    let room = Arc::new(Semaphore::new(shared.limits.connections));
+    let places = Places::new(shared.limits.connections as u32);
     let mut doors = JoinSet::new();
     let mut names = Vec::new();
     for listener in listeners {
-        let (shared, room) = (Arc::clone(shared), Arc::clone(&room));
+        let (shared, places) = (Arc::clone(shared), Arc::clone(&places));
         match listener {
             Listener::Tcp(listener) => {
                 let way = match listener.local_addr()?.ip().is_loopback() {
@@ -153,12 +156,12 @@ async fn serve(listeners: Vec<Listener>, shared: &Arc<Shared>) -> io::Result<()>
                     false => Way::Tcp,
                 };
                 let listener = TcpListener::from_std(listener)?;
-                doors.spawn(admit(listener, way, router.clone(), shared, room));
+                doors.spawn(admit(listener, way, router.clone(), shared, places));
             }
             Listener::Unix(listener, name) => {
                 names.extend(name);
                 let listener = UnixListener::from_std(listener)?;
-                doors.spawn(admit(listener, Way::Unix, router.clone(), shared, room));
+                doors.spawn(admit(listener, Way::Unix, router.clone(), shared, places));
             }
         }
     }
@@ -168,19 +171,13 @@ async fn serve(listeners: Vec<Listener>, shared: &Arc<Shared>) -> io::Result<()>
     let _ = leaving.wait_for(|leaving| *leaving).await;
     doors.shutdown().await;
     drop(names);
-    drain(shared, &room).await;
+    // Answers under way have the time that the limits say.
+    let _ = timeout(shared.limits.drain, places.all()).await;
     shared.end_worker();
     // What the worker says last still goes out.
-    let all = room.acquire_many(shared.limits.connections as u32);
-    let _ = timeout(Duration::from_secs(2), all).await;
+    let _ = timeout(Duration::from_secs(2), places.all()).await;
     reporter.abort();
     Ok(())
-}
-
-/// Waits for the connections to end, as long as the limits say.
-async fn drain(shared: &Shared, room: &Semaphore) {
-    let all = room.acquire_many(shared.limits.connections as u32);
-    let _ = timeout(shared.limits.drain, all).await;
 }
 
 /// Where connections come from.
@@ -215,34 +212,34 @@ impl Accept for UnixListener {
     }
 }
 
-/// Accepts connections while there is room for them.
+/// Accepts connections, and serves as many as there are places.
 async fn admit<L: Accept>(
     listener: L,
     way: Way,
     router: Router,
     shared: Arc<Shared>,
-    room: Arc<Semaphore>,
+    places: Arc<Places>,
 ) {
     loop {
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
         match Accept::accept(&listener, way).await {
             Ok((stream, way)) => {
+                // One that is here already has another one end that nobody uses.
+                let Some(place) = places.take().await else { return };
                 let (router, shared) = (router.clone(), Arc::clone(&shared));
                 let router = router.layer(Extension(way));
                 tokio::spawn(async move {
                     match shared.tls.as_ref().filter(|_| L::IS_OPEN) {
-                        None => connection(stream, router, &shared).await,
+                        None => connection(stream, router, &shared, place).await,
                         Some(tls) => {
                             let greeting = tls.acceptor().accept_with(stream, |tls| {
                                 tls.set_buffer_limit(Some(TLS_WAITING));
                             });
                             // Who does not greet in time, or in another language, is not spoken to.
                             if let Ok(Ok(stream)) = timeout(shared.limits.arrival, greeting).await {
-                                connection(stream, router, &shared).await;
+                                connection(stream, router, &shared, place).await;
                             }
                         }
                     }
-                    drop(permit);
                 });
             }
             // The process has as many files as it may, or the client was faster than we are.
@@ -256,22 +253,36 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     router: Router,
     shared: &Arc<Shared>,
+    place: Place,
 ) {
     let limits = &shared.limits;
+    let place = Arc::new(place);
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new())
         .header_read_timeout(limits.arrival)
         .max_buf_size(limits.head.max(LEAST_BUFFER))
         .half_close(false);
     let io = TokioIo::new(Patient::new(stream, limits.patience));
-    let mut connection = pin!(http.serve_connection(io, TowerToHyperService::new(router)));
-    let mut leaving = shared.leaving();
-    let left = pin!(async move {
-        let _ = leaving.wait_for(|leaving| *leaving).await;
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(|request: Request<Incoming>| {
+        let busy = place.busy();
+        let answer = router.call(request);
+        async move { answer.await.map(|answer| answer.map(|body| busy.until(body))) }
     });
-    if let Either::Right(_) = select(connection.as_mut(), left).await {
+    let mut connection = pin!(http.serve_connection(io, service));
+    let over = pin!(is_over(shared, &place));
+    if let Either::Right(_) = select(connection.as_mut(), over).await {
         connection.as_mut().graceful_shutdown();
         // A client that breaks its connection knows.
         let _ = connection.await;
     }
+}
+
+/// Waits until the server is asked to end, or another client needs the place.
+async fn is_over(shared: &Shared, place: &Place) {
+    let mut leaving = shared.leaving();
+    let left = pin!(async move {
+        let _ = leaving.wait_for(|leaving| *leaving).await;
+    });
+    select(left, pin!(place.is_needed())).await;
 }
