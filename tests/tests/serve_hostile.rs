@@ -146,6 +146,31 @@ fn who_is_slow_is_not_waited_for() {
 }
 
 #[test]
+fn bodies_that_do_not_arrive_hold_nobody_up() {
+    // They would be waited for an hour.
+    let limits = Limits { arrival: Duration::from_secs(3600), ..Limits::default() };
+    let server = served(Config { limits, ..here() });
+    let bodies: Vec<_> = (0..3)
+        .map(|_| {
+            let head = format!(
+                "POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\
+                 Expect: 100-continue\r\n\r\n{{",
+                limits.body
+            );
+            let mut stream = server.connect();
+            stream.write_all(head.as_bytes()).expect("it is taken");
+            // It is being read.
+            let mut line = [0; 12];
+            stream.read_exact(&mut line).expect("it answers");
+            assert_eq!(&line, b"HTTP/1.1 100");
+            stream
+        })
+        .collect();
+    is_up(&server);
+    drop(bodies);
+}
+
+#[test]
 fn connections_that_nobody_uses_keep_nobody_out() {
     // They would stay for an hour.
     let arrival = Duration::from_secs(3600);

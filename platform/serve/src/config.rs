@@ -78,7 +78,8 @@ impl Config {
 pub struct Limits {
     /// Bytes of a request's body; more are refused with 413.
     pub body: usize,
-    /// Bytes of all bodies that are being read; who comes later waits.
+    /// Bytes of all bodies that are being read, as they arrive, at least two of the largest; who comes later
+    /// waits.
     pub bodies: usize,
     /// Bytes of the values that bodies are made of, of all of them; who comes later waits, and a body of
     /// more is refused with 413.
@@ -171,7 +172,7 @@ impl Limits {
         let echo = self.echo.saturating_mul(40);
         let requests = sum(&[
             // Bodies as bytes and as texts; their values as they are read and as they are handed on.
-            self.bodies.saturating_mul(2),
+            self.bodies.max(self.body).saturating_mul(2),
             self.values.saturating_mul(2),
             // One prompt as it is rendered and as tokens, of which each byte may be one.
             self.body.saturating_mul(12),

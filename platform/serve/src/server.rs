@@ -21,7 +21,7 @@ use crate::keys::{Keys, KeysError};
 use crate::metrics::Metrics;
 use crate::model::{Command, Desk, Facts};
 use crate::pages::{Kiosk, KioskError};
-use crate::room::Room;
+use crate::room::{Bodies, Room};
 use crate::systemd::{Notify, Supervisor};
 use crate::worker::View;
 
@@ -97,7 +97,7 @@ pub(crate) struct Shared {
     /// Places in the queue and at the engine.
     pub queue: Arc<Semaphore>,
     /// For bodies that are being read.
-    pub bodies: Room,
+    pub bodies: Bodies,
     /// For the values that they are made of.
     pub values: Room,
     /// For what is kept of answers.
@@ -190,7 +190,7 @@ impl Server {
             say: config.tell,
             abandon: config.abandon,
             queue: Arc::new(Semaphore::new(limits.queue)),
-            bodies: Room::new(limits.bodies),
+            bodies: Bodies::new(limits.bodies, limits.body),
             values: Room::new(limits.values),
             answers: Room::new(limits.answers),
             keys,

@@ -9,13 +9,13 @@ use tokio::time::timeout;
 
 use super::weight::{VALUE, weigh};
 use crate::error::ApiError;
-use crate::room::Part;
+use crate::room::{Filled, Part};
 use crate::server::Shared;
 
 /// What a body takes of the room for all bodies, and its values of that for all values.
 #[derive(Debug)]
 pub struct Taken {
-    _bytes: Part,
+    _bytes: Filled,
     _values: Part,
 }
 
@@ -39,16 +39,14 @@ pub async fn read(
     if said.lower() > most as u64 {
         return Err(long());
     }
-    let expected = said.exact().map_or(most, |len| len as usize);
     let arrival = shared.limits.arrival;
     let reading = async {
-        // Who comes when there is no room waits for it.
-        let room = shared.bodies.wait(expected.min(shared.limits.bodies)).await.ok_or_else(long)?;
-        let mut bytes = Vec::with_capacity(expected.min(64 << 10));
+        let (mut bytes, mut room) = (Vec::new(), Filled::default());
         let mut parts = body.into_data_stream();
         while let Some(part) = parts.next().await {
             let part = part.map_err(|_| ApiError::bad("the body broke off"))?;
-            if bytes.len() + part.len() > most {
+            // What comes when there is no room waits for it; what was only announced takes none.
+            if !shared.bodies.fill(&mut room, bytes.len() + part.len()).await {
                 return Err(long());
             }
             bytes.extend_from_slice(&part);

@@ -199,7 +199,7 @@ impl Args {
             temperature: rill_serve::temperature,
             limits: Limits {
                 body,
-                bodies: defaults.bodies.max(body),
+                bodies: defaults.bodies.max(body.saturating_mul(2)),
                 queue: limits.queue as usize,
                 time: Duration::from_secs(limits.time),
                 tokens: limits.max_tokens.unwrap_or(defaults.tokens),
