@@ -123,6 +123,23 @@ fn what_is_too_large_is_refused() {
 }
 
 #[test]
+fn who_sends_all_before_reading_hears_the_refusal() {
+    let folder = tempfile::tempdir().expect("there is room");
+    let path = folder.path().join("keys");
+    let key = Key::new("kiosk", None, None).unwrap();
+    fs::write(&path, &key.line).unwrap();
+    let limits = Limits { arrival: Duration::from_secs(3600), ..Limits::default() };
+    let server = served(Config { keys: Some(path), limits, ..here() });
+    // More than the sockets hold on their way.
+    let long = "x".repeat(24 << 20);
+    for (head, status) in [(format!("X-Api-Key: {}\r\n", key.secret), 413), (String::new(), 401)] {
+        let mut stream = server.connect();
+        stream.write_all(post(CHAT, &long, &head).as_bytes()).expect("all of it is taken");
+        assert_eq!(Reply::read(stream).status, status);
+    }
+}
+
+#[test]
 fn who_is_slow_is_not_waited_for() {
     let arrival = Duration::from_millis(300);
     let limits = Limits { arrival, connections: 4, ..Limits::default() };

@@ -8,6 +8,7 @@ mod socket;
 mod tls;
 mod weight;
 
+use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::os::fd::OwnedFd;
@@ -16,6 +17,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::body::HttpBody;
 use axum::extract::{Extension, Request};
 use axum::{Router, middleware};
 use futures_util::future::{Either, select};
@@ -26,7 +28,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustix::net::AddressFamily;
 use rustix::net::sockopt::{socket_acceptconn, socket_domain};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, copy, sink};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -49,6 +51,9 @@ pub const LEAST_BUFFER: usize = 8 << 10;
 pub const TLS_BUFFERS: usize = 96 << 10;
 /// Bytes that wait to be encrypted, and those that wait to be sent.
 const TLS_WAITING: usize = 16 << 10;
+
+/// Bytes that are read of what was refused.
+const MOST_UNREAD: u64 = 64 << 20;
 
 /// How a request reached the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -250,7 +255,7 @@ async fn admit<L: Accept>(
 
 /// Serves one connection until one of both sides ends it.
 async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
-    stream: S,
+    mut stream: S,
     router: Router,
     shared: &Arc<Shared>,
     place: Place,
@@ -262,20 +267,39 @@ async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         .header_read_timeout(limits.arrival)
         .max_buf_size(limits.head.max(LEAST_BUFFER))
         .half_close(false);
-    let io = TokioIo::new(Patient::new(stream, limits.patience));
+    let io = TokioIo::new(Patient::new(&mut stream, limits.patience));
     let router = TowerToHyperService::new(router);
     let service = service_fn(|request: Request<Incoming>| {
         let busy = place.busy();
-        let answer = router.call(request);
-        async move { answer.await.map(|answer| answer.map(|body| busy.until(body))) }
+        let has_body = !request.body().is_end_stream();
+        let (answer, place) = (router.call(request), &place);
+        async move {
+            let answer = answer.await?;
+            let status = answer.status();
+            place.note(has_body && (status.is_client_error() || status.is_server_error()));
+            Ok::<_, Infallible>(answer.map(|body| busy.until(body)))
+        }
     });
-    let mut connection = pin!(http.serve_connection(io, service));
+    let mut connection = Box::pin(http.serve_connection(io, service));
     let over = pin!(is_over(shared, &place));
     if let Either::Right(_) = select(connection.as_mut(), over).await {
         connection.as_mut().graceful_shutdown();
         // A client that breaks its connection knows.
-        let _ = connection.await;
+        let _ = connection.as_mut().await;
     }
+    drop(connection);
+    if place.is_unread() {
+        let heard = pin!(timeout(limits.arrival, hear_out(stream)));
+        select(heard, pin!(is_over(shared, &place))).await;
+    }
+}
+
+/// Reads on for a client that sends all that it has before it reads: what nobody has read when its
+/// connection ends takes the refusal with it.
+async fn hear_out(stream: impl AsyncRead + Unpin) {
+    let mut rest = stream.take(MOST_UNREAD);
+    // A client that breaks its connection knows.
+    let _ = copy(&mut rest, &mut sink()).await;
 }
 
 /// Waits until the server is asked to end, or another client needs the place.

@@ -41,6 +41,8 @@ struct Client {
 pub struct Place {
     places: Arc<Places>,
     client: Arc<Client>,
+    /// Whether the last request was refused and had a body, of which the client may still send.
+    is_unread: AtomicBool,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -66,7 +68,12 @@ impl Places {
         self.come();
         let permit = Arc::clone(&self.free).acquire_owned().await;
         lock(&self.waits).coming -= 1;
-        Some(Place { places: Arc::clone(self), client: Arc::default(), _permit: permit.ok()? })
+        Some(Place {
+            places: Arc::clone(self),
+            client: Arc::default(),
+            is_unread: AtomicBool::new(false),
+            _permit: permit.ok()?,
+        })
     }
 
     fn come(&self) {
@@ -108,6 +115,16 @@ impl Place {
         if !self.client.is_asked.load(Ordering::Relaxed) {
             self.client.end.notified().await;
         }
+    }
+
+    /// Notes whether the client may still send of what was refused.
+    pub fn note(&self, is_unread: bool) {
+        self.is_unread.store(is_unread, Ordering::Relaxed);
+    }
+
+    /// Whether it may.
+    pub fn is_unread(&self) -> bool {
+        self.is_unread.load(Ordering::Relaxed)
     }
 }
 
