@@ -284,14 +284,23 @@ fn a_web_page_cannot_reach_it() {
     assert_eq!(get("localhost:7", "Origin: http://localhost:7\r\n").status, 200);
     let named = get("localhost", "Origin: https://desk.example\r\n");
     assert_eq!(named.header("access-control-allow-origin"), "https://desk.example");
-    let before = |origin: &str| {
+    assert_eq!(named.header("access-control-expose-headers"), "retry-after");
+    let before = |origin: &str, names: &str| {
         server.send(format!(
             "OPTIONS {CHAT} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nOrigin: {origin}\r\n\
-             Access-Control-Request-Method: POST\r\n\r\n"
+             Access-Control-Request-Method: POST\r\n\
+             Access-Control-Request-Headers: {names}\r\n\r\n"
         ))
     };
-    assert_eq!(before("https://desk.example").status, 204);
-    assert_eq!(before("https://evil.example").status, 403);
+    // What the library of a page adds may be sent; what is no list of names is not said again.
+    let library = "authorization,content-type,x-stainless-arch,x-stainless-lang";
+    let usual = "authorization, content-type, x-api-key";
+    let long = vec!["x-name"; 500].join(",");
+    for (names, allowed) in [(library, library), ("a b", usual), ("", usual), (&long, usual)] {
+        let reply = before("https://desk.example", names);
+        assert_eq!((reply.status, reply.header("access-control-allow-headers")), (204, allowed));
+    }
+    assert_eq!(before("https://evil.example", library).status, 403);
 }
 
 #[test]

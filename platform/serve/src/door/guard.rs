@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{Extension, Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
@@ -31,7 +31,9 @@ pub async fn check(
     let origin = request.headers().get(header::ORIGIN).cloned();
     let checked = judge(&shared, way, &request);
     let mut response = match checked {
-        Ok(_) if request.method() == Method::OPTIONS && origin.is_some() => preflight(),
+        Ok(_) if request.method() == Method::OPTIONS && origin.is_some() => {
+            preflight(request.headers())
+        }
         Ok(guest) => {
             request.extensions_mut().insert(guest);
             next.run(request).await
@@ -42,6 +44,8 @@ pub async fn check(
         let headers = response.headers_mut();
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
         headers.insert(header::VARY, HeaderValue::from_static("origin"));
+        let exposed = HeaderValue::from_static("retry-after");
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
     }
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
@@ -206,19 +210,25 @@ fn presented(headers: &HeaderMap) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| key.trim())
 }
 
-/// What a browser wants to know before it lets a page of a named origin ask.
-fn preflight() -> Response {
+/// What a browser wants to know before it lets a page of a named origin ask: it may send the headers that
+/// its library adds.
+fn preflight(asked: &HeaderMap) -> Response {
     let mut response = StatusCode::NO_CONTENT.into_response();
     let headers = response.headers_mut();
-    let allowed = [
-        (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST"),
-        (header::ACCESS_CONTROL_ALLOW_HEADERS, "authorization, content-type, x-api-key"),
-        (header::ACCESS_CONTROL_MAX_AGE, "600"),
-    ];
-    for (name, value) in allowed {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
+    let names = asked.get(header::ACCESS_CONTROL_REQUEST_HEADERS).filter(|names| are_names(names));
+    let usual = HeaderValue::from_static("authorization, content-type, x-api-key");
+    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, names.cloned().unwrap_or(usual));
+    let methods = HeaderValue::from_static("GET, POST");
+    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
+    headers.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("600"));
     response
+}
+
+/// Whether a header lists names of headers, and no more than any library adds.
+fn are_names(list: &HeaderValue) -> bool {
+    const MOST: usize = 2048;
+    let is_name = |name: &str| HeaderName::from_bytes(name.trim().as_bytes()).is_ok();
+    list.len() <= MOST && list.to_str().is_ok_and(|list| list.split(',').all(is_name))
 }
 
 #[cfg(test)]

@@ -53,10 +53,10 @@ pub struct Args {
     alias: Option<String>,
     /// Further name by which this machine is reached, besides its addresses and its host name; may be
     /// repeated
-    #[arg(long, value_name = "HOST")]
+    #[arg(long, value_name = "HOST", value_parser = host)]
     name: Vec<String>,
     /// Origin of web pages that may ask, for example https://desk.example; may be repeated
-    #[arg(long, value_name = "ORIGIN")]
+    #[arg(long, value_name = "ORIGIN", value_parser = origin)]
     origin: Vec<String>,
     /// File that says how the page for visitors is: its title, logo, questions, instruction, colours
     #[arg(long, value_name = "FILE")]
@@ -246,6 +246,43 @@ fn seconds(least: u64) -> RangedU64ValueParser<u64> {
     RangedU64ValueParser::new().range(least..=Limits::LONGEST.as_secs())
 }
 
+/// A name as it stands in `Host`.
+fn host(text: &str) -> Result<String, String> {
+    let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let name = rest.split(['/', ':']).next().unwrap_or_default();
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    match name == text && !name.is_empty() && name.bytes().all(is_part) {
+        true => Ok(text.to_owned()),
+        false if name.is_empty() || !name.bytes().all(is_part) => {
+            Err("not a name of a host, as gateway.example".to_owned())
+        }
+        false => Err(format!("a name of a host alone is meant: --name {name}")),
+    }
+}
+
+/// An origin as browsers send it.
+fn origin(text: &str) -> Result<String, String> {
+    let is_whole = |(scheme, rest): &(&str, &str)| {
+        !scheme.is_empty() && !rest.is_empty() && !rest.starts_with('/')
+    };
+    let Some((scheme, rest)) = text.split_once("://").filter(is_whole) else {
+        return Err("not an origin, as https://desk.example or http://localhost:3000".to_owned());
+    };
+    let (scheme, host) = (scheme.to_lowercase(), rest.split(['/', '?', '#']).next());
+    let mut host = host.unwrap_or_default().to_lowercase();
+    // Browsers leave out the port that a scheme has anyway.
+    for (usual, port) in [("http", ":80"), ("https", ":443")] {
+        if scheme == usual && host.ends_with(port) {
+            host.truncate(host.len() - port.len());
+        }
+    }
+    let sent = format!("{scheme}://{host}");
+    match sent == text && !host.is_empty() {
+        true => Ok(sent),
+        false => Err(format!("write it as browsers send it: --origin {sent}")),
+    }
+}
+
 fn listen(text: &str) -> Result<Listen, String> {
     if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
         return Ok(Listen::Unix(path.into()));
@@ -278,6 +315,33 @@ mod tests {
             assert!(read(option, "7").is_ok(), "{option}");
             let error = read(option, "18446744073709551615").unwrap_err().to_string();
             assert!(error.contains(option) && error.contains("..="), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_no_browser_sends_is_refused_with_what_to_write() {
+        for name in ["gateway.example", "Pi_5", "10.0.0.1"] {
+            assert_eq!(host(name).as_deref(), Ok(name));
+        }
+        for name in ["http://x:80", "x:80", "x/", "https://x/y"] {
+            assert!(host(name).unwrap_err().ends_with("--name x"), "{name}");
+        }
+        for name in ["", "a b", "http://", "*.example"] {
+            assert!(host(name).unwrap_err().contains("gateway.example"), "{name}");
+        }
+        for good in ["https://desk.example", "http://localhost:3000", "app://rill"] {
+            assert_eq!(origin(good).as_deref(), Ok(good));
+        }
+        for wrong in
+            ["https://desk.example/", "HTTPS://Desk.example:443/a?b", "https://desk.example#"]
+        {
+            assert!(
+                origin(wrong).unwrap_err().ends_with("--origin https://desk.example"),
+                "{wrong}"
+            );
+        }
+        for wrong in ["desk.example", "null", "*", "", "https://", "https:///a"] {
+            assert!(origin(wrong).unwrap_err().contains("not an origin"), "{wrong}");
         }
     }
 }
