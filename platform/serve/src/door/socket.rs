@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, fchmod};
+use rustix::fs::{Mode, chmod, fchmod};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
@@ -29,16 +29,18 @@ impl Drop for Name {
 }
 
 /// Listens at a path, in the place of a socket that nobody listens at any more. The user and the group may
-/// ask, and nobody else, as far as the process allows it (its umask).
+/// ask, and nobody else.
 pub fn listen_at(path: &Path) -> io::Result<(UnixListener, Name)> {
     let address = SocketAddrUnix::new(path)?;
     remove_stale(path, &address)?;
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    // Its name gets this mode from its first moment on.
-    fchmod(&socket, Mode::from_raw_mode(0o660))?;
+    // Nobody else may ask from its first moment on. The umask may take the group's part away: it comes after.
+    let mode = Mode::from_raw_mode(0o660);
+    fchmod(&socket, mode)?;
     bind(&socket, &address)?;
     let name = Name { path: path.to_owned(), place: place(path)? };
+    chmod(path, mode)?;
     listen(&socket, BACKLOG)?;
     Ok((UnixListener::from(socket), name))
 }
@@ -94,11 +96,11 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_for_its_user_and_goes_with_its_server() {
+    fn a_name_is_for_its_user_and_group_and_goes_with_its_server() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         let (listener, name) = listen_at(&path).unwrap();
-        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o117, 0);
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o660);
         UnixStream::connect(&path).unwrap();
         drop((listener, name));
         assert!(!path.exists());
