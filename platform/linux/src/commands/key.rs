@@ -14,7 +14,9 @@ use crate::terminal::{stdout, tell};
 /// Make a key for `rill serve`
 ///
 /// Adds a line with the key's hash to a file, and prints the key, which is kept nowhere. A server that
-/// runs takes new keys over at SIGHUP.
+/// runs takes new keys over at SIGHUP. The file is made for its user alone: a server of another user gets it
+/// from systemd (LoadCredential=, as rill-serve.service does) or as a secret of Kubernetes, or its group may
+/// read it (chgrp and chmod 640), which later keys leave so.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// File of keys; made if it is not there

@@ -279,7 +279,13 @@ mod tests {
         // Programs reach it on this machine alone, by a socket that waits for it.
         let units = root.join("etc/systemd/system");
         let serve = fs::read_to_string(units.join("rill-serve.service")).unwrap();
-        for part in ["Type=notify", "--ram 67108864", "MemoryMax=67108864", "WatchdogSec="] {
+        for part in [
+            "Type=notify",
+            "--ram 67108864",
+            "MemoryMax=67108864",
+            "WatchdogSec=",
+            "LoadCredential=",
+        ] {
             assert!(serve.contains(part), "no {part}");
         }
         let socket = fs::read_to_string(units.join("rill-serve.socket")).unwrap();
