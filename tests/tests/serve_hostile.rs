@@ -140,6 +140,22 @@ fn who_sends_all_before_reading_hears_the_refusal() {
 }
 
 #[test]
+fn answers_that_can_never_all_have_a_place_are_refused_for_good() {
+    let limits = Limits { queue: 1, ..Limits::default() };
+    let server = served(Config { limits, ..here() });
+    let ask = |count: u32| {
+        server.post(
+            CHAT,
+            &json!({"messages": [{"role": "user", "content": "Hi"}],
+        "max_tokens": 2, "n": count}),
+        )
+    };
+    let reply = ask(8);
+    assert_eq!((reply.status, reply.param().as_str()), (400, "n"), "{reply:?}");
+    assert_eq!(ask(2).status, 200);
+}
+
+#[test]
 fn who_is_slow_is_not_waited_for() {
     let arrival = Duration::from_millis(300);
     let limits = Limits { arrival, connections: 4, ..Limits::default() };

@@ -97,7 +97,7 @@ pub struct Limits {
     pub logprobs: u64,
     /// Most tokens of an answer; a request for more is refused with 400.
     pub tokens: u64,
-    /// Most answers to one request (`n`).
+    /// Most answers to one request (`n`), and never more than may wait and be under way (400).
     pub choices: usize,
     /// Time for an answer from its request on; then it ends, as if it had all its tokens.
     pub time: Duration,

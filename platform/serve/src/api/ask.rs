@@ -184,10 +184,6 @@ pub fn start(
     bytes: usize,
 ) -> Result<Answers, ApiError> {
     let all = prompts.len() * count;
-    if all > shared.limits.choices {
-        let most = shared.limits.choices;
-        return Err(ApiError::field("n", format!("{all} answers are more than {most}")));
-    }
     let places: Result<Vec<_>, _> =
         (0..all).map(|_| Arc::clone(&shared.queue).try_acquire_owned()).collect();
     let mut places = places.map_err(|_| full())?;
@@ -227,9 +223,15 @@ pub fn answer(
     mut style: Style,
     given: Given,
 ) -> Result<Answers, ApiError> {
+    // More than can wait and be under way at once never come to their turn.
+    let most = shared.limits.choices.min(shared.limits.queue.saturating_add(open.facts.places));
+    let all = prompts.len() * count;
+    if all > most {
+        return Err(ApiError::field("n", format!("{all} answers are more than {most}")));
+    }
     let shortest = prompts.iter().map(|prompt| prompt.tokens.len()).min().unwrap_or(0);
     let left = open.facts.context.saturating_sub(shortest) as u64;
-    let bytes = given.bound(&mut style, left, prompts.len() * count, &shared.limits)?;
+    let bytes = given.bound(&mut style, left, all, &shared.limits)?;
     start(shared, guest, prompts, count, &Work::Answer(Box::new(style)), bytes)
 }
 

@@ -47,12 +47,12 @@ const TOKENS: u64 = 1024;
 /// Why a kiosk cannot be as its file says.
 #[derive(Debug, thiserror::Error)]
 pub enum KioskError {
-    /// A file cannot be read.
+    /// It cannot be read.
+    #[error("{0}")]
+    Unread(io::Error),
+    /// A file that it names cannot be read.
     #[error("{}: {}", .0.display(), .1)]
     File(PathBuf, io::Error),
-    /// A file is longer than it may be.
-    #[error("{}: it has more than {} bytes", .0.display(), .1)]
-    Long(PathBuf, u64),
     /// It is no TOML, or has keys or values that there are not.
     #[error("{0}")]
     Toml(#[from] toml::de::Error),
@@ -154,9 +154,9 @@ impl Kiosk {
 
     /// Reads `kiosk.toml` and what it names.
     pub fn read(path: &Path) -> Result<Self, KioskError> {
-        let bytes = bounded(path, MOST_BYTES)?;
+        let bytes = bounded(path, MOST_BYTES).map_err(KioskError::Unread)?;
         let text = String::from_utf8(bytes).map_err(|error| {
-            KioskError::File(path.to_owned(), io::Error::new(io::ErrorKind::InvalidData, error))
+            KioskError::Unread(io::Error::new(io::ErrorKind::InvalidData, error))
         })?;
         let written: Written = toml::from_str(&text)?;
         written.check()?;
@@ -165,7 +165,8 @@ impl Kiosk {
             None => (SVG, LOGO.to_vec()),
             Some(logo) => {
                 let path = path.parent().unwrap_or(Path::new("")).join(logo);
-                let bytes = bounded(&path, MOST_LOGO)?;
+                let bytes = bounded(&path, MOST_LOGO)
+                    .map_err(|error| KioskError::File(path.clone(), error))?;
                 (kind(&bytes).ok_or(KioskError::Logo(path))?, bytes)
             }
         };
@@ -306,10 +307,12 @@ fn short(path: &str, name: &str, text: Option<&str>, most: usize) -> Result<(), 
 }
 
 /// The bytes of a file that may have so many.
-fn bounded(path: &Path, most: u64) -> Result<Vec<u8>, KioskError> {
+fn bounded(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     files::read(path, most).map_err(|error| match error.kind() {
-        io::ErrorKind::FileTooLarge => KioskError::Long(path.to_owned(), most),
-        _ => KioskError::File(path.to_owned(), error),
+        kind @ io::ErrorKind::FileTooLarge => {
+            io::Error::new(kind, format!("it has more than {most} bytes"))
+        }
+        _ => error,
     })
 }
 
@@ -414,6 +417,8 @@ mod tests {
         for (toml, expected) in cases {
             let message = read(&toml).unwrap_err().to_string();
             assert!(message.contains(expected), "{toml:.80}: {message}");
+            // Whoever says this names the file itself.
+            assert!(!message.contains("kiosk.toml"), "{message}");
         }
     }
 }
