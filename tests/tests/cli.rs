@@ -448,6 +448,24 @@ fn bench_measures_what_it_is_asked() {
 }
 
 #[test]
+fn bench_feeds_all_that_it_divides_by() {
+    let kiosk = Kiosk::new();
+    // What repeats is guessed, and right.
+    let ids = kiosk.file("ids.txt", "5");
+    let args = ["bench", "-p", "64", "-n", "200", "-r", "2", "--ids", text(&ids), "--json"];
+    for more in [&["--draft"][..], &["--draft", "--conversations", "3"], &["--conversations", "3"]] {
+        let rows = rill(&[&args[..], more].concat()).json();
+        for row in rows.as_array().unwrap() {
+            let asked = 2 * bytes_of(row, "tokens") * bytes_of(row, "conversations");
+            let is_answer = row["test"].as_str().unwrap().starts_with("tg");
+            if is_answer {
+                assert_eq!(bytes_of(row, "fed_tokens"), asked, "{more:?}: {row}");
+            }
+        }
+    }
+}
+
+#[test]
 fn bench_measures_what_forms_cost() {
     let args = ["bench", "-p", "4", "-n", "4", "-r", "1", "--forms"];
     let rows = rill(&[&args[..], &["--json"]].concat()).json();

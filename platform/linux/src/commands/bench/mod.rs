@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use rill::report::Account;
 use rill::seams::{Parallel, Silent};
+use rill::sequence::SequenceError;
 use rill::size::Size;
 use rill::stats::{Phase, Stats};
 use rill_linux::engine::{Engine, Memory};
@@ -104,6 +105,8 @@ struct Test {
     deviation_tokens_per_second: f64,
     page_hit_rate: f64,
     read_bytes_per_token: f64,
+    /// What all runs and conversations together were fed, as the engine counts it.
+    fed_tokens: u64,
     /// Where the time of all runs together went.
     account: Account,
 }
@@ -260,11 +263,11 @@ fn feed_answers(engine: &mut Engine<'_>, ids: &[&[u32]]) -> Result<Sample, Failu
         let mut left: Vec<_> = ids.iter().map(|ids| ids.iter()).collect();
         loop {
             for (number, left) in left.iter_mut().enumerate() {
-                // A batch leaves out who waits for a turn.
-                if is_computed(engine, number)
+                engine.session.select(number);
+                // A batch leaves out who waits for a turn, and a guess that was right is computed already.
+                while is_computed(engine, number)
                     && let Some(&id) = left.next()
                 {
-                    engine.session.select(number);
                     engine.session.accept(id)?;
                 }
             }
@@ -280,7 +283,11 @@ fn compute(engine: &mut Engine<'_>, conversations: usize) -> Result<bool, Failur
     interrupt::check()?;
     if conversations > 1 {
         let order: Vec<usize> = (0..conversations).collect();
-        return Ok(engine.advance(&mut Silent, &order)?.rows > 0);
+        let is_done = order.iter().all(|&number| is_computed(engine, number));
+        return match engine.advance(&mut Silent, &order)?.rows {
+            0 if !is_done => Err(SequenceError::NoBlocks.into()),
+            rows => Ok(rows > 0),
+        };
     }
     if is_computed(engine, 0) {
         return Ok(false);
@@ -334,6 +341,7 @@ impl Test {
             cold_tokens_per_second: all_tokens as f64 / cold_seconds,
             page_hit_rate: all.cache.hit_rate(),
             read_bytes_per_token: all.cache.bytes as f64 / (count * all_tokens as f64),
+            fed_tokens: all.tokens,
             account,
         }
     }
