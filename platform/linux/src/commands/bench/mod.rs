@@ -26,8 +26,10 @@ use crate::terminal::stdout;
 /// Measure the speed of prompts and answers
 ///
 /// After one run that is not counted, each run feeds a prompt, then single tokens after it: what
-/// is fed is decided beforehand, so that every run does the same work. With --conversations N the same
-/// is measured of N conversations together: tokens a second of all of them.
+/// is fed is decided beforehand, and all of it is computed, also what conversations have in common, so that
+/// every run does the same work (--prefixes N plans for N known beginnings, and lets prompts that begin alike
+/// share them). With --conversations N the same is measured of N conversations together: tokens a second
+/// of all of them.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub struct Args {
@@ -136,12 +138,14 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         return Err(Failure::Usage("nothing to measure: -p and -n are both 0".into()));
     }
     let tokens = u32::try_from(total).unwrap_or(u32::MAX);
-    if let Some(Sweep(budgets)) = &args.sweep_ram {
-        let bounds = args.engine.bounds(Some(tokens))?;
-        return sweep::run(budgets, bounds, args.json, args.plot.as_deref());
-    }
     let mut options = args.engine.clone();
     options.no_draft = !args.draft;
+    // What conversations have in common is computed for each of them.
+    options.budget.prefixes.get_or_insert(0);
+    if let Some(Sweep(budgets)) = &args.sweep_ram {
+        let bounds = options.bounds(Some(tokens))?;
+        return sweep::run(budgets, bounds, args.json, args.plot.as_deref());
+    }
     let mut memory = Memory::new();
     let mut engine = options.load(Some(tokens), &mut memory)?;
     let conversations = engine.session.conversations();
@@ -193,7 +197,7 @@ struct Sample {
     phase: Phase,
 }
 
-/// What is fed to each conversation: none of them has what another has in the same place.
+/// What is fed to each conversation: its own random ids, or the given ones from another place on.
 fn fed(args: &Args, given: Option<Vec<u32>>, vocab: u32, conversations: usize) -> Vec<Vec<u32>> {
     let total = args.prompt + args.answer;
     let mut random = fastrand::Rng::with_seed(args.seed);
@@ -223,7 +227,7 @@ fn measure_together(
             engine.session.select(number);
             engine.session.reset();
         }
-        // All of a prompt is to be computed each time.
+        // All of a prompt is to be computed each time, where beginnings are kept too.
         engine.session.forget();
         let measured = [feed_prompts(engine, &prompts)?, feed_answers(engine, &answers)?];
         // The first run fills caches and wakes the CPU.
