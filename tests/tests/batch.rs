@@ -1,13 +1,16 @@
 //! `rill run --file`: a file of prompts.
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::Duration;
 
+use rill_tests::kiosk;
 use rill_tests::program::{Run, path, rill};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 const SUBJECTS: [&str; 8] = ["lift", "café", "fox", "museum", "train", "weather", "kite", "shop"];
@@ -256,4 +259,39 @@ fn a_file_of_prompts_goes_to_standard_output_and_fits_no_prompt() {
     rill(&["run", "--logprobs", "2", "Hello"]).fails(2, &["--json"]);
     rill(&["run", "--file", "/nowhere.jsonl"]).fails(1, &["/nowhere.jsonl"]);
     rill(&["run", "--file", &prompts, "--conversations", "0"]).fails(2, &["--conversations"]);
+}
+
+#[test]
+fn a_signal_within_a_long_batch_ends_it_and_leaves_no_file_without_answers() {
+    let long = "Tell me a story about a fox. ".repeat(900);
+    let files = Files::new(&format!("{}\n{}\n", json!({"prompt": "a", "max_tokens": 1}), json!(long)));
+    fs::write(files.path("m.rill"), kiosk::of_context(8192)).unwrap();
+    let (image, prompts) = (files.path("m.rill"), files.path("prompts.jsonl"));
+    let start = |more: &[&str]| {
+        let mut command = Command::new(path());
+        command.args(["run", "-t", "1", "--raw", "-c", "8192", "--batch", "8192", "-m"]);
+        command.arg(&image).arg("--file").arg(&prompts).args(more);
+        command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    let end = |mut child: Child| {
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(130));
+        fs::remove_file(files.path("m.rill.usage")).expect("what was learned is kept");
+    };
+    // The first answer is there: the long prompt is under way.
+    let mut child = start(&[]);
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    out.read_line(&mut line).unwrap();
+    assert!(line.contains("\"line\":1"), "{line}");
+    end(child);
+
+    let out = files.path("out");
+    fs::write(&prompts, format!("{}\n", json!(long))).unwrap();
+    let child = start(&["--out", out.to_str().unwrap()]);
+    while !out.exists() {
+        sleep(Duration::from_millis(2));
+    }
+    end(child);
+    assert!(!out.exists());
 }

@@ -189,7 +189,7 @@ impl GenerateArgs {
 
 /// Ends a batch when a signal asked that what is being done ends: a long one takes longer than a signal
 /// may be left waiting.
-struct Heeding<'e>(&'e mut dyn Events);
+pub struct Heeding<'e>(pub &'e mut dyn Events);
 
 impl Events for Heeding<'_> {
     fn hear(&mut self, event: Event) {

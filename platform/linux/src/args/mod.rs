@@ -6,5 +6,5 @@ mod generate;
 mod model;
 
 pub use engine::{BudgetArgs, EngineArgs};
-pub use generate::{GenerateArgs, begin_talk};
+pub use generate::{GenerateArgs, Heeding, begin_talk};
 pub use model::ModelArgs;

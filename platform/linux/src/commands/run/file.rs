@@ -18,7 +18,7 @@ use super::Args;
 use super::answers::{Answers, Finished, Outcome, Output};
 use super::line::{BadLine, Line};
 use super::prompts::{Numbered, Prompts};
-use crate::args::begin_talk;
+use crate::args::{Heeding, begin_talk};
 use crate::commands::spare;
 use crate::failure::Failure;
 use crate::interrupt;
@@ -334,9 +334,11 @@ impl<'b, 'm> Batch<'b, 'm> {
     /// Computes for all answers under way.
     fn compute(&mut self) -> Result<(), Failure> {
         let order: Vec<usize> = self.running.iter().map(|running| running.conversation).collect();
-        match self.engine.advance(&mut Silent, &order)?.rows {
-            0 => Err(SequenceError::NoBlocks.into()),
-            _ => Ok(()),
+        match self.engine.advance(&mut Heeding(&mut Silent), &order) {
+            Ok(advance) if advance.rows > 0 => Ok(()),
+            Ok(_) => Err(SequenceError::NoBlocks.into()),
+            Err(SequenceError::Stopped) => Err(Failure::Interrupted),
+            Err(error) => Err(error.into()),
         }
     }
 
