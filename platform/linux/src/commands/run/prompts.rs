@@ -61,7 +61,7 @@ impl Prompts {
             let is_whole = bytes.ends_with(b"\n");
             let is_long = !is_whole && bytes.len() as u64 > LONGEST;
             if is_long {
-                self.skip_line()?;
+                skip_line(&mut self.file)?;
             }
             let bytes = bytes.trim_ascii().to_vec();
             if bytes.is_empty() && !is_long {
@@ -75,18 +75,17 @@ impl Prompts {
             return Ok(Some(Numbered { number: self.number, bytes, text }));
         }
     }
+}
 
-    /// Reads up to the end of the line, and keeps none of it.
-    fn skip_line(&mut self) -> io::Result<()> {
-        loop {
-            let there = self.file.fill_buf()?;
-            let end = there.iter().position(|&byte| byte == b'\n');
-            let (len, is_end) = (end.map_or(there.len(), |at| at + 1), end.is_some());
-            let is_end = is_end || there.is_empty();
-            self.file.consume(len);
-            if is_end {
-                return Ok(());
-            }
+/// Reads up to the end of the line, and keeps none of it; says whether it has an end.
+pub fn skip_line(file: &mut impl BufRead) -> io::Result<bool> {
+    loop {
+        let there = file.fill_buf()?;
+        let end = there.iter().position(|&byte| byte == b'\n');
+        let (len, is_over) = (end.map_or(there.len(), |at| at + 1), there.is_empty());
+        file.consume(len);
+        if end.is_some() || is_over {
+            return Ok(end.is_some());
         }
     }
 }
