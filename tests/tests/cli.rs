@@ -125,6 +125,11 @@ fn wrong_options_are_usage_errors() {
         (&["plan", "--frobnicate"], "--frobnicate"),
         (&["bench", "-p", "0", "-n", "0"], "nothing to measure"),
         (&["bench", "-r", "0"], "0"),
+        (&["run", "--stop", "", "hi"], "--stop: a stop string must not be empty"),
+        (&["run", "--stop", &"x".repeat(65), "hi"], "--stop: a stop string has at most 64 bytes"),
+        (&[&["run", "hi"][..], &["--stop=x"; 9]].concat(), "--stop: there are at most 8"),
+        (&["run", "-m", "nowhere.rill", "--file", "Cargo.toml", "--stop", ""], "--stop: "),
+        (&["chat", "-m", "nowhere.rill", "--stop", ""], "--stop: "),
         (&["dance"], "dance"),
         (&[], "Usage"),
     ] {

@@ -1,4 +1,5 @@
 use clap::Args;
+use rill::answer::Answer;
 use rill::generate::{Ending, Guide};
 use rill::image::Sampling;
 use rill::sampler::{Bias, Settings};
@@ -98,6 +99,13 @@ struct SamplingArgs {
 }
 
 impl GenerateArgs {
+    /// Whether an answer can end as is asked.
+    fn check(&self) -> Result<(), Failure> {
+        let mut answer = Answer::default();
+        let added = self.stop.iter().try_for_each(|stop| answer.add_stop(stop));
+        added.map_err(|error| Failure::Usage(format!("--stop: {error}")))
+    }
+
     /// Loads the model that answers into `memory`; `tokens` is the context when the user asks for none.
     pub fn load<'m>(
         &self,
@@ -105,6 +113,7 @@ impl GenerateArgs {
         tokens: Option<u32>,
         memory: &'m mut Memory,
     ) -> Result<Engine<'m>, Failure> {
+        self.check()?;
         let mut engine = engine.load(tokens, memory)?;
         for number in (0..engine.session.conversations()).rev() {
             engine.session.select(number);
