@@ -125,6 +125,8 @@ fn wrong_options_are_usage_errors() {
         (&["plan", "--frobnicate"], "--frobnicate"),
         (&["bench", "-p", "0", "-n", "0"], "nothing to measure"),
         (&["bench", "-r", "0"], "0"),
+        (&["bench", "-p", "18446744073709551615"], "18446744073709551615"),
+        (&["bench", "-p", "4294967295", "-n", "1"], "-p and -n are more than 4294967295 together"),
         (&["run", "--stop", "", "hi"], "--stop: a stop string must not be empty"),
         (&["run", "--stop", &"x".repeat(65), "hi"], "--stop: a stop string has at most 64 bytes"),
         (&[&["run", "hi"][..], &["--stop=x"; 9]].concat(), "--stop: there are at most 8"),
@@ -465,6 +467,7 @@ fn bench_feeds_all_that_it_divides_by() {
             assert_eq!(bytes_of(row, "fed_tokens"), asked, "{more:?}: {row}");
         }
     }
+    rill(&[&args[..], &["-c", "128"]].concat()).fails(1, &["128", "264 are needed", "-c"]);
     // Beginnings that are kept are shared where that is asked for.
     let more = ["--conversations", "3", "--prefixes", "4"];
     let rows = rill(&[&args[..], &more].concat()).json();

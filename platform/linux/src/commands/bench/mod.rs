@@ -37,10 +37,10 @@ pub struct Args {
     engine: EngineArgs,
     /// Tokens of the prompt
     #[arg(short, long, value_name = "N", default_value_t = 128)]
-    prompt: usize,
+    prompt: u32,
     /// Tokens of the answer
     #[arg(short = 'n', long, value_name = "N", default_value_t = 32)]
-    answer: usize,
+    answer: u32,
     /// Runs
     #[arg(short, long, value_name = "N", default_value_t = 3,
           value_parser = clap::value_parser!(u32).range(1..))]
@@ -133,11 +133,11 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         spare(plot, args.engine.image().into_iter().chain(args.ids.as_deref()))?;
     }
     let given = args.ids.as_deref().map(read_ids).transpose()?;
-    let total = args.prompt + args.answer;
-    if total == 0 {
-        return Err(Failure::Usage("nothing to measure: -p and -n are both 0".into()));
-    }
-    let tokens = u32::try_from(total).unwrap_or(u32::MAX);
+    let tokens = match args.prompt.checked_add(args.answer) {
+        Some(0) => return Err(Failure::Usage("nothing to measure: -p and -n are both 0".into())),
+        Some(tokens) => tokens,
+        None => return Err(Failure::Usage(format!("-p and -n are more than {} together", u32::MAX))),
+    };
     let mut options = args.engine.clone();
     options.no_draft = !args.draft;
     // What conversations have in common is computed for each of them.
@@ -149,10 +149,16 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let mut memory = Memory::new();
     let mut engine = options.load(Some(tokens), &mut memory)?;
     let conversations = engine.session.conversations();
-    let ids = fed(args, given, engine.image.manifest.shape.vocab, conversations);
-    let mut tests = measure_together(args, &mut engine, &ids[..1])?;
+    let (prompt, context) = (args.prompt as usize, engine.session.context());
+    let total = tokens as usize;
+    if total > context {
+        let (context, needed) = (context as u32, Some(total));
+        return Err(SequenceError::ContextFull { context, needed }.into());
+    }
+    let ids = fed(args, given, engine.image.manifest.shape.vocab, [conversations, total]);
+    let mut tests = measure_together(args, &mut engine, prompt, &ids[..1])?;
     if conversations > 1 {
-        tests.extend(measure_together(args, &mut engine, &ids)?);
+        tests.extend(measure_together(args, &mut engine, prompt, &ids)?);
     }
     let mut out = stdout();
     let setting = Setting::of(&engine);
@@ -197,9 +203,14 @@ struct Sample {
     phase: Phase,
 }
 
-/// What is fed to each conversation: its own random ids, or the given ones from another place on.
-fn fed(args: &Args, given: Option<Vec<u32>>, vocab: u32, conversations: usize) -> Vec<Vec<u32>> {
-    let total = args.prompt + args.answer;
+/// What is fed to each of some conversations, so many tokens: its own random ids, or the given ones from
+/// another place on.
+fn fed(
+    args: &Args,
+    given: Option<Vec<u32>>,
+    vocab: u32,
+    [conversations, total]: [usize; 2],
+) -> Vec<Vec<u32>> {
     let mut random = fastrand::Rng::with_seed(args.seed);
     let fed = |number: usize| match &given {
         Some(ids) => {
@@ -211,15 +222,16 @@ fn fed(args: &Args, given: Option<Vec<u32>>, vocab: u32, conversations: usize) -
     (0..conversations).map(fed).collect()
 }
 
-/// Measures the first conversations together, one for each of `ids`.
+/// Measures the first conversations together, one for each of `ids`, which begin with a prompt of so many
+/// tokens.
 fn measure_together(
     args: &Args,
     engine: &mut Engine<'_>,
+    prompt: usize,
     ids: &[Vec<u32>],
 ) -> Result<Vec<Test>, Failure> {
-    let parts = [0..args.prompt, args.prompt..args.prompt + args.answer];
-    let [prompts, answers] =
-        parts.map(|part| ids.iter().map(|ids| &ids[part.clone()]).collect::<Vec<_>>());
+    let (prompts, answers): (Vec<&[u32]>, Vec<&[u32]>) =
+        ids.iter().map(|ids| ids.split_at(prompt)).unzip();
     let mut samples: [Vec<Sample>; 2] = Default::default();
     let mut cold = [0.0; 2];
     for repetition in 0..=args.repetitions {
@@ -242,7 +254,7 @@ fn measure_together(
         [format!("pp{}{many}", args.prompt), format!("tg{} @ d{}{many}", args.answer, args.prompt)];
     Ok(names
         .into_iter()
-        .zip([args.prompt, args.answer])
+        .zip([args.prompt, args.answer].map(|tokens| tokens as usize))
         .zip(samples.iter().zip(cold))
         .filter(|((_, fed), _)| *fed > 0)
         .map(|((test, fed), (samples, cold))| Test::of(test, (fed, ids.len()), samples, cold))
