@@ -22,10 +22,15 @@ const SPIN: Duration = Duration::from_micros(100);
 const STACK: usize = 256 << 10;
 
 impl Pool {
-    /// Starts `width - 1` threads, or fewer where the system refuses more, and waits until they run.
+    /// Most threads that a program may ask for, those of the largest machines: a process that starts as
+    /// many as the system allows has no memory map left for the next one's stack, and is ended for it.
+    pub const MOST: usize = 1024;
+
+    /// Starts `width - 1` threads, or fewer where the system refuses more or they would be more than
+    /// [`Self::MOST`] with the caller, and waits until they run.
     pub fn new(width: usize) -> Self {
         let mut pool = Self { crew: Arc::new(Crew::new(Futex)), workers: Vec::new() };
-        for number in 1..width {
+        for number in 1..width.min(Self::MOST) {
             let crew = Arc::clone(&pool.crew);
             let thread = Builder::new().name(format!("rill-core-{number}")).stack_size(STACK);
             let Ok(worker) = thread.spawn(move || crew.serve()) else { break };
@@ -112,6 +117,11 @@ mod tests {
                 check_all_parts_run_once(&pool, parts);
             }
         }
+    }
+
+    #[test]
+    fn nobody_gets_more_threads_than_a_machine_has() {
+        assert!(Pool::new(usize::MAX).width() <= Pool::MOST);
     }
 
     #[test]

@@ -2,7 +2,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::builder::{PossibleValuesParser, RangedU64ValueParser, TypedValueParser};
 use rill::experts::{POLICIES, Policy, policy};
 use rill::plan::KvFormat;
 #[cfg(feature = "serve")]
@@ -10,6 +10,7 @@ use rill_linux::engine::Beside;
 use rill_linux::engine::{BudgetOptions, Engine, Memory, Note, Options};
 use rill_linux::memory::{group_limit, parse_size};
 use rill_linux::model::Model;
+use rill_linux::pool::Pool;
 
 use super::ModelArgs;
 use crate::failure::Failure;
@@ -23,7 +24,7 @@ pub struct EngineArgs {
     #[command(flatten)]
     pub budget: BudgetArgs,
     /// Cores to use [default: all]
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", value_parser = threads())]
     threads: Option<NonZeroUsize>,
     /// Table of functions to use; `rill inspect --kernels` lists those of this CPU
     #[arg(long, value_name = "NAME", hide_short_help = true)]
@@ -195,6 +196,12 @@ impl KvName {
             Self::Int8 => KvFormat::Int8,
         }
     }
+}
+
+/// Reads a number of threads.
+fn threads() -> impl TypedValueParser<Value = NonZeroUsize> {
+    let number = RangedU64ValueParser::<usize>::new().range(1..=Pool::MOST as u64);
+    number.map(|number| NonZeroUsize::new(number).unwrap_or(NonZeroUsize::MIN))
 }
 
 /// Reads the name of a policy.

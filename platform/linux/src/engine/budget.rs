@@ -10,6 +10,7 @@ use super::LoadError;
 use super::overhead::{Overhead, PARTS};
 use crate::memory::{self, GroupLimit};
 use crate::model::Model;
+use crate::pool::Pool;
 
 /// How much RAM, and for what.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,13 +63,15 @@ impl Default for BudgetOptions {
 }
 
 impl BudgetOptions {
-    /// Divides the budget for a model that so many threads compute; `None` for all cores.
+    /// Divides the budget for a model that so many threads compute, at most [`Pool::MOST`]; `None` for all
+    /// cores.
     pub fn plan(&self, model: &Model, threads: Option<NonZeroUsize>) -> Result<Budget, LoadError> {
         let total = match self.ram {
             Some(total) => total,
             None => memory::default_budget().map_err(LoadError::Free)?,
         };
         let threads = threads.or_else(|| available_parallelism().ok()).map_or(1, NonZeroUsize::get);
+        let threads = threads.min(Pool::MOST);
         let shape = &model.image.manifest.shape;
         let most = Plan::DEFAULT_CONTEXT.min(shape.max_context);
         let context = u64::from(self.context.unwrap_or(most));

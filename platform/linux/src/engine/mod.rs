@@ -66,7 +66,7 @@ pub struct Options {
     pub via: Via,
     /// How much RAM, and for what.
     pub budget: BudgetOptions,
-    /// Cores to use; `None` for all.
+    /// Cores to use, at most [`Pool::MOST`]; `None` for all.
     pub threads: Option<NonZeroUsize>,
     /// Name of the table of functions; `None` for the best of this CPU.
     pub kernels: Option<String>,
