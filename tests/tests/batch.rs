@@ -264,7 +264,8 @@ fn a_file_of_prompts_goes_to_standard_output_and_fits_no_prompt() {
 #[test]
 fn a_signal_within_a_long_batch_ends_it_and_leaves_no_file_without_answers() {
     let long = "Tell me a story about a fox. ".repeat(900);
-    let files = Files::new(&format!("{}\n{}\n", json!({"prompt": "a", "max_tokens": 1}), json!(long)));
+    let files =
+        Files::new(&format!("{}\n{}\n", json!({"prompt": "a", "max_tokens": 1}), json!(long)));
     fs::write(files.path("m.rill"), kiosk::of_context(8192)).unwrap();
     let (image, prompts) = (files.path("m.rill"), files.path("prompts.jsonl"));
     let start = |more: &[&str]| {

@@ -461,7 +461,8 @@ fn bench_feeds_all_that_it_divides_by() {
     // What repeats is guessed, and right.
     let ids = kiosk.file("ids.txt", "5");
     let args = ["bench", "-p", "64", "-n", "200", "-r", "2", "--ids", text(&ids), "--json"];
-    for more in [&["--draft"][..], &["--draft", "--conversations", "3"], &["--conversations", "3"]] {
+    for more in [&["--draft"][..], &["--draft", "--conversations", "3"], &["--conversations", "3"]]
+    {
         let rows = rill(&[&args[..], more].concat()).json();
         for row in rows.as_array().unwrap() {
             let asked = 2 * bytes_of(row, "tokens") * bytes_of(row, "conversations");

@@ -5,9 +5,7 @@ use clap::ValueEnum;
 use clap::builder::{PossibleValuesParser, RangedU64ValueParser, TypedValueParser};
 use rill::experts::{POLICIES, Policy, policy};
 use rill::plan::KvFormat;
-#[cfg(feature = "serve")]
-use rill_linux::engine::Beside;
-use rill_linux::engine::{BudgetOptions, Engine, Memory, Note, Options};
+use rill_linux::engine::{Beside, BudgetOptions, Engine, Memory, Note, Options};
 use rill_linux::memory::{group_limit, parse_size};
 use rill_linux::model::Model;
 use rill_linux::pool::Pool;
@@ -124,7 +122,6 @@ impl EngineArgs {
 
     /// Loads the model into `memory`, for `conversations` side by side unless the user asks for another
     /// number; `beside` says what the program takes for itself with so many.
-    #[cfg(feature = "serve")]
     pub fn load_beside<'m>(
         &self,
         conversations: u32,

@@ -6,7 +6,7 @@ use rill::sampler::{Bias, Settings};
 use rill::seams::{Event, Events};
 use rill::thinking::Part;
 use rill_linux::answer::AnswerOptions;
-use rill_linux::engine::{Engine, Memory};
+use rill_linux::engine::{Beside, Engine, Memory};
 use rill_linux::talk::Talk;
 
 use super::EngineArgs;
@@ -114,7 +114,22 @@ impl GenerateArgs {
         memory: &'m mut Memory,
     ) -> Result<Engine<'m>, Failure> {
         self.check()?;
-        let mut engine = engine.load(tokens, memory)?;
+        self.prepare(engine.load(tokens, memory)?)
+    }
+
+    /// As [`Self::load`]; `beside` says what the program takes for itself with so many conversations.
+    pub fn load_beside<'m>(
+        &self,
+        engine: &EngineArgs,
+        beside: impl FnOnce(u32) -> Beside,
+        memory: &'m mut Memory,
+    ) -> Result<Engine<'m>, Failure> {
+        self.check()?;
+        self.prepare(engine.load_beside(1, beside, memory)?)
+    }
+
+    /// Every conversation chooses its tokens as is asked.
+    fn prepare<'m>(&self, mut engine: Engine<'m>) -> Result<Engine<'m>, Failure> {
         for number in (0..engine.session.conversations()).rev() {
             engine.session.select(number);
             engine.session.set_sampling(self.settings(engine.image.manifest.sampling), self.seed);

@@ -136,7 +136,9 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let tokens = match args.prompt.checked_add(args.answer) {
         Some(0) => return Err(Failure::Usage("nothing to measure: -p and -n are both 0".into())),
         Some(tokens) => tokens,
-        None => return Err(Failure::Usage(format!("-p and -n are more than {} together", u32::MAX))),
+        None => {
+            return Err(Failure::Usage(format!("-p and -n are more than {} together", u32::MAX)));
+        }
     };
     let mut options = args.engine.clone();
     options.no_draft = !args.draft;

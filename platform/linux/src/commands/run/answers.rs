@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::prompts::skip_line;
-use crate::logprobs::Choice;
+use crate::logprobs::Choices;
 use crate::terminal::stdout;
 
 /// A file of JSON lines, one an answer, or standard output.
@@ -46,13 +46,13 @@ pub struct Output<'r> {
     pub id: Option<&'r Value>,
     /// What came of it.
     #[serde(flatten)]
-    pub outcome: Outcome,
+    pub outcome: Outcome<'r>,
 }
 
 /// What came of a prompt.
 #[derive(Serialize)]
 #[serde(untagged)]
-pub enum Outcome {
+pub enum Outcome<'r> {
     /// It was answered.
     Answer {
         /// What the model said.
@@ -67,7 +67,7 @@ pub enum Outcome {
         answer_tokens: usize,
         /// Of every token of the answer.
         #[serde(skip_serializing_if = "Option::is_none")]
-        logprobs: Option<Vec<Choice>>,
+        logprobs: Option<Choices<'r>>,
     },
     /// It cannot be answered.
     Error {
@@ -171,10 +171,9 @@ impl Answers {
         Err(io::Error::new(io::ErrorKind::AlreadyExists, what))
     }
 
-    /// Writes an answer, as one line: all of it or, where the program ends meanwhile, a part without
+    /// Writes an answer, a line with its end: all of it or, where the program ends meanwhile, a part without
     /// line end.
-    pub fn write(&mut self, answer: &str) -> io::Result<()> {
-        let line = format!("{answer}\n");
+    pub fn write(&mut self, line: &str) -> io::Result<()> {
         let Some(kept) = &mut self.file else {
             let mut out = stdout();
             out.write_all(line.as_bytes())?;

@@ -5,11 +5,12 @@ use std::io::IsTerminal;
 use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use rill::engine::Sample;
 use rill::generate::Ending;
 use rill::seams::Silent;
 use rill::sequence::SequenceError;
 use rill_linux::answer::{Speech, hear};
-use rill_linux::engine::{Engine, Memory};
+use rill_linux::engine::{Beside, Engine, Memory};
 use rill_linux::talk::{Talk, TalkError};
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_64;
@@ -67,6 +68,8 @@ struct Batch<'b, 'm> {
     running: Vec<Running>,
     /// Lines of the result from the first on that is not written; `None` for those under way.
     waiting: VecDeque<Option<Done>>,
+    /// Bytes of those that are not under way.
+    held: usize,
     /// Lines that are written.
     written: u64,
     /// Prompts that have no answer, and what is wrong with the first of them.
@@ -78,6 +81,11 @@ struct Batch<'b, 'm> {
 /// So many times as many prompts as there are conversations are begun before the first of them has its
 /// answer: what is held back, and lost when the program is killed, stays little.
 const AHEAD: usize = 16;
+/// With more bytes of finished lines than this no prompt is begun: the first answer that is missing is under
+/// way, and all of them wait for it.
+const MOST_HELD: usize = 1 << 20;
+/// The log-probability of a token, as text: 48 bytes were measured in the mean.
+const LIKELY_BYTES: usize = 48;
 
 pub fn run(args: &Args, path: &Path) -> Result<(), Failure> {
     if let Some(out) = &args.out {
@@ -86,7 +94,8 @@ pub fn run(args: &Args, path: &Path) -> Result<(), Failure> {
     let prompts = Prompts::open(path).map_err(Failure::file(path))?;
     let answers = Answers::open(args.out.as_deref()).map_err(|error| of_answers(args, error))?;
     let mut memory = Memory::new();
-    let mut engine = args.generate.load(&args.engine, None, &mut memory)?;
+    let beside = |conversations| beside(args.logprobs, conversations);
+    let mut engine = args.generate.load_beside(&args.engine, beside, &mut memory)?;
     tell_failure(engine.recall());
     let mut batch = Batch::new(args, path, prompts, answers, &mut engine)?;
     let ended = batch.skip_finished().and_then(|()| batch.answer());
@@ -108,6 +117,14 @@ pub fn run(args: &Args, path: &Path) -> Result<(), Failure> {
             Err(Failure::Prompts(format!("{count}; {}, line {line}: {error}", path.display())))
         }
     }
+}
+
+/// Bytes that the answers of so many conversations take, with the log-probabilities of so many tokens in each
+/// place: until they end, as text then, and while they wait for those before them.
+fn beside(logprobs: Option<usize>, conversations: u32) -> Beside {
+    let token = logprobs.map_or(0, |best| size_of::<Sample>() + (1 + best) * LIKELY_BYTES);
+    let token = (token as u64).saturating_mul(conversations.into());
+    Beside { requests: MOST_HELD as u64, token, ..Beside::default() }
 }
 
 /// The answers cannot be written, or read back.
@@ -158,6 +175,7 @@ impl<'b, 'm> Batch<'b, 'm> {
             free: (0..conversations).rev().collect(),
             running: Vec::new(),
             waiting: VecDeque::new(),
+            held: 0,
             written: 0,
             failed: 0,
             first_failure: None,
@@ -210,7 +228,10 @@ impl<'b, 'm> Batch<'b, 'm> {
 
     /// Begins as many answers as there are conversations for; says whether there may be more prompts.
     fn begin_some(&mut self) -> Result<bool, Failure> {
-        while self.waiting.len() < AHEAD * self.talks.len() && !self.free.is_empty() {
+        while self.waiting.len() < AHEAD * self.talks.len()
+            && self.held <= MOST_HELD
+            && !self.free.is_empty()
+        {
             let prompt = self.prompts.next().map_err(Failure::file(self.path))?;
             let Some(prompt) = prompt else { return Ok(false) };
             let place = self.written + self.waiting.len() as u64;
@@ -252,7 +273,7 @@ impl<'b, 'm> Batch<'b, 'm> {
             }
             Err(BadLine { id, what }) => {
                 let outcome = Outcome::Error { error: what };
-                self.done(place, &Output { line, key: &key, id: id.as_ref(), outcome })?;
+                self.hold(place, Done::of(&Output { line, key: &key, id: id.as_ref(), outcome })?);
             }
         }
         Ok(())
@@ -316,7 +337,7 @@ impl<'b, 'm> Batch<'b, 'm> {
         let Running { prompt_tokens, mut text, mut thinking, .. } = running;
         let say = |part, piece: &str| hear(&mut text, &mut thinking, part, piece);
         speech.finish(self.engine, self.talks[conversation].as_mut(), say);
-        let session = &mut self.engine.session;
+        let session = &self.engine.session;
         let outcome = Outcome::Answer {
             text,
             thinking,
@@ -325,10 +346,12 @@ impl<'b, 'm> Batch<'b, 'm> {
             answer_tokens: session.tokens().len() - prompt_tokens,
             logprobs: listener.choices(session.tokenizer()),
         };
+        let done = Done::of(&Output { line, key: &key, id: id.as_ref(), outcome })?;
         // Its keys and values are free for others.
-        session.reset();
+        self.engine.session.reset();
         self.free.push(conversation);
-        self.done(place, &Output { line, key: &key, id: id.as_ref(), outcome })
+        self.hold(place, done);
+        Ok(())
     }
 
     /// Computes for all answers under way.
@@ -343,15 +366,10 @@ impl<'b, 'm> Batch<'b, 'm> {
     }
 
     /// A line of the result waits for those before it.
-    fn done(&mut self, place: u64, output: &Output<'_>) -> Result<(), Failure> {
-        let text = serde_json::to_string(output).map_err(std::io::Error::from)?;
-        let error = match &output.outcome {
-            Outcome::Error { error } => Some(error.clone()),
-            Outcome::Answer { .. } => None,
-        };
+    fn hold(&mut self, place: u64, done: Done) {
+        self.held += done.text.len();
         let at = (place - self.written) as usize;
-        self.waiting[at] = Some(Done { line: output.line, text, error });
-        Ok(())
+        self.waiting[at] = Some(done);
     }
 
     /// Writes what no earlier answer is missing before.
@@ -360,6 +378,7 @@ impl<'b, 'm> Batch<'b, 'm> {
             let Some(Done { line, text, error }) = self.waiting.pop_front().flatten() else {
                 break;
             };
+            self.held -= text.len();
             self.answers.write(&text).map_err(|error| of_answers(self.args, error))?;
             self.count(line, error);
         }
@@ -374,6 +393,18 @@ impl<'b, 'm> Batch<'b, 'm> {
             self.failed += 1;
             self.first_failure.get_or_insert((line, error));
         }
+    }
+}
+
+impl Done {
+    fn of(output: &Output<'_>) -> Result<Self, Failure> {
+        let mut text = serde_json::to_string(output).map_err(std::io::Error::from)?;
+        text.push('\n');
+        let error = match &output.outcome {
+            Outcome::Error { error } => Some(error.clone()),
+            Outcome::Answer { .. } => None,
+        };
+        Ok(Self { line: output.line, text, error })
     }
 }
 

@@ -18,7 +18,7 @@ use serde::Serialize;
 use super::{PROMPT_BYTES, text_or_stdin};
 use crate::args::{EngineArgs, GenerateArgs, begin_talk};
 use crate::failure::Failure;
-use crate::logprobs::{Choice, Listener};
+use crate::logprobs::{Choices, Listener};
 use crate::terminal::{stdout, tell, tell_failure};
 
 /// Answer a prompt
@@ -79,7 +79,7 @@ struct Output<'r> {
     ending: Ending,
     /// Of every token of the answer, thinking and what ends it included.
     #[serde(skip_serializing_if = "Option::is_none")]
-    logprobs: Option<Vec<Choice>>,
+    logprobs: Option<Choices<'r>>,
     #[serde(flatten)]
     stats: &'r Report<'r>,
 }
