@@ -98,11 +98,18 @@ fn the_file_is_as_small_as_is_asked() {
         // An empty one says as little as it can.
         assert!(len <= most.max(128) && (len < size) == is_less, "{len} of {most}");
     }
-    // What is larger than was asked for is not read.
+    // What is larger than is asked for now is known, and as much of it kept as there is room for.
     folder.ask("Where is the lift?", &KEEP).ok();
-    let small = folder.ask("Where is the lift?", &["--keep-beginnings", "1KiB"]);
-    assert!(small.err.contains("not used"), "{small:?}");
-    small.ok();
+    folder.ask("When do you close?", &KEEP).ok();
+    let large = fs::metadata(folder.kept()).unwrap().len();
+    for (most, is_kept) in [(large - 1, true), (1, false), (1, false)] {
+        let small = folder.ask("When do you close?", &["--keep-beginnings", &most.to_string()]);
+        assert!(!small.err.contains("of conversations"), "{small:?}");
+        small.ok();
+        let len = fs::metadata(folder.kept()).unwrap().len();
+        assert!(len <= most.max(128), "{len} of {most}");
+        assert_eq!(len > 128, is_kept);
+    }
     rill(&["run", "--keep-beginnings", "much", "hi"]).fails(2, &["--keep-beginnings"]);
     let built_in = rill(&["run", "--keep-beginnings", "1MiB", "-n", "1", "hi"]);
     assert!(built_in.err.contains("built in"), "{built_in:?}");

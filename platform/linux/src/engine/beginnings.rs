@@ -47,8 +47,9 @@ pub enum BeginningsError {
 #[derive(Debug)]
 pub(super) struct Beginnings {
     path: PathBuf,
-    /// Most bytes of the file.
+    /// Most bytes of the file, and whether one that was read has more.
     most: u64,
+    is_large: bool,
     image: u64,
     /// What was known when it was written, and when that was.
     remembered: u64,
@@ -59,36 +60,38 @@ impl Beginnings {
     /// Of `image` (what tells images apart); the names of what is kept for it begin with `kept`.
     pub(super) fn new(kept: &Path, image: u64, most: u64) -> Self {
         let path = with_ending(kept, ".beginnings");
-        Self { path, most, image, remembered: 0, written: None }
+        Self { path, most, is_large: false, image, remembered: 0, written: None }
     }
 
-    /// Lets the engine know what is in the file; without one, or where it cannot be used, it knows
-    /// nothing.
-    pub(super) fn recall(&self, core: &mut Engine<'_>) -> Result<(), BeginningsError> {
-        let recalled = self.read(core);
-        recalled.inspect_err(|_| core.forget()).or_else(|error| match error {
-            SealError::Read(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            error => Err(BeginningsError::Read { path: self.path.clone(), why: why(error) }),
-        })
-    }
-
-    fn read(&self, core: &mut Engine<'_>) -> Result<(), SealError> {
-        let file = regular::open_own(&self.path)?;
-        if file.metadata()?.len() > self.most {
-            return Err(SealError::Read(io::ErrorKind::FileTooLarge.into()));
+    /// Lets the engine know what is in the file, also where that is larger than the next one may be: the
+    /// most useful of it is kept. Without one, or where it cannot be used, it knows nothing.
+    pub(super) fn recall(&mut self, core: &mut Engine<'_>) -> Result<(), BeginningsError> {
+        match self.read(core).inspect_err(|_| core.forget()) {
+            Ok(len) => self.is_large = len > self.most,
+            Err(SealError::Read(error)) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                return Err(BeginningsError::Read { path: self.path.clone(), why: why(error) });
+            }
         }
+        Ok(())
+    }
+
+    /// Says how many bytes the file has.
+    fn read(&self, core: &mut Engine<'_>) -> Result<u64, SealError> {
+        let file = regular::open_own(&self.path)?;
+        let len = file.metadata()?.len();
         let mut content = self.seal(core).open(BufReader::new(file))?;
         // What it says counts only if all of it is right: see `recall`.
         match core.restore_beginnings(|bytes| content.read_exact(bytes)) {
-            Ok(_) => content.finish().map(drop),
+            Ok(_) => content.finish().map(|_| len),
             Err(SaveError::Keeper(error)) => Err(error.into()),
             Err(SaveError::Damaged | SaveError::Sequence(_)) => Err(SealError::Damaged),
         }
     }
 
-    /// Keeps what is known now, if that is more than what is in the file.
+    /// Keeps what is known now, if that is more than what is in the file, or the file is too large.
     pub(super) fn keep(&mut self, core: &mut Engine<'_>) -> Result<(), BeginningsError> {
-        if core.remembered() == self.remembered {
+        if core.remembered() == self.remembered && !self.is_large {
             return Ok(());
         }
         let most = self.most.saturating_sub(Seal::BYTES);
@@ -96,7 +99,7 @@ impl Beginnings {
             self.seal(core).write(&self.path, |put| core.save_beginnings(most, put).map(drop));
         self.written = Some(Instant::now());
         written.map_err(|error| BeginningsError::Write { path: self.path.clone(), error })?;
-        self.remembered = core.remembered();
+        (self.remembered, self.is_large) = (core.remembered(), false);
         Ok(())
     }
 

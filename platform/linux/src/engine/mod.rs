@@ -279,7 +279,7 @@ impl<'m> Engine<'m> {
             usage::recall(&mut self.session, image, path);
             self.warm_first = usage::recall_resident(&self.session, image, path);
         }
-        let Some(beginnings) = &self.beginnings else { return Ok(()) };
+        let Some(beginnings) = &mut self.beginnings else { return Ok(()) };
         beginnings.recall(self.session.parts().0)
     }
 
