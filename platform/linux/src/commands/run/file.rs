@@ -207,6 +207,9 @@ impl<'b, 'm> Batch<'b, 'm> {
             }
             self.count(line, error);
         }
+        // They took no time that says anything of the others.
+        self.bar.tick();
+        self.bar.reset_eta();
         Ok(())
     }
 

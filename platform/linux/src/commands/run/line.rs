@@ -72,15 +72,24 @@ impl Line {
             },
             _ => return Err("one of `prompt` and `messages` is wanted".into()),
         }
+        if self.system.is_some() && self.brings_system() {
+            return Err("`system` and a system message in `messages`: give one of them".into());
+        }
         let ranges = [
             ("temperature", self.temperature, 0.0..=f32::MAX, "a number of at least 0"),
-            ("top_p", self.top_p, f32::MIN_POSITIVE..=1.0, "a number above 0, at most 1"),
+            ("top_p", self.top_p, 0.0_f32.next_up()..=1.0, "a number above 0, at most 1"),
             ("min_p", self.min_p, 0.0..=1.0_f32.next_down(), "a number of at least 0, below 1"),
         ];
         match ranges.iter().find(|(_, x, range, _)| x.is_some_and(|x| !range.contains(&x))) {
             Some((name, _, _, range)) => Err(format!("`{name}` is not {range}")),
             None => Ok(()),
         }
+    }
+
+    /// Whether its conversation begins with an instruction.
+    fn brings_system(&self) -> bool {
+        let first = self.messages.as_ref().and_then(|messages| messages.first());
+        first.is_some_and(|message| message.role == Role::System)
     }
 
     /// The text to continue without a chat format, where there is one.
@@ -93,8 +102,7 @@ impl Line {
         let message = |role, text: &str| Message { role, content: text.to_owned() };
         let prompt = self.prompt.iter().map(|text| message(Role::User, text));
         let said: Vec<_> = prompt.chain(self.messages.iter().flatten().cloned()).collect();
-        let brings = said.first().is_some_and(|message| message.role == Role::System);
-        let system = self.system.as_deref().or(system.filter(|_| !brings));
+        let system = self.system.as_deref().or(system.filter(|_| !self.brings_system()));
         let before = system.map(|text| message(Role::System, text));
         before.into_iter().chain(said).collect()
     }
@@ -191,6 +199,10 @@ mod tests {
         assert!(what(r#"{"messages":[{"role":"robot","content":"a"}]}"#).contains("robot"));
         assert!(what(r#"{"prompt":"a","temperature":-1}"#).contains("`temperature`"));
         assert!(what(r#"{"prompt":"a","top_p":0}"#).contains("`top_p`"));
+        assert!(Line::parse(r#"{"prompt":"a","top_p":1e-38}"#).is_ok());
+        let both = r#"{"system":"a","messages":[{"role":"system","content":"b"},
+            {"role":"user","content":"c"}]}"#;
+        assert!(what(both).contains("`system` and a system message in `messages`"));
         assert!(what(r#"{"prompt":"a","min_p":1}"#).contains("`min_p`"));
         assert!(what(r#"{"prompt":"a","temperature":1e300}"#).contains("`temperature`"));
         assert!(what(r#"{"prompt":"a","max_tokens":-1}"#).contains("-1"));

@@ -12,6 +12,9 @@ use super::super::PROMPT_BYTES;
 /// Longest line, in bytes: what is around a prompt, and escapes in it, may be as long as it.
 const LONGEST: u64 = 2 * PROMPT_BYTES;
 
+/// What some programs begin a text file with.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
 /// A file with a prompt a line. Empty lines count as lines, and are not prompts.
 pub struct Prompts {
     file: BufReader<File>,
@@ -63,6 +66,10 @@ impl Prompts {
             if is_long {
                 skip_line(&mut self.file)?;
             }
+            let bytes = match bytes.strip_prefix(BYTE_ORDER_MARK) {
+                Some(bytes) if self.number == 1 => bytes,
+                _ => &bytes,
+            };
             let bytes = bytes.trim_ascii().to_vec();
             if bytes.is_empty() && !is_long {
                 continue;
@@ -102,8 +109,14 @@ mod tests {
         let path = folder.path().join("prompts");
         let long = "x".repeat(LONGEST as usize + 1);
         let longest = "y".repeat(LONGEST as usize);
-        let content =
-            [b"a\r\n\n  \n\xff\n", long.as_bytes(), b"zz\n", longest.as_bytes(), b"\nend"];
+        let content = [
+            "\u{feff}a\r\n\n  \n".as_bytes(),
+            b"\xff\n",
+            long.as_bytes(),
+            b"zz\n",
+            longest.as_bytes(),
+            b"\nend",
+        ];
         fs::write(&path, content.concat()).unwrap();
         let mut prompts = Prompts::open(&path).unwrap();
         assert_eq!(prompts.count(), 5);
