@@ -169,7 +169,7 @@ fn a_line_that_cannot_be_answered_is_named_and_the_others_are_answered() {
             |at: usize, what: &str| assert!(errors[at].unwrap().contains(what), "{errors:?}");
         holds(1, "invalid type: integer `7`");
         holds(2, "not JSON");
-        holds(3, "context of 256 tokens is full");
+        holds(3, "tokens, the context 256: shorten it");
         holds(4, "must not be empty");
         assert_eq!([&answers[1]["id"], &answers[3]["id"]], [1, 9]);
         assert_eq!(answers[0]["logprobs"].is_array(), round == 1);

@@ -33,6 +33,17 @@ pub enum Failure {
     /// A stop string is not usable.
     #[error(transparent)]
     Stop(#[from] StopError),
+    /// A prompt does not fit into the context.
+    #[error(
+        "the prompt has at least {tokens} tokens, the context {context}: shorten it, or take a larger \
+         context (-c)"
+    )]
+    Long {
+        /// Of its texts; what the chat format puts around them may come to that.
+        tokens: usize,
+        /// Of the context.
+        context: u32,
+    },
     /// A file of the user cannot be read or written.
     #[error("{}: {error}", path.display())]
     File {

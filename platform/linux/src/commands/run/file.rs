@@ -15,10 +15,10 @@ use rill_linux::talk::{Talk, TalkError};
 use serde_json::Value;
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::Args;
 use super::answers::{Answers, Finished, Outcome, Output};
 use super::line::{BadLine, Line};
 use super::prompts::{Numbered, Prompts};
+use super::{Args, refused};
 use crate::args::{Heeding, begin_talk};
 use crate::commands::spare;
 use crate::failure::Failure;
@@ -294,8 +294,9 @@ impl<'b, 'm> Batch<'b, 'm> {
         engine.session.set_sampling(settings, line.seed.unwrap_or(args.generate.seed()));
         engine.session.set_biases(args.generate.biases())?;
         let talk = &mut talks[number];
+        let said = line.conversation(args.system.as_deref());
         let asked = match (talk.as_mut(), line.raw()) {
-            (Some(talk), _) => talk.ask_all(engine, &line.conversation(args.system.as_deref())),
+            (Some(talk), _) => talk.ask_all(engine, &said),
             (None, Some(text)) => engine.session.append_text(text).map_err(TalkError::from),
             (None, None) => {
                 return Ok(Err("only a `prompt` can be continued as it is (--raw)".into()));
@@ -307,7 +308,10 @@ impl<'b, 'm> Batch<'b, 'm> {
             Err(error @ TalkError::Template(_)) => return Ok(Err(error.to_string())),
             Err(TalkError::Sequence(
                 error @ (SequenceError::ContextFull { .. } | SequenceError::Text(_)),
-            )) => return Ok(Err(Failure::Session(error).to_string())),
+            )) => {
+                let texts: Vec<_> = said.iter().map(|message| message.content.as_str()).collect();
+                return Ok(Err(refused(engine, args.raw, &texts, error.into()).to_string()));
+            }
             Err(error) => return Err(error.into()),
         }
         let options = line.answer(args.generate.answer());

@@ -11,8 +11,9 @@ use rill::generate::Ending;
 use rill::report::Report;
 use rill::sampler::MOST_LOGPROBS;
 use rill::seams::Silent;
+use rill::sequence::SequenceError;
 use rill_linux::answer::hear;
-use rill_linux::engine::Memory;
+use rill_linux::engine::{Engine, Memory};
 use serde::Serialize;
 
 use super::{PROMPT_BYTES, text_or_stdin};
@@ -98,12 +99,13 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     let mut engine = generate.load(&args.engine, None, &mut memory)?;
     tell_failure(engine.recall());
     let mut talk = None;
-    if args.raw {
-        engine.session.append_text(&prompt)?;
+    let asked = if args.raw {
+        engine.session.append_text(&prompt).map_err(Failure::from)
     } else {
         let talk = talk.insert(begin_talk(&mut engine, args.system.as_deref())?);
-        talk.ask(&mut engine, &prompt)?;
-    }
+        talk.ask(&mut engine, &prompt).map_err(Failure::from)
+    };
+    asked.map_err(|failure| refused(&mut engine, args.raw, &[&prompt], failure))?;
     let (mut text, mut thinking) = (String::new(), None::<String>);
     let mut voice = generate.voice();
     let mut listener = Listener::new(args.logprobs);
@@ -137,6 +139,17 @@ pub fn run(args: &Args) -> Result<(), Failure> {
         }
         Ending::Stop | Ending::MaxTokens => Ok(()),
     }
+}
+
+/// Why texts cannot be asked: where they are too long, how long they are.
+fn refused(engine: &mut Engine<'_>, raw: bool, texts: &[&str], failure: Failure) -> Failure {
+    let Failure::Session(SequenceError::ContextFull { context, needed }) = failure else {
+        return failure;
+    };
+    let (core, _) = engine.session.parts();
+    let count = |text: &&str| core.encode(text, raw, &mut vec![0; text.len()]).ok();
+    let tokens = needed.unwrap_or_else(|| texts.iter().filter_map(count).sum());
+    Failure::Long { tokens, context }
 }
 
 /// A whole number of at most `most`.
