@@ -103,7 +103,8 @@ impl Chat {
         while !said.contains(END_OF_HELP) {
             assert!(self.output.read_line(&mut said).unwrap() > 0, "it ended after `{said}`");
         }
-        said.split("In a conversation:").next().unwrap().trim().to_owned()
+        let said = said.split("In a conversation:").next().unwrap().trim();
+        said.trim_start_matches("forgotten\n").to_owned()
     }
 
     /// Ends the conversation; returns what was said on standard error.

@@ -223,8 +223,18 @@ fn the_commands_of_a_chat_take_back_draw_again_and_switch() {
     assert!(out.contains("/switch needs one of 1 (this one), 2"), "{out}");
     assert!(out.contains("\nconversation 3\n"), "{out}");
     assert!(out.contains("there is RAM for 1, 2, 3 (this one)"), "{out}");
+    // One that is closed makes room for another, with nothing of what was said in it.
+    let input = format!("{story}\n/close\n/fork\n/close\n/new\n{lift}\n/new\n/switch 1\n/close\n");
+    let out = chat(&["--greedy", "--conversations", "2"], &input);
+    let first = chat(&["--greedy"], lift);
+    let lines: Vec<&str> = out.lines().collect();
+    assert_eq!(lines[1], "there is no other one: /reset begins it anew");
+    let fork = ["conversation 2", "closed; conversation 1", "conversation 2", first.trim_end()];
+    assert_eq!(lines[2..6], fork);
+    assert!(lines[6].contains("/close this one"), "{out}");
+    assert_eq!(lines[7..], ["conversation 1", "closed; conversation 2"]);
     let help = chat(&[], "/help\n");
-    for command in ["/undo", "/regenerate", "/fork", "/new", "/switch N"] {
+    for command in ["/undo", "/regenerate", "/fork", "/new", "/close", "/switch N"] {
         assert!(help.contains(command), "{help}");
     }
     rill(&["chat", "--conversations", "0"]).fails(2, &["--conversations"]);

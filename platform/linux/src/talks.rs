@@ -48,6 +48,19 @@ impl<'s> Talks<'s> {
         Ok(Some(self.now + 1))
     }
 
+    /// Gives up the one that is held: there is RAM for another. Goes on with the first that is left, and
+    /// says its number, from 1 on; `None` where there is no other.
+    pub fn close(&mut self, engine: &mut Engine<'_>) -> Option<usize> {
+        let is_left = |&at: &usize| at != self.now && self.all[at].is_some();
+        let next = (0..self.all.len()).find(is_left)?;
+        engine.session.select(self.now);
+        engine.session.reset();
+        self.all[self.now] = None;
+        self.now = next;
+        engine.session.select(next);
+        Some(next + 1)
+    }
+
     /// Goes on with the one of this number, from 1 on; says whether it is there.
     pub fn switch(&mut self, engine: &mut Engine<'_>, number: &str) -> bool {
         let at = number.parse().map_or(usize::MAX, |number: usize| number.wrapping_sub(1));

@@ -34,6 +34,7 @@ In a conversation:
   /regenerate  answer the last question again, with other random choices
   /reset   forget it and begin anew
   /new     begin another one beside it; /fork begins it with what was said so far
+  /close   give this one up, and go on with another
   /switch N  go on with conversation N (--conversations says how many there can be)
   /stats   where the time went
   /save F  keep it in the file F
@@ -77,7 +78,10 @@ fn converse(args: &Args, engine: &mut Engine<'_>) -> Result<(), Failure> {
             "/quit" | "/exit" => return Ok(()),
             "/help" => writeln!(stdout(), "{HELP}")?,
             "/stats" => writeln!(stdout(), "{}", engine.report())?,
-            "/reset" => talks.now().reset(engine)?,
+            "/reset" => {
+                talks.now().reset(engine)?;
+                writeln!(stdout(), "forgotten")?;
+            }
             "/undo" => match talks.now().undo(engine) {
                 Some(question) => writeln!(stdout(), "taken back: {question}")?,
                 None => writeln!(stdout(), "{NO_QUESTION}")?,
@@ -87,9 +91,13 @@ fn converse(args: &Args, engine: &mut Engine<'_>) -> Result<(), Failure> {
                 Some(number) => writeln!(stdout(), "conversation {number}")?,
                 None => writeln!(
                     stdout(),
-                    "there is RAM for {} (--conversations N): /switch to one of them",
+                    "there is RAM for {} (--conversations N): /switch to one of them, or /close this one",
                     talks.list()
                 )?,
+            },
+            "/close" => match talks.close(engine) {
+                Some(number) => writeln!(stdout(), "closed; conversation {number}")?,
+                None => writeln!(stdout(), "there is no other one: /reset begins it anew")?,
             },
             "/switch" if talks.switch(engine, rest.trim()) => {
                 writeln!(stdout(), "conversation {}", rest.trim())?;
@@ -101,13 +109,15 @@ fn converse(args: &Args, engine: &mut Engine<'_>) -> Result<(), Failure> {
             "/save" => {
                 let identity = engine.identity();
                 let words = talks.now().said();
-                said(saved::save(&mut engine.session, &words, identity, path))?;
+                let kept = saved::save(&mut engine.session, &words, identity, path);
+                said(kept, &format!("kept in {}", path.display()))?;
             }
             "/load" => {
                 let identity = engine.identity();
                 let is_rendered = talks.now().is_rendered();
                 let loaded = saved::load(&mut engine.session, is_rendered, identity, path);
-                said(loaded.map(|words| talks.now().restore(words)))?;
+                let loaded = loaded.map(|words| talks.now().restore(words));
+                said(loaded, &format!("going on with {}", path.display()))?;
             }
             command if command.starts_with('/') => {
                 writeln!(stdout(), "no command `{command}`; /help lists them")?;
@@ -130,9 +140,10 @@ fn helped(answered: Result<(), Failure>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Tells the user of a file that could not be used; the conversation goes on.
-fn said(outcome: Result<(), Failure>) -> Result<(), Failure> {
+/// Says what was `done`, or tells the user of a file that could not be used; the conversation goes on.
+fn said(outcome: Result<(), Failure>, done: &str) -> Result<(), Failure> {
     match outcome {
+        Ok(()) => writeln!(stdout(), "{done}")?,
         Err(failure @ (Failure::File { .. } | Failure::Session(_))) => {
             tell(format_args!("error: {failure}"));
         }
