@@ -296,3 +296,21 @@ fn a_signal_within_a_long_batch_ends_it_and_leaves_no_file_without_answers() {
     end(child);
     assert!(!out.exists());
 }
+
+#[test]
+fn answers_that_wait_for_a_longer_one_stay_within_the_budget() {
+    let short = format!("{}\n", json!({"prompt": "T", "max_tokens": 90}));
+    let long = json!({"prompt": "Tell me a story", "max_tokens": 900});
+    let files = Files::new(&format!("{long}\n{}", short.repeat(64)));
+    let prompts = files.path("prompts.jsonl").display().to_string();
+    let mut args = vec!["run", "-t", "1", "--file", &prompts, "--ram", "60MiB", "-c", "1024"];
+    args.extend(["--conversations", "4", "--logprobs", "20", "--ignore-eos", "--stats"]);
+    let run = rill(&args);
+    let size = |before: &str| -> f64 {
+        let (text, _) = run.err.split_once(before).unwrap();
+        text.split_whitespace().next_back().unwrap().parse().unwrap()
+    };
+    let (planned, used) = (size(" MiB planned"), size(" MiB used at most"));
+    assert!(used <= planned, "{}", run.err);
+    assert_eq!(lines(&run.ok()).len(), 65);
+}
