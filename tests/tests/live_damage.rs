@@ -104,7 +104,7 @@ impl Chat {
             assert!(self.output.read_line(&mut said).unwrap() > 0, "it ended after `{said}`");
         }
         let said = said.split("In a conversation:").next().unwrap().trim();
-        said.trim_start_matches("forgotten\n").to_owned()
+        said.trim_start_matches("forgotten").trim().to_owned()
     }
 
     /// Ends the conversation; returns what was said on standard error.
