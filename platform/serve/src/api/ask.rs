@@ -294,7 +294,7 @@ impl Answers {
                 }
                 Event::Decided(logprobs) => whole.decided = logprobs,
                 Event::Ended(mut account) => {
-                    account.ending = readers[choice].ending(account.ending);
+                    account.ending = readers[choice].0.ending(account.ending);
                     whole.account = Some(account);
                 }
                 Event::Failed(trouble) => return Err(trouble.into()),

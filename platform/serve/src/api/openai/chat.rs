@@ -275,7 +275,7 @@ impl Writer for Chunks {
                 deltas.into_iter().map(chunk).collect()
             }
             Event::Ended(account) => {
-                let Choice { reader, calls, account: place } = &mut self.choices[choice];
+                let Choice { reader, calls, account: place, .. } = &mut self.choices[choice];
                 *place = Some(account);
                 let reason = reason(reader.ending(account.ending), *calls > 0);
                 self.chunk(choice, &json!({}), &Value::Null, Some(reason))
