@@ -167,7 +167,6 @@ impl BudgetArgs {
 
     /// The same for a program that has so many conversations side by side unless the user asks for another
     /// number, and takes what `beside` says of them.
-    #[cfg(feature = "serve")]
     pub fn options_beside(
         &self,
         conversations: u32,
