@@ -132,7 +132,7 @@ def main():
     parser.add_argument("--requests", type=int)
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--ram", default="160MiB", help="a little above the least that works, as 160MiB")
+    parser.add_argument("--ram", default="192MiB", help="a little above the least that works, as 192MiB")
     args = parser.parse_args()
     if args.requests is None and args.seconds is None:
         args.requests = 1000
