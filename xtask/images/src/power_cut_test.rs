@@ -45,7 +45,7 @@ pub fn run(name: &str) -> Result<()> {
     let [first, second] = script(machine(&socket.arguments())?, |talk| {
         talk.prompt()?;
         let first = talk.ask(TURNS[0])?;
-        quietly(talk, &format!("/save {KEPT}"))?;
+        does(talk, "/save", "kept in")?;
         let second = talk.ask(TURNS[1])?;
         cut_while_saving(talk, &mut socket.connect()?)?;
         Ok([first, second])
@@ -55,7 +55,7 @@ pub fn run(name: &str) -> Result<()> {
         talk.prompt()?;
         let answer = talk.ask(TURNS[0])?;
         ensure!(answer == first, "it answers {answer:?} instead of {first:?}");
-        quietly(talk, &format!("/load {KEPT}"))?;
+        does(talk, "/load", "going on with")?;
         let answer = talk.ask(TURNS[1])?;
         ensure!(answer == second, "it goes on with {answer:?} instead of {second:?}");
         talk.quit()
@@ -65,10 +65,10 @@ pub fn run(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// A command that says nothing when it succeeds.
-fn quietly(talk: &mut Talk, line: &str) -> Result<()> {
-    let said = talk.ask(line)?;
-    ensure!(said.trim().is_empty(), "{line}: {said}");
+/// A command with the conversation's file, which says what it `did`.
+fn does(talk: &mut Talk, command: &str, did: &str) -> Result<()> {
+    let said = talk.ask(&format!("{command} {KEPT}"))?;
+    ensure!(said.trim() == format!("{did} {KEPT}"), "{command}: {said}");
     Ok(())
 }
 
