@@ -43,9 +43,9 @@ impl Head {
 }
 
 impl<'a> Engine<'a> {
-    /// Writes a sequence, where its random numbers stand, and all that the model remembers of it, in pieces. [`Self::restore`] reads
-    /// them; whoever keeps them in between says which image and [`Self::kv_format`] they belong to and
-    /// finds damage.
+    /// Writes a sequence, where its random numbers stand, and all that the model remembers of it, in
+    /// pieces. [`Self::restore`] reads them; whoever keeps them in between says which image and
+    /// [`Self::kv_format`] they belong to and finds damage.
     pub fn save<E>(
         &mut self,
         sequence: &mut Sequence<'a>,

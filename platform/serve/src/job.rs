@@ -49,21 +49,22 @@ pub struct Style {
     pub logprobs: Option<usize>,
 }
 
-/// A style for tests.
-#[cfg(test)]
-pub fn style() -> Style {
-    Style {
-        settings: rill::image::Sampling::default().into(),
-        seed: 0,
-        biases: Vec::new(),
-        stops: Vec::new(),
-        most: u64::MAX,
-        most_bytes: u64::MAX,
-        tells_thinking: false,
-        thinking: None,
-        form: None,
-        calls: None,
-        logprobs: None,
+impl Style {
+    /// Of a text that goes on for at most so many tokens, and of which nothing else is wanted.
+    pub fn new(settings: Settings, seed: u64, most: u64) -> Self {
+        Self {
+            settings,
+            seed,
+            biases: Vec::new(),
+            stops: Vec::new(),
+            most,
+            most_bytes: u64::MAX,
+            tells_thinking: false,
+            thinking: None,
+            form: None,
+            calls: None,
+            logprobs: None,
+        }
     }
 }
 

@@ -138,11 +138,12 @@ impl AsRef<[u8]> for Sent {
 
 #[cfg(test)]
 mod tests {
+    use rill::image::Sampling;
+
     use super::*;
-    use crate::job;
 
     fn style(most: u64, logprobs: Option<usize>) -> Style {
-        Style { most, logprobs, ..job::style() }
+        Style { logprobs, ..Style::new(Sampling::default().into(), 0, most) }
     }
 
     #[test]

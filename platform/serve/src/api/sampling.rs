@@ -1,7 +1,7 @@
 //! How tokens are chosen, from the fields that dialects share.
 
 use rill::answer::{MAX_STOP_BYTES, MAX_STOP_STRINGS};
-use rill::sampler::{Bias, MOST_BIASES, Settings};
+use rill::sampler::{Bias, MOST_BIASES};
 use serde_json::Value;
 
 use crate::error::ApiError;
@@ -11,19 +11,7 @@ use crate::server::{Open, Shared};
 
 /// A style as the model's makers advise.
 pub fn advised(shared: &Shared, open: &Open) -> Style {
-    Style {
-        settings: Settings::from(open.facts.sampling),
-        seed: shared.seed(),
-        biases: Vec::new(),
-        stops: Vec::new(),
-        most: shared.limits.tokens,
-        most_bytes: u64::MAX,
-        tells_thinking: false,
-        thinking: None,
-        form: None,
-        calls: None,
-        logprobs: None,
-    }
+    Style::new(open.facts.sampling.into(), shared.seed(), shared.limits.tokens)
 }
 
 /// Reads what every dialect calls by the same name.
@@ -147,7 +135,7 @@ mod tests {
 
     /// The seed of a style of seed 7 after fields were read.
     fn seed(read: Read, json: &str) -> u64 {
-        let mut style = crate::job::style();
+        let mut style = Style::new(rill::image::Sampling::default().into(), 0, u64::MAX);
         style.seed = 7;
         let mut fields = Fields::parse(json.as_bytes()).unwrap();
         read(&mut fields, &mut style).unwrap();
