@@ -1,5 +1,6 @@
 //! This repository and the commands of its Rust installation.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -31,6 +32,13 @@ pub fn cache(name: &str) -> Result<PathBuf> {
     let folder = target_dir().join("xtask").join(name);
     std::fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
     Ok(folder)
+}
+
+/// Waits until no other task makes something in a folder; none does while what this gives lives.
+pub fn alone_in(folder: &Path) -> Result<File> {
+    let path = folder.join("lock");
+    let lock = File::create(&path).and_then(|file| file.lock().map(|()| file));
+    lock.with_context(|| path.display().to_string())
 }
 
 /// Package of what decodes logs, which is no part of the workspace.
@@ -66,4 +74,32 @@ pub fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("cannot start {program}"))?;
     ensure!(status.success(), "{program}: {status}");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn only_one_at_a_time_makes_something_in_a_folder() {
+        let folder = std::env::temp_dir().join(format!("rill-alone-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let count = folder.join("count");
+        fs::write(&count, "0").unwrap();
+        // Who reads while another writes counts one too few.
+        let add = || {
+            let _alone = alone_in(&folder).unwrap();
+            let number: u32 = fs::read_to_string(&count).unwrap().parse().unwrap();
+            thread::yield_now();
+            fs::write(&count, (number + 1).to_string()).unwrap();
+        };
+        thread::scope(|scope| {
+            (0..8).for_each(|_| _ = scope.spawn(|| (0..100).for_each(|_| add())));
+        });
+        assert_eq!(fs::read_to_string(&count).unwrap(), "800");
+        fs::remove_dir_all(&folder).unwrap();
+    }
 }

@@ -1,7 +1,7 @@
 //! Packages of Debian, fetched and unpacked aside: nothing of this system changes, and nobody has
 //! to be root.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -17,11 +17,13 @@ const KEYS: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// What apt fetches and decompresses files with.
 const HELPER: &str = "/usr/lib/apt/apt-helper";
 
-/// Where packages come from: apt with a configuration, lists and downloads of its own.
+/// Where packages come from: apt with a configuration, lists and downloads of its own. While it lives
+/// no other task has them: apt would refuse it, and a file be read that is only half written.
 pub struct Debian {
     folder: PathBuf,
     architecture: String,
     suite: &'static str,
+    _alone: File,
 }
 
 impl Debian {
@@ -32,12 +34,13 @@ impl Debian {
         for part in ["lists/partial", "cache/archives/partial", "packages"] {
             fs::create_dir_all(folder.join(part))?;
         }
+        let alone = workspace::alone_in(&folder)?;
         fs::write(folder.join("status"), "")?;
         let signed =
             if Path::new(KEYS).is_file() { format!("signed-by={KEYS}") } else { String::new() };
         let source = format!("deb [arch={architecture} {signed}] {MIRROR} {suite} {components}\n");
         fs::write(folder.join("sources.list"), source)?;
-        Ok(Self { folder, architecture: architecture.to_owned(), suite })
+        Ok(Self { folder, architecture: architecture.to_owned(), suite, _alone: alone })
     }
 
     /// Fetches packages, unless they are here already, and unpacks them together. A package that

@@ -44,6 +44,7 @@ const FLAGS: &str = "-O1";
 /// The program: built the first time.
 pub fn program() -> Result<PathBuf> {
     let folder = workspace::cache("bochs")?;
+    let _alone = workspace::alone_in(&folder)?;
     let recipe = [&[SHA256, FLAGS][..], &OPTIONS].concat().join(" ");
     let recipe: String = Sha256::digest(recipe).iter().map(|byte| format!("{byte:02x}")).collect();
     let program = folder.join(format!("{VERSION}-{}", &recipe[..16]));
