@@ -71,14 +71,15 @@ fn checks() -> Result<Vec<Check>> {
     let bare = ["test", "-p", "rill-tests", "--test", "c_bare", "--", "--ignored"];
     let needs = [Need::target(BARE_ARM), Need::CROSS_GCC, Need::QEMU_SYSTEM];
     checks.push(Check::cargo("C library without an OS", &bare).needing(&needs));
+    // One of them hands work from thread to thread: with no core to spare each hand-over waits for one.
+    for (target, runs) in FUZZ {
+        checks.push(fuzzed(target, runs)?);
+    }
     checks.push(interpreted());
     // Emulating x86-64 takes minutes: where this machine has the table itself, the tests run it.
     let x86 = TABLES.iter().filter(|table| !table.is_arm() && !is_here(table.name));
     for (table, cpu) in x86.flat_map(|table| table.emulated.iter().map(move |cpu| (table, cpu))) {
         checks.push(emulated_x86(cpu, table.name)?.beside());
-    }
-    for (target, runs) in FUZZ {
-        checks.push(fuzzed(target, runs)?);
     }
     // A feature that went undetected would leave its table untested: each says which must be best.
     let arm = TABLES.iter().filter(|table| table.is_arm());
