@@ -31,6 +31,12 @@ pub struct PlanRequest {
     pub kv: KvFormat,
     /// Conversations side by side.
     pub conversations: u32,
+    /// Tokens whose keys and values there is room for, of all conversations together and at least one
+    /// context; `None` for as many as all of them can have. See [`Engine::advance`] for what happens when
+    /// it is full.
+    ///
+    /// [`Engine::advance`]: crate::engine::Engine::advance
+    pub kv_tokens: Option<u32>,
     /// Beginnings of conversations that are kept for others; `None` to choose by what the least plan
     /// leaves.
     pub prefixes: Option<u32>,
@@ -45,6 +51,7 @@ impl PlanRequest {
             batch: None,
             kv: KvFormat::default(),
             conversations: 1,
+            kv_tokens: None,
             prefixes: None,
         }
     }
@@ -61,6 +68,8 @@ pub struct Sizes {
     pub kv: KvFormat,
     /// Conversations side by side.
     pub conversations: u32,
+    /// Tokens whose keys and values there is room for; `None` for as many as all conversations can have.
+    pub kv_tokens: Option<u32>,
     /// Beginnings of conversations that are kept for others. Their keys and values are in blocks that
     /// no conversation has.
     pub prefixes: u32,
@@ -82,9 +91,15 @@ impl Sizes {
         Most { rows, runs, more, marks }
     }
 
-    /// Blocks of keys and values: all conversations can be as long as the context.
+    /// Blocks of keys and values.
     pub fn blocks(&self) -> usize {
-        (self.context as usize).div_ceil(KV_BLOCK) * self.conversations as usize
+        let blocks = |tokens: u32| (tokens as usize).div_ceil(KV_BLOCK);
+        self.kv_tokens.map_or_else(|| blocks(self.context) * self.conversations as usize, blocks)
+    }
+
+    /// Tokens that there are blocks for.
+    pub fn kv_positions(&self) -> usize {
+        self.blocks() * KV_BLOCK
     }
 
     /// Rows of a batch whose logits there is room for at once.
@@ -186,6 +201,13 @@ pub enum PlanError {
     Batch,
     /// No conversation, or more than can be.
     Conversations,
+    /// Room for the keys and values of fewer tokens than a conversation may have.
+    KeyValues {
+        /// Tokens asked for.
+        asked: u32,
+        /// The context.
+        context: u32,
+    },
     /// More beginnings than can be kept.
     Prefixes,
 }
@@ -206,6 +228,11 @@ impl fmt::Display for PlanError {
             Self::Conversations => {
                 write!(f, "there must be 1 to {} conversations", Plan::MOST_CONVERSATIONS)
             }
+            Self::KeyValues { asked, context } => write!(
+                f,
+                "room for the keys and values of {asked} tokens is less than one conversation may have, \
+                 {context}; name more, or a smaller context"
+            ),
             Self::Prefixes => {
                 write!(f, "at most {} known beginnings can be kept", Plan::MOST_PREFIXES)
             }
@@ -244,9 +271,13 @@ impl Plan {
         if request.prefixes.is_some_and(|prefixes| prefixes > Self::MOST_PREFIXES) {
             return Err(PlanError::Prefixes);
         }
+        if let Some(asked) = request.kv_tokens.filter(|&asked| asked < context) {
+            return Err(PlanError::KeyValues { asked, context });
+        }
         let (arena, kv) = (request.arena, request.kv);
         let batch = request.batch.unwrap_or(1).min(context);
-        let bare = Sizes { context, batch, kv, conversations, prefixes: 0 };
+        let kv_tokens = request.kv_tokens;
+        let bare = Sizes { context, batch, kv, conversations, kv_tokens, prefixes: 0 };
         let prefixes =
             request.prefixes.unwrap_or_else(|| Self::choose_prefixes(image, bare, arena));
         let sizes = |batch| Sizes { batch, prefixes, ..bare };

@@ -53,6 +53,8 @@ pub struct Report<'s> {
     accepted_tokens: u64,
     /// Steps of answers for which others waited: they took turns.
     steps_in_turns: u64,
+    /// How often a conversation gave up its keys and values for one that came before.
+    parked: u64,
     prompt: Account,
     answer: Account,
     /// Time of answers that belongs to no token: text in and out.
@@ -160,6 +162,7 @@ impl<'s> Report<'s> {
             drafted_tokens: stats.drafted,
             accepted_tokens: stats.accepted,
             steps_in_turns: stats.turns,
+            parked: stats.parked,
             prompt: Account::of(&stats.prompt),
             answer: Account::of(&stats.decode),
             other_seconds: around.answer_time.map(|time| seconds(time.saturating_sub(accounted))),
@@ -242,6 +245,13 @@ impl fmt::Display for Report<'_> {
         }
         if self.steps_in_turns > 0 {
             writeln!(f, "          {} steps in turns, while others waited", self.steps_in_turns)?;
+        }
+        if self.parked > 0 {
+            writeln!(
+                f,
+                "          {} times without room for all: computed again later",
+                self.parked
+            )?;
         }
         if self.drafted_tokens > 0 {
             let share = 100.0 * self.accepted_tokens as f64 / self.drafted_tokens as f64;

@@ -65,7 +65,8 @@ impl fmt::Display for SequenceError {
             }
             Self::NoBlocks => write!(
                 f,
-                "other conversations have all memory for keys and values; end one, or plan for fewer"
+                "other conversations have all memory for keys and values; end one, or plan for more \
+                 tokens or fewer conversations"
             ),
             Self::Token(id) => write!(f, "token {id} is not in the model's vocabulary"),
             Self::Page(error) => error.fmt(f),
@@ -166,6 +167,9 @@ pub struct Sequence<'a> {
     pub(crate) turn: Turn,
     /// Number of the last batch that it had rows in; 0 before the first.
     pub(crate) served: u64,
+    /// It gave up what was computed of it for one that came before, and waits until there is memory for
+    /// all of it.
+    pub(crate) is_parked: bool,
     /// Whether results of all its tokens are wanted, and not of the last one alone.
     pub(crate) wants_every: bool,
     /// The longest beginning of it that was remembered or taken over, in tokens.
@@ -207,6 +211,7 @@ impl<'a> Sequence<'a> {
             trust: Trust::new(),
             turn: Turn::default(),
             served: 0,
+            is_parked: false,
             wants_every: false,
             remembered: 0,
         })
@@ -338,6 +343,7 @@ impl<'a> Sequence<'a> {
         self.sampled = false;
         self.answer = self.answer.filter(|&begin| begin < self.len);
         self.results = None;
+        self.is_parked = false;
         self.remembered = self.remembered.min(self.len);
     }
 
@@ -362,6 +368,14 @@ impl<'a> Sequence<'a> {
         }
     }
 
+    /// Gives up what was computed of it: all of its tokens are pending again. Nothing else changes.
+    pub(crate) fn park(&mut self, pool: &mut KvPool<'_>) {
+        self.memory.rewind(pool, 0);
+        self.results = None;
+        self.remembered = 0;
+        self.is_parked = true;
+    }
+
     /// Becomes a copy of `other`, with the same settings and random state.
     pub(crate) fn copy_from(&mut self, pool: &mut KvPool<'_>, other: &Sequence<'_>) {
         self.memory.copy_from(pool, &other.memory, other.memory.len(), None);
@@ -375,5 +389,6 @@ impl<'a> Sequence<'a> {
         self.turn = Turn::default();
         (self.place, self.sampled, self.results) = (other.place, other.sampled, None);
         (self.answer, self.remembered) = (other.answer, other.remembered);
+        self.is_parked = other.is_parked;
     }
 }

@@ -22,6 +22,9 @@ pub struct Stats {
     pub reused: u64,
     /// Steps of answers for which others waited: they took turns.
     pub turns: u64,
+    /// How often a sequence gave up its keys and values for one that came before: what was computed of it is
+    /// computed again.
+    pub parked: u64,
 }
 
 /// One kind of work.

@@ -132,11 +132,13 @@ def main():
     parser.add_argument("--requests", type=int)
     parser.add_argument("--seconds", type=float)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--kv-tokens", type=int, default=512, help="fewer than all have together")
     parser.add_argument("--ram", default="192MiB", help="a little above the least that works, as 192MiB")
     args = parser.parse_args()
     if args.requests is None and args.seconds is None:
         args.requests = 1000
     options = ["--conversations", str(args.conversations), "--ram", args.ram]
+    options += ["--kv-tokens", str(args.kv_tokens)]
     with Server(*options) as server:
         known = [alone(server, request(number)) for number in range(24)]
         tally = Tally()
@@ -180,6 +182,7 @@ def main():
             },
             "resident_mib": [round(bytes / 2**20, 1) for bytes in (resident[0], max(resident))],
             "peak_mib": round(server.peak() / 2**20, 1),
+            "parked": server.metrics()["rill_parked_total"],
         }
         print(json.dumps(report))
 

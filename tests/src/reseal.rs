@@ -405,7 +405,8 @@ fn plan_large(header: Header, manifest: &Manifest, arena: u64) -> Result<String,
     let most = manifest.shape.max_context;
     for kv in KvFormat::ALL {
         for (context, batch) in [(1, 1), (most, 1), (most, most)] {
-            let sizes = Sizes { context, batch, kv, conversations: 1, prefixes: 3 };
+            let sizes =
+                Sizes { context, batch, kv, conversations: 1, kv_tokens: None, prefixes: 3 };
             assert!(Plan::least(&image, sizes) <= Plan::most(&image, sizes));
         }
     }

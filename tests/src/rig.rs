@@ -28,6 +28,8 @@ pub struct Setting {
     pub kv: KvFormat,
     /// Sequences side by side.
     pub conversations: u32,
+    /// Tokens whose keys and values there is room for; `None` for all that there can be.
+    pub kv_tokens: Option<u32>,
     /// Beginnings that are kept for others.
     pub prefixes: u32,
     /// Cores.
@@ -60,6 +62,7 @@ impl Default for Setting {
             batch: 64,
             kv: KvFormat::F16,
             conversations: 1,
+            kv_tokens: None,
             prefixes: 0,
             threads: 1,
             kernels: best(CpuFeatures::detect()),
@@ -178,18 +181,18 @@ type Load<S> =
 impl<S> Rig<S> {
     fn load(image: &'static [u8], setting: Setting, load: Load<S>) -> Result<Self, LoadError> {
         let opened = open(image)?;
-        let Setting { context, kv, conversations, .. } = setting;
+        let Setting { context, kv, conversations, kv_tokens, .. } = setting;
         let batch = setting.batch.min(context);
         let Setting { prefixes, .. } = setting;
-        let sizes = Sizes { context, batch, kv, conversations, prefixes };
+        let sizes = Sizes { context, batch, kv, conversations, kv_tokens, prefixes };
         let arena_bytes = match setting.slots {
             None => Plan::most(&opened, sizes),
             Some(slots) => Plan::with_slots(&opened, sizes, slots),
         };
         let (context, batch) = (Some(context), Some(batch));
         let prefixes = Some(prefixes);
-        let request =
-            PlanRequest { arena: arena_bytes, context, batch, kv, conversations, prefixes };
+        let arena = arena_bytes;
+        let request = PlanRequest { arena, context, batch, kv, conversations, kv_tokens, prefixes };
         let plan = Plan::new(&opened, &request).expect("the arena was sized for it");
         let mut disk = RamDisk::new(image, setting.seed);
         disk.set_alignment(setting.alignment);
@@ -208,7 +211,7 @@ impl<S> Rig<S> {
         options.draft = setting.draft;
         options.sampling = setting.sampling;
         options.seed = setting.seed;
-        let session = load(&opened, &plan, options, arena(plan.total()), &mut world)?;
+        let session = load(&opened, &plan, options, self::arena(plan.total()), &mut world)?;
         Ok(Self { session, plan, disk, events, parallel, clock })
     }
 

@@ -55,7 +55,8 @@ fn allocations(body: impl FnOnce()) -> usize {
 fn allocations_of_a_generation(storage: &mut dyn Storage<'static>, kv: KvFormat) -> usize {
     let mut scratch = Arena::new(PAGE_ALIGN, 1).unwrap();
     let image = Image::open(storage, &mut scratch).unwrap();
-    let sizes = Sizes { context: 256, batch: 16, kv, conversations: 1, prefixes: 2 };
+    let sizes =
+        Sizes { context: 256, batch: 16, kv, conversations: 1, kv_tokens: None, prefixes: 2 };
     let arena = Plan::least(&image, sizes);
     let request = PlanRequest {
         context: Some(256),

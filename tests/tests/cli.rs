@@ -150,6 +150,20 @@ fn help_has_examples() {
 }
 
 #[test]
+fn conversations_share_room_for_as_many_tokens_as_are_named() {
+    let plan = |more: &[&str]| {
+        let args = ["plan", "--json", "--ram", "100MiB", "-c", "512", "--conversations", "4"];
+        rill(&[&args, more].concat()).json()
+    };
+    let parts = |plan: &Value| plan["parts"]["keys and values"].as_u64().unwrap();
+    let (all, some) = (plan(&[]), plan(&["--kv-tokens", "1000"]));
+    assert_eq!([&all, &some].map(|plan| bytes_of(plan, "kv_tokens")), [2048, 1024]);
+    assert_eq!(parts(&all), 2 * parts(&some));
+    let few = ["plan", "-c", "512", "--kv-tokens", "511"];
+    rill(&few).fails(1, &["511 tokens is less than one conversation may have, 512"]);
+}
+
+#[test]
 fn a_plan_adds_up_and_its_least_is_the_least() {
     let plan = rill(&["plan", "--ram", "100MiB", "--json"]).json();
     let parts: u64 = plan["parts"].as_object().unwrap().values().map(|v| v.as_u64().unwrap()).sum();

@@ -38,6 +38,8 @@ enum Act {
     Remember(Index),
     /// Nothing is known any more.
     Forget,
+    /// A conversation gives up what was computed of it.
+    Park(Index),
 }
 
 fn act() -> impl Strategy<Value = Act> {
@@ -53,6 +55,7 @@ fn act() -> impl Strategy<Value = Act> {
         4 => one().prop_map(Act::Reuse),
         2 => one().prop_map(Act::Remember),
         1 => Just(Act::Forget),
+        1 => one().prop_map(Act::Park),
     ]
 }
 
@@ -266,6 +269,11 @@ proptest! {
                 }
                 Act::Remember(who) => engine.remember(&mut sequences[who.index(4)]),
                 Act::Forget => engine.forget(),
+                Act::Park(who) => {
+                    let sequence = &mut sequences[who.index(4)];
+                    engine.park(sequence);
+                    prop_assert_eq!(sequence.computed(), 0);
+                }
             }
             for (told, sequence) in told.iter().zip(&*rig.session.1) {
                 prop_assert_eq!(sequence.tokens(), told);
@@ -326,9 +334,11 @@ fn a_fork_shares_memory_until_one_of_the_two_writes_on() {
     });
 }
 
-/// What a conversation says after its prompt: up to 24 tokens, or to the first that ends it.
+/// What a conversation says after its prompt: up to 24 tokens, or to the first that ends it. Where there is
+/// room for the keys and values of all, nobody waits for it.
 fn said(rig: &mut Rig<Many>, prompts: &[Vec<u32>]) -> Vec<Vec<u32>> {
     const MOST: usize = 24;
+    let is_roomy = rig.plan.sizes.kv_tokens.is_none();
     rig.with(|(engine, sequences), world| {
         let sequences = &mut sequences[..prompts.len()];
         for (sequence, prompt) in sequences.iter_mut().zip(prompts) {
@@ -353,14 +363,20 @@ fn said(rig: &mut Rig<Many>, prompts: &[Vec<u32>]) -> Vec<Vec<u32>> {
                     let count = sequence.tokens().len() - prompt.unwrap().len();
                     is_over = !matches!(step, Step::Token(_)) || count == MOST;
                 }
-                if is_over { ended.push(sequence) } else { goes_on.push(sequence) }
+                if is_over {
+                    ended.push(sequence.tokens().to_vec());
+                    // Others may need the memory.
+                    engine.reset(sequence);
+                } else {
+                    goes_on.push(sequence);
+                }
             }
-            assert!(stepped && advance.refused.is_none(), "{advance:?}");
+            assert!(stepped && !(is_roomy && advance.refused.is_some()), "{advance:?}");
             under_way = goes_on;
         }
         let of = |prompt: &Vec<u32>| {
-            let sequence = ended.iter().find(|sequence| sequence.tokens().starts_with(prompt));
-            sequence.unwrap().tokens()[prompt.len()..].to_vec()
+            let tokens = ended.iter().find(|tokens| tokens.starts_with(prompt)).unwrap();
+            tokens[prompt.len()..].to_vec()
         };
         prompts.iter().map(of).collect()
     })
@@ -395,6 +411,65 @@ fn conversations_side_by_side_say_what_each_says_alone() {
             );
         }
     }
+}
+
+#[test]
+fn conversations_without_room_together_say_what_each_says_alone() {
+    let prompts: Vec<Vec<u32>> = [105, 90, 170, 64, 33, 120]
+        .map(|len| text().into_iter().cycle().skip(len).take(len).collect())
+        .into();
+    let setting = Setting { context: 200, conversations: 6, ..Setting::default() };
+    let mut rig = Rig::many(kiosk::default_image(), setting).unwrap();
+    let alone: Vec<Vec<u32>> =
+        prompts.iter().flat_map(|prompt| said(&mut rig, std::slice::from_ref(prompt))).collect();
+    let mut parked = 0;
+    for (kv_tokens, batch, draft, prefixes) in
+        [(200, 64, true, 0), (300, 9, false, 9), (500, 30, true, 3), (257, 200, true, 1)]
+    {
+        let kv_tokens = Some(kv_tokens);
+        let setting = Setting { kv_tokens, batch, draft, prefixes, ..setting };
+        let mut rig = Rig::many(kiosk::default_image(), setting).unwrap();
+        for time in 0..2 {
+            assert!(said(&mut rig, &prompts) == alone, "{kv_tokens:?} tokens, {batch}, {time}");
+        }
+        parked += rig.session.0.stats().parked;
+        // Nobody has anything when all have ended.
+        let blocks = rig.plan.sizes.blocks();
+        rig.with(|(engine, sequences), _| {
+            engine.forget();
+            sequences.iter_mut().for_each(|sequence| engine.reset(sequence));
+            assert_eq!(engine.free_blocks(), blocks);
+        });
+    }
+    assert!(parked > 0);
+}
+
+#[test]
+fn who_asks_for_more_than_others_leave_is_refused_and_they_stay() {
+    let setting = Setting {
+        context: 200,
+        conversations: 3,
+        kv_tokens: Some(256),
+        prefixes: 4,
+        ..Setting::default()
+    };
+    let mut rig = Rig::many(kiosk::default_image(), setting).unwrap();
+    rig.with(|(engine, sequences), world| {
+        let [first, second, third] = sequences else { panic!("there are three") };
+        engine.append(first, &text()[..150]).unwrap();
+        while engine.advance(world, &mut [&mut *first]).unwrap().rows > 0 {}
+        // The first one is not asked to go on: what it has is its own.
+        engine.append(second, &text()[200..300]).unwrap();
+        engine.append(third, &text()[300..310]).unwrap();
+        while engine.advance(world, &mut [&mut *second, &mut *third]).unwrap().rows > 0 {}
+        assert_eq!([first.computed(), second.computed(), third.computed()], [150, 64, 0]);
+        let refused = engine.advance(world, &mut [&mut *second]).unwrap();
+        assert_eq!((refused.rows, refused.refused), (0, Some(0)));
+        assert_eq!(engine.reserve(second, 36), Err(SequenceError::NoBlocks));
+        engine.reset(first);
+        while engine.advance(world, &mut [&mut *second]).unwrap().rows > 0 {}
+        assert_eq!(second.computed(), 100);
+    });
 }
 
 /// Gives each conversation a prompt of 8 of its tokens and then the others one by one; the logits before

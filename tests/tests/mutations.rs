@@ -138,7 +138,14 @@ fn answer(data: &[u8], damage: Damage, memory: &mut [u8]) -> Result<Vec<u32>, St
 fn memory(data: &[u8]) -> &'static mut [u8] {
     let mut whole = Damaged { data, damage: Damage::Cut { at: data.len() as u64 }, done: None };
     let image = Image::open(&mut whole, &mut vec![0; PAGE_ALIGN]).unwrap();
-    let sizes = Sizes { context: 16, batch: 4, kv: KvFormat::F16, conversations: 1, prefixes: 0 };
+    let sizes = Sizes {
+        context: 16,
+        batch: 4,
+        kv: KvFormat::F16,
+        conversations: 1,
+        kv_tokens: None,
+        prefixes: 0,
+    };
     arena(Plan::with_slots(&image, sizes, 8))
 }
 

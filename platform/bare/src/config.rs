@@ -35,6 +35,8 @@ pub struct Config<'t> {
     pub prefixes: Option<u32>,
     /// Conversations side by side; `None` for one.
     pub conversations: Option<u32>,
+    /// Tokens of all conversations together; `None` for as many as all can have.
+    pub kv_tokens: Option<u32>,
     /// How keys and values are kept; `None` for the default.
     pub kv: Option<KvFormat>,
     /// Most tokens of an answer.
@@ -158,6 +160,10 @@ static KEYS: &[Key] = &[
             let fits = |&count: &u32| (1..=MOST_TALKS as u32).contains(&count);
             put(&mut config.conversations, number(text, "a whole number from 1 to 8", fits)?)
         },
+    },
+    Key {
+        name: "kv-tokens",
+        set: |config, text| put(&mut config.kv_tokens, number(text, COUNT, |&n| n > 0)?),
     },
     Key {
         name: "max-tokens",
@@ -356,7 +362,7 @@ mod tests {
         let text = "# kiosk\r\nsystem = You are a guide. A = B.\r\n\r\n ram=200MiB\n\
                     temp = 0\nseed = 7\nstop = User:\nstop = Guide:\nno-lookahead = true\n\
                     no-draft = true\n\
-                    policy = lru\nkv = int8\nprefixes = 3\nconversations = 2\n\
+                    policy = lru\nkv = int8\nprefixes = 3\nconversations = 2\nkv-tokens = 600\n\
                     max-tokens = 64\nthinking = 100\n\
                     presence-penalty = 0.5\nfrequency-penalty = -0.25\ntop-n-sigma = 1.5\n\
                     ignore-eos = true\nmin-tokens = 8\n";
@@ -369,6 +375,7 @@ mod tests {
         assert!(Config::parse("thinking = hide").unwrap().hides_thinking);
         assert_eq!(config.policy.unwrap().name(), "lru");
         assert_eq!((config.prefixes, config.conversations), (Some(3), Some(2)));
+        assert_eq!(config.kv_tokens, Some(600));
         assert_eq!(config.kv, Some(KvFormat::Int8));
         let expected = Settings {
             sampling: Sampling { temperature: 0.0, ..Sampling::default() },

@@ -134,6 +134,7 @@ fn converse(console: &mut Console) -> Result<Infallible, Failure> {
         batch: config.batch,
         kv: config.kv.unwrap_or_default(),
         conversations: config.conversations.unwrap_or(1),
+        kv_tokens: config.kv_tokens,
         prefixes: config.prefixes,
     };
     let plan = Plan::new(&image, &request).map_err(|error| match error {

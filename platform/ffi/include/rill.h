@@ -263,6 +263,9 @@ typedef struct rill_options {
   uint32_t beginnings;
   // How keys and values are kept: rill_kv.
   uint32_t kv;
+  // Tokens whose keys and values there is room for, of all conversations together and at least `context`;
+  // 0 for as many as all of them can have.
+  uint32_t kv_tokens;
   // Threads that compute, that of the caller among them; 0 for as many as there are cores.
   // Without an operating system: see `cores`.
   uint32_t threads;
@@ -303,6 +306,8 @@ typedef struct rill_plan {
   uint32_t conversations;
   // Beginnings of conversations that are kept for others.
   uint32_t beginnings;
+  // Tokens whose keys and values there is room for, of all conversations together.
+  uint32_t kv_tokens;
 } rill_plan;
 
 // Why a call without a model failed.

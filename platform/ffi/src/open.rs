@@ -54,6 +54,8 @@ pub struct Planned {
     pub conversations: u32,
     /// Beginnings of conversations that are kept for others.
     pub beginnings: u32,
+    /// Tokens whose keys and values there is room for, of all conversations together.
+    pub kv_tokens: u32,
 }
 
 /// What is known of a model.
@@ -409,6 +411,7 @@ unsafe fn divide(
         batch: 0,
         conversations: 0,
         beginnings: 0,
+        kv_tokens: 0,
     };
     out.set(planned);
     if arena == 0 {
@@ -425,6 +428,7 @@ unsafe fn divide(
     (planned.context, planned.batch) = (plan.sizes.context, plan.sizes.batch);
     planned.conversations = plan.sizes.conversations;
     planned.beginnings = plan.sizes.prefixes;
+    planned.kv_tokens = u32::try_from(plan.sizes.kv_positions()).unwrap_or(u32::MAX);
     out.set(planned);
     Ok(())
 }

@@ -51,6 +51,9 @@ pub struct Options {
     pub beginnings: u32,
     /// How keys and values are kept: rill_kv.
     pub kv: u32,
+    /// Tokens whose keys and values there is room for, of all conversations together and at least `context`;
+    /// 0 for as many as all of them can have.
+    pub kv_tokens: u32,
     /// Threads that compute, that of the caller among them; 0 for as many as there are cores.
     /// Without an operating system: see `cores`.
     pub threads: u32,
@@ -162,6 +165,7 @@ impl Options {
             conversations: 0,
             beginnings: 0,
             kv: 0,
+            kv_tokens: 0,
             threads: 0,
             seed: 0,
             cores: core::ptr::null(),
@@ -193,6 +197,7 @@ impl Options {
             batch: chosen(self.batch),
             kv,
             conversations: self.conversations.max(1),
+            kv_tokens: chosen(self.kv_tokens),
             prefixes: none.or(chosen(self.beginnings)),
             ..PlanRequest::new(arena)
         })

@@ -69,15 +69,17 @@ def load(
     batch: Optional[int] = None,
     conversations: int = 1,
     kv: str = "f16",
+    kv_tokens: Optional[int] = None,
     threads: Optional[int] = None,
 ) -> Model:
     """Loads an image that ``rill pack`` or ``rill pull`` made.
 
     ``ram`` is for the model with all that Rill needs beside it (``"1GiB"``, or bytes); by default what
     is free. ``context`` is how many tokens a conversation may have, ``conversations`` how many there are
-    side by side, ``kv="int8"`` halves what they take, ``threads`` are all cores by default.
+    side by side, ``kv="int8"`` halves what they take, ``kv_tokens`` is how many tokens they have together (by
+    default a context each; when there is no room the last ones wait), ``threads`` are all cores by default.
     """
-    sizes = (_bytes(ram), context, batch, conversations)
+    sizes = (_bytes(ram), context, batch, conversations, kv_tokens)
     return Model(_Engine(os.fspath(path), sizes, kv, threads))
 
 

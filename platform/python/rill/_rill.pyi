@@ -12,7 +12,7 @@ class Engine:
     def __init__(
         self,
         path: str,
-        sizes: tuple[Optional[int], Optional[int], Optional[int], int],
+        sizes: tuple[Optional[int], Optional[int], Optional[int], int, Optional[int]],
         kv: str,
         threads: Optional[int],
     ) -> None: ...

@@ -24,8 +24,8 @@ pub struct Engine {
     worker: Worker,
 }
 
-/// RAM, tokens of a conversation and of a batch, conversations.
-type Sizes = (Option<u64>, Option<u32>, Option<u32>, u32);
+/// RAM, tokens of a conversation and of a batch, conversations, tokens of all of them.
+type Sizes = (Option<u64>, Option<u32>, Option<u32>, u32, Option<u32>);
 /// How an answer is chosen, as Python says it: (most tokens, stop texts, most tokens of thinking, seed).
 type Limits = (Option<u64>, Vec<String>, Option<u64>, u64);
 /// Temperature, top-k, top-p, min-p, repetition penalty.
@@ -44,11 +44,11 @@ impl Engine {
         kv: &str,
         threads: Option<usize>,
     ) -> PyResult<Self> {
-        let (ram, context, batch, conversations) = sizes;
+        let (ram, context, batch, conversations, kv_tokens) = sizes;
         let kv = KvFormat::ALL.into_iter().find(|format| format.name() == kv);
         let kv = kv.ok_or_else(|| PyValueError::new_err("`kv` must be \"f16\" or \"int8\""))?;
-        let budget =
-            BudgetOptions { ram, context, batch, kv, conversations, ..BudgetOptions::default() };
+        let sizes = BudgetOptions { ram, context, batch, kv, ..BudgetOptions::default() };
+        let budget = BudgetOptions { conversations, kv_tokens, ..sizes };
         let threads = threads.and_then(NonZeroUsize::new);
         let options = Options { model: Some(path), budget, threads, ..Options::default() };
         Ok(Self { worker: Worker::start(py, options)? })

@@ -253,6 +253,8 @@ impl Page {
         self.one("rill_drafts_accepted_total", "counter", what, stats.accepted as f64);
         let what = "Steps of answers for which others waited, because taking turns cost less.";
         self.one("rill_turn_steps_total", "counter", what, stats.turns as f64);
+        let what = "Answers that gave up their keys and values for others, to compute them again.";
+        self.one("rill_parked_total", "counter", what, stats.parked as f64);
     }
 
     fn machine(&mut self, resident: Option<u64>, celsius: Option<f64>) {

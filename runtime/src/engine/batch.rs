@@ -2,6 +2,7 @@
 
 use super::Engine;
 use crate::draft::{Drafter, Guess, Repeats};
+use crate::kernels::KV_BLOCK;
 use crate::model::batch::{Kind, MAX_MARKS, MAX_RUNS, Run, Wanted};
 use crate::schedule::{self, Wish};
 use crate::seams::World;
@@ -57,6 +58,7 @@ impl<'a> Engine<'a> {
         // Known beginnings give way to sequences.
         while !sequence.memory.reserve(&mut self.model.kv, end) {
             if !self.prefixes.shrink(&mut self.model.kv) {
+                // What it took stays: it may be all that becomes free, bit by bit.
                 return Err(SequenceError::NoBlocks);
             }
         }
@@ -101,6 +103,18 @@ impl<'a> Engine<'a> {
         // No conversation does without blocks for a guess.
         let enough = len > 0 && self.reserve(sequence, 1 + len).is_ok();
         Guess { len: if enough { len } else { 0 }, ..guess }
+    }
+
+    /// Gives up what was computed of a sequence, that others have the memory of its keys and values: all of
+    /// its tokens are pending again. Says whether there was any. One whose every result is wanted keeps
+    /// what it has, as nobody wants to hear of its results twice.
+    pub fn park(&mut self, sequence: &mut Sequence<'a>) -> bool {
+        if sequence.memory.table().is_empty() || sequence.wants_every {
+            return false;
+        }
+        sequence.park(&mut self.model.kv);
+        self.stats.parked += 1;
+        true
     }
 
     /// Takes pending tokens of one or several sequences through the model: together at most
@@ -190,6 +204,13 @@ impl<'a> Engine<'a> {
     ///
     /// An answer that is the only one with something to compute is guessed on, see [`Self::guess`];
     /// beside others their rows are worth more.
+    ///
+    /// Where a plan has memory for the keys and values of fewer tokens than all have together
+    /// ([`PlanRequest::kv_tokens`]), who finds none waits while others go on. When none of them can, the
+    /// last of them gives up what was computed of it, which is computed again when there is room: as long
+    /// as all that have something in memory are among `sequences`, each comes to its end, and to the same.
+    ///
+    /// [`PlanRequest::kv_tokens`]: crate::plan::PlanRequest::kv_tokens
     pub fn advance(
         &mut self,
         world: &mut World<'_, 'a>,
@@ -201,6 +222,21 @@ impl<'a> Engine<'a> {
     /// As [`Self::advance`], with the drafter of each sequence, in the same order; those that have none
     /// are guessed on by [`Repeats`]. What is [`Guess::CERTAIN`] is guessed beside others too.
     pub fn advance_with(
+        &mut self,
+        world: &mut World<'_, 'a>,
+        sequences: &mut [&mut Sequence<'a>],
+        drafters: &mut [&mut dyn Drafter],
+    ) -> Result<Advance, SequenceError> {
+        loop {
+            let advance = self.advance_once(world, sequences, drafters)?;
+            let stuck = advance.refused.filter(|_| advance.rows == 0);
+            if !stuck.is_some_and(|number| self.park_behind(number, sequences)) {
+                return Ok(advance);
+            }
+        }
+    }
+
+    fn advance_once(
         &mut self,
         world: &mut World<'_, 'a>,
         sequences: &mut [&mut Sequence<'a>],
@@ -224,8 +260,14 @@ impl<'a> Engine<'a> {
         let waiting = waiting.map(|(number, sequence)| wait(number, sequence.served));
         let busy = waiting.clone().count();
         let last = longest_waiting(waiting).last().copied();
+        let held: usize = sequences.iter().map(|sequence| blocks_held(sequence)).sum();
         let mut guessed = 0;
         for (number, sequence) in sequences.iter_mut().enumerate() {
+            let beside = held - blocks_held(sequence);
+            if sequence.is_parked && !self.has_room_beside(sequence, beside) {
+                advance.refused.get_or_insert(number);
+                continue;
+            }
             self.reuse(sequence);
             let tokens = sequence.pending().len();
             let is_answer = sequence.is_answering();
@@ -241,6 +283,7 @@ impl<'a> Engine<'a> {
                 advance.refused.get_or_insert(number);
                 continue;
             }
+            sequence.is_parked = false;
             let others = busy - 1 + guessed;
             let guess = match drafters.get_mut(number) {
                 Some(drafter) => self.guess_beside(*drafter, sequence, usize::MAX, others),
@@ -279,6 +322,20 @@ impl<'a> Engine<'a> {
         Ok(advance)
     }
 
+    /// Whether all of a parked sequence has room beside the blocks of others: else it would soon be parked
+    /// again.
+    fn has_room_beside(&self, sequence: &Sequence<'a>, blocks: usize) -> bool {
+        sequence.tokens().len().div_ceil(KV_BLOCK) + blocks <= self.model.kv.blocks()
+    }
+
+    /// Parks the last of `sequences` after number `first` that waits too and has blocks; says whether there
+    /// was one.
+    fn park_behind(&mut self, first: usize, sequences: &mut [&mut Sequence<'a>]) -> bool {
+        let mut waiting =
+            sequences[first + 1..].iter_mut().rev().filter(|s| !s.pending().is_empty());
+        waiting.any(|sequence| self.park(sequence))
+    }
+
     /// Begins a step of the answer whose turn it is, where answers take turns; `None` where they do not,
     /// or there is no memory for it. So many are under way.
     fn turn(&mut self, sequences: &mut [&mut Sequence<'a>], answers: usize) -> Option<usize> {
@@ -296,6 +353,12 @@ impl<'a> Engine<'a> {
         self.stats.turns += u64::from(answers > 1);
         Some(number)
     }
+}
+
+/// Blocks of keys and values that a sequence has, and the one that it needs next.
+fn blocks_held(sequence: &Sequence<'_>) -> usize {
+    let blocks = sequence.memory.table().len();
+    blocks + usize::from(blocks > 0)
 }
 
 /// As many of `waiting` as a batch has room for, those first that were served longest ago: when that was,

@@ -122,6 +122,11 @@ impl<'a> KvPool<'a> {
         }
     }
 
+    /// All blocks.
+    pub const fn blocks(&self) -> usize {
+        self.owners.len()
+    }
+
     /// Blocks that nobody has.
     pub const fn free(&self) -> usize {
         self.free_len

@@ -70,9 +70,13 @@ pub struct BudgetArgs {
     /// How keys and values of a conversation are kept; logits depend on it
     #[arg(long, value_enum, default_value = "f16")]
     kv: KvName,
-    /// Conversations side by side, each with RAM for a context [default: 1; to serve, 2]
+    /// Conversations side by side [default: 1; to serve, 2]
     #[arg(long, value_name = "N", hide_short_help = true)]
     conversations: Option<NonZeroU32>,
+    /// Tokens whose keys and values there is RAM for, of all conversations together: when it is full, the
+    /// last that came wait for the others [default: a context for each conversation]
+    #[arg(long, value_name = "TOKENS", hide_short_help = true)]
+    kv_tokens: Option<u32>,
 }
 
 /// A format of keys and values as an option.
@@ -161,6 +165,7 @@ impl BudgetArgs {
             kv: self.kv.format(),
             prefixes: self.prefixes,
             conversations: self.conversations.map_or(1, NonZeroU32::get),
+            kv_tokens: self.kv_tokens,
             ..BudgetOptions::default()
         }
     }

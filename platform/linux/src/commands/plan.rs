@@ -58,9 +58,10 @@ fn print(
 ) -> std::io::Result<()> {
     let plan = &budget.plan;
     let (name, kv) = (&model.image.manifest.name, plan.sizes.kv.name());
+    let room = plan.sizes.kv_positions();
     let many = match plan.sizes.conversations {
         1 => String::new(),
-        many => format!(" for each of {many} conversations"),
+        many => format!(" for each of {many} conversations, {room} for all together"),
     };
     writeln!(
         out,
@@ -116,6 +117,7 @@ fn as_json(model: &Model, budget: &Budget, serve: Option<u64>) -> Value {
         "overhead": overhead,
         "context": plan.sizes.context,
         "conversations": plan.sizes.conversations,
+        "kv_tokens": plan.sizes.kv_positions(),
         "batch": plan.sizes.batch,
         "kv": plan.sizes.kv.name(),
         "slots": plan.slots,

@@ -26,6 +26,9 @@ pub struct BudgetOptions {
     pub kv: KvFormat,
     /// Conversations side by side.
     pub conversations: u32,
+    /// Tokens whose keys and values there is room for, of all conversations together; `None` for as many as
+    /// all of them can have.
+    pub kv_tokens: Option<u32>,
     /// Beginnings of conversations that are kept for others; `None` to choose by the budget.
     pub prefixes: Option<u32>,
     /// What the program takes besides what every program with a model does.
@@ -56,6 +59,7 @@ impl Default for BudgetOptions {
             batch: None,
             kv: KvFormat::default(),
             conversations: 1,
+            kv_tokens: None,
             prefixes: None,
             beside: Beside::default(),
         }
@@ -90,6 +94,7 @@ impl BudgetOptions {
             batch: self.batch,
             kv: self.kv,
             conversations: self.conversations,
+            kv_tokens: self.kv_tokens,
             prefixes: self.prefixes,
         };
         match Plan::new(&model.image, &request) {

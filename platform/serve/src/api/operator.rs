@@ -82,6 +82,7 @@ fn describe(
             "forced": stats.forced,
             "reused": figures.reused,
             "turns": stats.turns,
+            "parked": stats.parked,
         },
         "temperature": celsius,
         "model": facts.map(model),

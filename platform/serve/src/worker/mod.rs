@@ -215,11 +215,11 @@ impl<'l, 'a> Worker<'l, 'a> {
     /// One batch, and what came of it.
     fn step(&mut self) {
         let Self { engine, machine, places, shared, .. } = self;
-        let mut at_work: Vec<&mut Place<'_, '_>> =
-            places.iter_mut().filter(|place| place.can_go_on()).collect();
+        let (mut at_work, mut others): (Vec<_>, Vec<_>) =
+            places.iter_mut().partition(|place| place.can_go_on());
         if at_work.is_empty() {
             // All wait for their clients: there is nothing to do until one of them reads.
-            if places.iter().any(|place| !place.is_free()) {
+            if others.iter().any(|place| !place.is_free()) {
                 std::thread::sleep(Duration::from_millis(2));
             }
             return;
@@ -234,7 +234,10 @@ impl<'l, 'a> Worker<'l, 'a> {
         let (mut sequences, mut drafters): (Vec<_>, Vec<_>) = parts.unzip();
         match engine.advance_with(&mut world, &mut sequences, &mut drafters) {
             Ok(advance) => {
-                if let Some(number) = advance.refused.filter(|_| advance.rows == 0) {
+                // Nobody is refused for one that waits for its client.
+                if let Some(number) = advance.refused.filter(|_| advance.rows == 0)
+                    && !others.iter_mut().any(|place| engine.park(place.sequence))
+                {
                     let error = SequenceError::NoBlocks;
                     at_work[number].end(engine, Err(error.into()));
                 }

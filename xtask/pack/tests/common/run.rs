@@ -14,7 +14,7 @@ pub fn logits(bytes: &[u8], slots: Option<u32>, ids: &[u32]) -> Vec<Vec<f32>> {
     let mut disk = RamDisk::new(bytes, 0);
     let image = Image::open(&mut disk, &mut vec![0; PAGE_ALIGN]).unwrap();
     let (context, batch, kv, conversations) = (64, 4, KvFormat::F16, 1);
-    let sizes = Sizes { context, batch, kv, conversations, prefixes: 0 };
+    let sizes = Sizes { context, batch, kv, conversations, kv_tokens: None, prefixes: 0 };
     let arena = slots
         .map_or_else(|| Plan::most(&image, sizes), |slots| Plan::with_slots(&image, sizes, slots));
     let (context, batch) = (Some(context), Some(batch));
