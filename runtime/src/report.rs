@@ -53,8 +53,10 @@ pub struct Report<'s> {
     accepted_tokens: u64,
     /// Steps of answers for which others waited: they took turns.
     steps_in_turns: u64,
-    /// How often a conversation gave up its keys and values for one that came before.
+    /// How often a conversation gave up its keys and values for others, and the tokens of those, which are
+    /// among those of prompts again.
     parked: u64,
+    parked_tokens: u64,
     prompt: Account,
     answer: Account,
     /// Time of answers that belongs to no token: text in and out.
@@ -163,6 +165,7 @@ impl<'s> Report<'s> {
             accepted_tokens: stats.accepted,
             steps_in_turns: stats.turns,
             parked: stats.parked,
+            parked_tokens: stats.again,
             prompt: Account::of(&stats.prompt),
             answer: Account::of(&stats.decode),
             other_seconds: around.answer_time.map(|time| seconds(time.saturating_sub(accounted))),
@@ -247,11 +250,8 @@ impl fmt::Display for Report<'_> {
             writeln!(f, "          {} steps in turns, while others waited", self.steps_in_turns)?;
         }
         if self.parked > 0 {
-            writeln!(
-                f,
-                "          {} times without room for all: computed again later",
-                self.parked
-            )?;
+            let (times, tokens) = (self.parked, self.parked_tokens);
+            writeln!(f, "          {times} times without room for all, {tokens} tokens again")?;
         }
         if self.drafted_tokens > 0 {
             let share = 100.0 * self.accepted_tokens as f64 / self.drafted_tokens as f64;

@@ -77,7 +77,8 @@ impl<'a> Engine<'a> {
         Ok(())
     }
 
-    /// Takes what [`Self::save`] wrote in the place of a sequence; `read` fills its piece or fails.
+    /// Takes what [`Self::save`] wrote in the place of a sequence; `read` fills its piece or fails. Where
+    /// there is no memory for its keys and values, its tokens are pending instead.
     /// After an error the sequence is as after a reset: see [`Self::check_saved`].
     pub fn restore<E>(
         &mut self,
@@ -102,11 +103,14 @@ impl<'a> Engine<'a> {
         let tokens = sequence.room().get_mut(..head.len).ok_or(SaveError::Sequence(full))?;
         read_tokens(tokens, self.vocab(), read)?;
         sequence.grow(head.len);
-        self.restore_memory(sequence, head.computed).map_err(SaveError::Sequence)?;
         sequence.sampled = head.sampled;
         sequence.place = head.place;
         sequence.answer = head.answer;
-        self.visit_memory(sequence, read).map_err(SaveError::Keeper)?;
+        match self.restore_memory(sequence, head.computed) {
+            Ok(()) => self.visit_memory(sequence, read),
+            Err(_) => self.pass_over_memory(sequence, head.computed, read),
+        }
+        .map_err(SaveError::Keeper)?;
         sequence.sampler.random = head.random;
         Ok(())
     }

@@ -167,9 +167,10 @@ pub struct Sequence<'a> {
     pub(crate) turn: Turn,
     /// Number of the last batch that it had rows in; 0 before the first.
     pub(crate) served: u64,
-    /// It gave up what was computed of it for one that came before, and waits until there is memory for
-    /// all of it.
-    pub(crate) is_parked: bool,
+    /// Whether there is memory for what it has in the next batch.
+    pub(crate) is_admitted: bool,
+    /// How often it gave up what was computed of it for others.
+    pub(crate) parks: u32,
     /// Whether results of all its tokens are wanted, and not of the last one alone.
     pub(crate) wants_every: bool,
     /// The longest beginning of it that was remembered or taken over, in tokens.
@@ -211,7 +212,8 @@ impl<'a> Sequence<'a> {
             trust: Trust::new(),
             turn: Turn::default(),
             served: 0,
-            is_parked: false,
+            is_admitted: false,
+            parks: 0,
             wants_every: false,
             remembered: 0,
         })
@@ -335,6 +337,8 @@ impl<'a> Sequence<'a> {
         if self.memory.len() > self.len {
             let len = if self.memory.can_rewind(self.len) { self.len } else { 0 };
             self.memory.rewind(pool, len);
+        } else {
+            self.memory.trim(pool);
         }
         self.seen.fill(0);
         for &id in &self.tokens[..self.len] {
@@ -343,7 +347,7 @@ impl<'a> Sequence<'a> {
         self.sampled = false;
         self.answer = self.answer.filter(|&begin| begin < self.len);
         self.results = None;
-        self.is_parked = false;
+        self.parks = 0;
         self.remembered = self.remembered.min(self.len);
     }
 
@@ -373,7 +377,13 @@ impl<'a> Sequence<'a> {
         self.memory.rewind(pool, 0);
         self.results = None;
         self.remembered = 0;
-        self.is_parked = true;
+        self.parks = self.parks.saturating_add(1);
+    }
+
+    /// Gives back a beginning that it took over, with nothing computed.
+    pub(crate) fn unuse(&mut self, pool: &mut KvPool<'_>) {
+        self.memory.rewind(pool, 0);
+        self.remembered = 0;
     }
 
     /// Becomes a copy of `other`, with the same settings and random state.
@@ -389,6 +399,5 @@ impl<'a> Sequence<'a> {
         self.turn = Turn::default();
         (self.place, self.sampled, self.results) = (other.place, other.sampled, None);
         (self.answer, self.remembered) = (other.answer, other.remembered);
-        self.is_parked = other.is_parked;
     }
 }

@@ -141,9 +141,29 @@ impl<'a> Session<'a> {
         };
         let most = if every { 0 } else { usize::MAX };
         let guess = self.engine.guess(&mut self.sequences[self.at], most);
+        self.reserve(tokens + guess.len)?;
         let share = Share { guess, ..Share::new(&mut self.sequences[self.at], tokens, wanted) };
         self.engine.forward(world, &mut [share])?;
         Ok(tokens < pending)
+    }
+
+    fn reserve(&mut self, tokens: usize) -> Result<(), SequenceError> {
+        while let Err(error) = self.engine.reserve(&mut self.sequences[self.at], tokens) {
+            if !self.make_room(&[self.at]) {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the sequence that was least lately served and is not in `busy` give up its keys and values, see
+    /// [`Engine::park`]; says whether there was one.
+    pub fn make_room(&mut self, busy: &[usize]) -> bool {
+        let idle = self.sequences.iter_mut().enumerate();
+        let idle =
+            idle.filter(|(number, one)| !busy.contains(number) && !one.memory.table().is_empty());
+        let least = idle.min_by_key(|(_, sequence)| sequence.served);
+        least.is_some_and(|(_, sequence)| self.engine.park(sequence))
     }
 
     /// The next token: computes what was appended, samples, and appends the sample.

@@ -22,9 +22,10 @@ pub struct Stats {
     pub reused: u64,
     /// Steps of answers for which others waited: they took turns.
     pub turns: u64,
-    /// How often a sequence gave up its keys and values for one that came before: what was computed of it is
-    /// computed again.
+    /// How often a sequence gave up its keys and values for others.
     pub parked: u64,
+    /// Tokens of those, which are computed again.
+    pub again: u64,
 }
 
 /// One kind of work.

@@ -122,6 +122,8 @@ fn wrong_options_are_usage_errors() {
         (&["run", "--json", "--logprobs", "21", "hi"], "20"),
         (&["run", "-t", "0", "hi"], "0"),
         (&["run", "-t", "100000", "hi"], "1..=1024"),
+        (&["plan", "-t", "100000"], "1..=1024"),
+        (&["doctor", "-t", "100000"], "1..=1024"),
         (&["run", "--kv", "int4", "hi"], "int8"),
         (&["plan", "--frobnicate"], "--frobnicate"),
         (&["bench", "-p", "0", "-n", "0"], "nothing to measure"),

@@ -8,6 +8,7 @@ use rill::experts::POLICIES;
 use rill::image::Sampling;
 use rill::kernels::{CpuFeatures, KV_BLOCK, all};
 use rill::plan::KvFormat;
+use rill::sampler::Settings;
 use rill::seams::Fault;
 use rill::sequence::{Sequence, SequenceError};
 use rill_tests::kiosk;
@@ -334,16 +335,16 @@ fn a_fork_shares_memory_until_one_of_the_two_writes_on() {
     });
 }
 
-/// What a conversation says after its prompt: up to 24 tokens, or to the first that ends it. Where there is
+/// What a conversation says after its prompt: up to `most` tokens, or to the first that ends it. Where there is
 /// room for the keys and values of all, nobody waits for it.
-fn said(rig: &mut Rig<Many>, prompts: &[Vec<u32>]) -> Vec<Vec<u32>> {
-    const MOST: usize = 24;
+fn said(rig: &mut Rig<Many>, prompts: &[Vec<u32>], most: usize) -> Vec<Vec<u32>> {
     let is_roomy = rig.plan.sizes.kv_tokens.is_none();
     rig.with(|(engine, sequences), world| {
         let sequences = &mut sequences[..prompts.len()];
         for (sequence, prompt) in sequences.iter_mut().zip(prompts) {
             engine.reset(sequence);
-            sequence.set_sampling(SAMPLING.into(), prompt.len() as u64);
+            let settings = Settings { min_tokens: most as u32 / 2, ..SAMPLING.into() };
+            sequence.set_sampling(settings, prompt.len() as u64);
             engine.append(sequence, prompt).unwrap();
         }
         let mut under_way: Vec<_> = sequences.iter_mut().collect();
@@ -361,7 +362,7 @@ fn said(rig: &mut Rig<Many>, prompts: &[Vec<u32>]) -> Vec<Vec<u32>> {
                     let prompt =
                         prompts.iter().find(|prompt| sequence.tokens().starts_with(prompt));
                     let count = sequence.tokens().len() - prompt.unwrap().len();
-                    is_over = !matches!(step, Step::Token(_)) || count == MOST;
+                    is_over = !matches!(step, Step::Token(_)) || count == most;
                 }
                 if is_over {
                     ended.push(sequence.tokens().to_vec());
@@ -387,13 +388,16 @@ const SAMPLING: Sampling =
 
 #[test]
 fn conversations_side_by_side_say_what_each_says_alone() {
+    const MOST: usize = 24;
     // Different beginnings, so that they can be told apart.
     let prompts: Vec<Vec<u32>> =
         [5, 130, 17, 64].map(|len| text().into_iter().cycle().skip(len).take(len).collect()).into();
     let setting = Setting { context: 300, conversations: 4, ..Setting::default() };
     let mut rig = Rig::many(kiosk::default_image(), setting).unwrap();
-    let alone: Vec<Vec<u32>> =
-        prompts.iter().flat_map(|prompt| said(&mut rig, std::slice::from_ref(prompt))).collect();
+    let alone: Vec<Vec<u32>> = prompts
+        .iter()
+        .flat_map(|prompt| said(&mut rig, std::slice::from_ref(prompt), MOST))
+        .collect();
     let cases = [
         (None, 64, true, 0),
         (Some(40), 9, false, 9),
@@ -406,7 +410,7 @@ fn conversations_side_by_side_say_what_each_says_alone() {
         // The second time most is known.
         for time in 0..2 {
             assert!(
-                said(&mut rig, &prompts) == alone,
+                said(&mut rig, &prompts, MOST) == alone,
                 "{slots:?} slots, batches of {batch}, {time}"
             );
         }
@@ -415,22 +419,28 @@ fn conversations_side_by_side_say_what_each_says_alone() {
 
 #[test]
 fn conversations_without_room_together_say_what_each_says_alone() {
+    const MOST: usize = 120;
     let prompts: Vec<Vec<u32>> = [105, 90, 170, 64, 33, 120]
         .map(|len| text().into_iter().cycle().skip(len).take(len).collect())
         .into();
-    let setting = Setting { context: 200, conversations: 6, ..Setting::default() };
+    let setting = Setting { context: 300, conversations: 6, ..Setting::default() };
     let mut rig = Rig::many(kiosk::default_image(), setting).unwrap();
-    let alone: Vec<Vec<u32>> =
-        prompts.iter().flat_map(|prompt| said(&mut rig, std::slice::from_ref(prompt))).collect();
+    let alone: Vec<Vec<u32>> = prompts
+        .iter()
+        .flat_map(|prompt| said(&mut rig, std::slice::from_ref(prompt), MOST))
+        .collect();
     let mut parked = 0;
     for (kv_tokens, batch, draft, prefixes) in
-        [(200, 64, true, 0), (300, 9, false, 9), (500, 30, true, 3), (257, 200, true, 1)]
+        [(300, 64, true, 0), (400, 9, false, 9), (600, 30, true, 3), (357, 200, true, 1)]
     {
         let kv_tokens = Some(kv_tokens);
         let setting = Setting { kv_tokens, batch, draft, prefixes, ..setting };
         let mut rig = Rig::many(kiosk::default_image(), setting).unwrap();
         for time in 0..2 {
-            assert!(said(&mut rig, &prompts) == alone, "{kv_tokens:?} tokens, {batch}, {time}");
+            assert!(
+                said(&mut rig, &prompts, MOST) == alone,
+                "{kv_tokens:?} tokens, {batch}, {time}"
+            );
         }
         parked += rig.session.0.stats().parked;
         // Nobody has anything when all have ended.
@@ -458,7 +468,7 @@ fn who_asks_for_more_than_others_leave_is_refused_and_they_stay() {
         let [first, second, third] = sequences else { panic!("there are three") };
         engine.append(first, &text()[..150]).unwrap();
         while engine.advance(world, &mut [&mut *first]).unwrap().rows > 0 {}
-        // The first one is not asked to go on: what it has is its own.
+        // The first one is not asked to go on: what it has stays its own.
         engine.append(second, &text()[200..300]).unwrap();
         engine.append(third, &text()[300..310]).unwrap();
         while engine.advance(world, &mut [&mut *second, &mut *third]).unwrap().rows > 0 {}
@@ -470,6 +480,191 @@ fn who_asks_for_more_than_others_leave_is_refused_and_they_stay() {
         while engine.advance(world, &mut [&mut *second]).unwrap().rows > 0 {}
         assert_eq!(second.computed(), 100);
     });
+}
+
+#[test]
+fn refused_ones_hold_nothing_and_nobody_waits_for_ever() {
+    let setting = Setting {
+        context: 200,
+        conversations: 4,
+        batch: 200,
+        kv_tokens: Some(256),
+        ..Setting::default()
+    };
+    let mut rig = Rig::many(kiosk::default_image(), setting).unwrap();
+    rig.with(|(engine, sequences), world| {
+        let [outside, done, first, second] = sequences else { panic!("there are four") };
+        engine.append(outside, &text()[..100]).unwrap();
+        engine.advance(world, &mut [&mut *outside]).unwrap();
+        engine.append(done, &text()[200..230]).unwrap();
+        engine.advance(world, &mut [&mut *done]).unwrap();
+        engine.append(first, &text()[300..450]).unwrap();
+        assert_eq!(engine.advance(world, &mut [&mut *first]).unwrap().refused, Some(0));
+        assert!(!engine.park(first), "it has nothing");
+        engine.append(second, &text()[350..450]).unwrap();
+        for _ in 0..3 {
+            let advance = engine.advance(world, &mut [&mut *done, &mut *first, &mut *second]);
+            let advance = advance.unwrap();
+            assert_eq!((advance.rows, advance.refused), (0, Some(1)));
+        }
+        assert_eq!(engine.stats().parked, 0);
+        assert_eq!(engine.free_blocks(), 1);
+        engine.reserve(second, 64).unwrap();
+        engine.reset(second);
+        assert_eq!(engine.free_blocks(), 1);
+    });
+}
+
+#[test]
+fn who_came_first_goes_first_whoever_comes_later() {
+    let setting = Setting {
+        context: 300,
+        conversations: 5,
+        kv_tokens: Some(448),
+        draft: false,
+        ..Setting::default()
+    };
+    let mut rig = Rig::many(kiosk::default_image(), setting).unwrap();
+    rig.with(|(engine, sequences), world| {
+        // The first grows over what the second has; short ones come again and again.
+        engine.append(&mut sequences[0], &text()[..100]).unwrap();
+        engine.append(&mut sequences[1], &text()[100..200]).unwrap();
+        let (mut steps, mut passed) = (0, 0);
+        while sequences[1].tokens().len() < 200 || !sequences[1].pending().is_empty() {
+            steps += 1;
+            assert!(steps < 400, "{passed} later ones came before it");
+            let mut all: Vec<_> = sequences.iter_mut().collect();
+            assert!(engine.advance(world, &mut all).unwrap().rows > 0);
+            for (number, sequence) in sequences.iter_mut().enumerate() {
+                let most = [290, 200].get(number).copied().unwrap_or(60);
+                if !sequence.pending().is_empty() {
+                    continue;
+                }
+                if sequence.tokens().len() < most && !sequence.tokens().is_empty() {
+                    engine.accept(sequence, 300 + number as u32).unwrap();
+                } else if number != 1 {
+                    engine.reset(sequence);
+                    if number > 1 {
+                        passed += 1;
+                        engine.append(sequence, &text()[passed..][..30]).unwrap();
+                    }
+                }
+            }
+        }
+        assert!(passed > 0 && engine.stats().parked > 0);
+    });
+}
+
+#[test]
+fn what_is_computed_again_has_a_bound() {
+    let texts: Vec<Vec<u32>> = (0..8)
+        .map(|number| text().into_iter().cycle().skip(number * 50).take(120).collect())
+        .collect();
+    for (kv_tokens, batch) in [(600, 512), (600, 16), (900, 64)] {
+        let setting = Setting {
+            context: 600,
+            conversations: 8,
+            kv_tokens: Some(kv_tokens),
+            batch,
+            draft: false,
+            ..Setting::default()
+        };
+        let mut rig = Rig::many(kiosk::default_image(), setting).unwrap();
+        rig.with(|(engine, sequences), world| {
+            for (sequence, text) in sequences.iter_mut().zip(&texts) {
+                engine.append(sequence, text).unwrap();
+            }
+            let mut under_way: Vec<_> = sequences.iter_mut().collect();
+            let mut useful = 0;
+            while !under_way.is_empty() {
+                assert!(engine.advance(world, &mut under_way).unwrap().rows > 0);
+                under_way.retain_mut(|sequence| {
+                    if sequence.pending().is_empty() {
+                        if sequence.tokens().len() == 500 {
+                            useful += 500;
+                            engine.reset(sequence);
+                            return false;
+                        }
+                        engine.accept(sequence, 400).unwrap();
+                    }
+                    true
+                });
+            }
+            let again = engine.stats().again;
+            assert!(again <= useful, "{again} of {useful} tokens again, {kv_tokens}, {batch}");
+        });
+    }
+}
+
+#[test]
+fn more_conversations_than_a_batch_has_room_for_share_few_blocks() {
+    const COUNT: usize = MAX_RUNS + 16;
+    let setting = Setting {
+        context: 100,
+        conversations: COUNT as u32,
+        kv_tokens: Some(128),
+        draft: false,
+        ..Setting::default()
+    };
+    let mut rig = Rig::many(kiosk::default_image(), setting).unwrap();
+    rig.with(|(engine, sequences), world| {
+        for (number, sequence) in sequences.iter_mut().enumerate() {
+            engine.append(sequence, &[300 + number as u32; 30]).unwrap();
+        }
+        let mut under_way: Vec<_> = sequences.iter_mut().collect();
+        while !under_way.is_empty() {
+            assert!(engine.advance(world, &mut under_way).unwrap().rows > 0);
+            under_way.retain_mut(|sequence| {
+                let is_over = sequence.pending().is_empty() && sequence.tokens().len() == 40;
+                if is_over {
+                    engine.reset(sequence);
+                } else if sequence.pending().is_empty() {
+                    engine.accept(sequence, 301).unwrap();
+                }
+                !is_over
+            });
+        }
+    });
+}
+
+#[test]
+fn a_session_takes_memory_from_those_that_are_not_spoken_with() {
+    let setting =
+        Setting { context: 200, conversations: 3, kv_tokens: Some(200), ..Setting::default() };
+    let mut alone = Alone::new(KvFormat::F16);
+    let mut rig = Rig::new(kiosk::default_image(), setting).unwrap();
+    let mut told = vec![Vec::new(); 3];
+    let mut saved = Vec::new();
+    for turn in 0..9 {
+        let number = [0, 1, 2, 0, 2, 1, 1, 0, 2][turn];
+        assert!(rig.session.select(number));
+        let ids = &text()[turn * 40..][..55];
+        rig.session.append(ids).unwrap();
+        told[number].extend_from_slice(ids);
+        rig.with(|session, world| while session.compute(world).unwrap() {});
+        assert!(bits(rig.session.logits()) == alone.last(&told[number]), "turn {turn}");
+        // It is kept and taken back where others have the memory meanwhile.
+        if turn == 2 {
+            let keep = |bytes: &[u8]| {
+                saved.extend_from_slice(bytes);
+                Ok::<_, ()>(())
+            };
+            rig.session.save(keep).unwrap();
+        }
+        if turn == 3 {
+            let mut left = &saved[..];
+            assert!(rig.session.select(2));
+            let read = |into: &mut [u8]| {
+                let (now, later) = left.split_at_checked(into.len()).ok_or(())?;
+                into.copy_from_slice(now);
+                left = later;
+                Ok::<_, ()>(())
+            };
+            rig.session.restore(read).unwrap();
+            assert!(left.is_empty() && rig.session.tokens() == told[2]);
+        }
+    }
+    assert!(rig.session.stats().parked > 0);
 }
 
 /// Gives each conversation a prompt of 8 of its tokens and then the others one by one; the logits before

@@ -380,6 +380,8 @@ typedef struct rill_stats {
   uint64_t waiting;
   // Tokens of prompts that were not computed, because a known beginning has them.
   uint64_t reused;
+  // Tokens that were given up for other conversations' memory, and are computed again.
+  uint64_t again;
   // Tokens that were guessed.
   uint64_t drafted;
   // Of them, those that came true.
@@ -519,6 +521,11 @@ enum rill_status rill_set_biases(struct rill_model *model,
 // One batch for those of `count` conversations, in this order, that have something to compute: answers
 // side by side, each as if it were alone. `rows` is how many tokens went through the model; 0 when all is
 // computed. Then rill_step takes no time but that of choosing. At most RILL_MOST_TOGETHER.
+//
+// Where there is no memory for the keys and values of all (`kv_tokens`), those come first that are first
+// here: the last of them wait, and for them too what was computed may be given up, to be computed again, as
+// rill_tokens tells. So take a step of those whose tokens are all computed, and call this again for the
+// others; end or cut those that have ended.
 enum rill_status rill_advance(struct rill_model *model,
                               const rill_conversation *conversations,
                               size_t count,

@@ -3,8 +3,9 @@
 use core::ffi::c_char;
 
 use rill::chat::Role as Speaker;
-use rill::engine::MAX_RUNS;
+use rill::engine::{Advance, MAX_RUNS};
 use rill::sampler::{Bias, MOST_BIASES};
+use rill::seams::World;
 use rill::sequence::{Sequence, SequenceError};
 use rill::session::Session;
 
@@ -368,6 +369,11 @@ pub unsafe extern "C" fn rill_set_biases(
 /// side by side, each as if it were alone. `rows` is how many tokens went through the model; 0 when all is
 /// computed. Then rill_step takes no time but that of choosing. At most RILL_MOST_TOGETHER.
 ///
+/// Where there is no memory for the keys and values of all (`kv_tokens`), those come first that are first
+/// here: the last of them wait, and for them too what was computed may be given up, to be computed again, as
+/// rill_tokens tells. So take a step of those whose tokens are all computed, and call this again for the
+/// others; end or cut those that have ended.
+///
 /// # Safety
 /// As the header's front page says.
 #[unsafe(no_mangle)]
@@ -390,7 +396,7 @@ pub unsafe extern "C" fn rill_advance(
                     ));
                 }
             }
-            out.set(call.compute(|session, world| {
+            let advance = |session: &mut Session<'static>, world: &mut World<'_, 'static>| {
                 let (engine, sequences) = session.parts();
                 let mut all =
                     heapless::Vec::<(usize, &mut Sequence<'_>), RILL_MOST_TOGETHER>::new();
@@ -405,10 +411,17 @@ pub unsafe extern "C" fn rill_advance(
                 for (_, sequence) in all {
                     let _ = chosen.push(sequence);
                 }
-                let advance = engine.advance(world, &mut chosen)?;
-                match advance.refused {
-                    Some(_) if advance.rows == 0 => Err(SequenceError::NoBlocks),
-                    _ => Ok(advance.rows),
+                engine.advance(world, &mut chosen)
+            };
+            out.set(call.compute(|session, world| {
+                loop {
+                    match advance(session, world)? {
+                        Advance { rows: 0, refused: Some(_) } if session.make_room(&numbers) => {}
+                        Advance { rows: 0, refused: Some(_) } => {
+                            return Err(SequenceError::NoBlocks);
+                        }
+                        Advance { rows, .. } => return Ok(rows),
+                    }
                 }
             })?);
             Ok(())

@@ -108,6 +108,8 @@ pub struct Statistics {
     pub waiting: u64,
     /// Tokens of prompts that were not computed, because a known beginning has them.
     pub reused: u64,
+    /// Tokens that were given up for other conversations' memory, and are computed again.
+    pub again: u64,
     /// Tokens that were guessed.
     pub drafted: u64,
     /// Of them, those that came true.
@@ -343,6 +345,7 @@ pub unsafe extern "C" fn rill_get_stats(model: *const Model, stats: *mut Statist
                 answer_time: all.decode.time,
                 waiting: cache.waiting,
                 reused: all.reused,
+                again: all.again,
                 drafted: all.drafted,
                 accepted: all.accepted,
                 hits: cache.hits + cache.guessed,

@@ -216,9 +216,23 @@ impl<'m> Engine<'m> {
     }
 
     /// One batch for those of the conversations `order`, in order of arrival, that have something to
-    /// compute: see [`rill::engine::Engine::advance`]. `refused` is the place in `order` of the first one
-    /// that there is no memory for.
+    /// compute: see [`rill::engine::Engine::advance`]. Others give up their keys and values where these find
+    /// no memory. `refused` is the place in `order` of the first one that waits for it.
     pub fn advance(
+        &mut self,
+        events: &mut dyn Events,
+        order: &[usize],
+    ) -> Result<Advance, SequenceError> {
+        loop {
+            let advance = self.advance_once(events, order)?;
+            let stuck = advance.rows == 0 && advance.refused.is_some();
+            if !(stuck && self.session.make_room(order)) {
+                return Ok(advance);
+            }
+        }
+    }
+
+    fn advance_once(
         &mut self,
         events: &mut dyn Events,
         order: &[usize],

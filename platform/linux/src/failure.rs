@@ -88,9 +88,9 @@ pub enum Failure {
 /// The option that helps, after what went wrong.
 fn load_advice(error: &LoadError) -> &'static str {
     match error {
-        LoadError::Budget { server: 0, .. } => " (-c)",
+        LoadError::Budget { server: 0, .. } => " (-c, --kv-tokens)",
         LoadError::Budget { .. } => {
-            " (-c), or have the server take on less (--conversations, --connections, --body, --queue)"
+            " (-c, --kv-tokens), or have the server take on less (--conversations, --connections, --body, --queue)"
         }
         LoadError::Group { .. } | LoadError::Ram { .. } => " (--ram)",
         _ => "",

@@ -92,7 +92,9 @@ impl Fields {
             None => {
                 let (least, most) = (range.start(), range.end());
                 let bounds = match *most {
-                    i64::MAX => format!("at least {least}"),
+                    i64::MAX if value.as_f64().is_none_or(|x| x < *least as f64) => {
+                        format!("at least {least}")
+                    }
                     most => format!("from {least} to {most}"),
                 };
                 Err(self.wrong(name, format_args!("must be a whole number {bounds}")))

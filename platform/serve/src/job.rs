@@ -202,6 +202,7 @@ pub enum Trouble {
 impl From<SequenceError> for Trouble {
     fn from(error: SequenceError) -> Self {
         match error {
+            SequenceError::NoBlocks => Self::Waited,
             SequenceError::Page(_) | SequenceError::NoNumbers => Self::Engine(error.to_string()),
             _ => Self::Request(error.to_string()),
         }

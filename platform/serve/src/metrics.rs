@@ -255,6 +255,8 @@ impl Page {
         self.one("rill_turn_steps_total", "counter", what, stats.turns as f64);
         let what = "Answers that gave up their keys and values for others, to compute them again.";
         self.one("rill_parked_total", "counter", what, stats.parked as f64);
+        let what = "Tokens of those.";
+        self.one("rill_parked_tokens_total", "counter", what, stats.again as f64);
     }
 
     fn machine(&mut self, resident: Option<u64>, celsius: Option<f64>) {

@@ -2,7 +2,6 @@
 
 use super::Engine;
 use crate::draft::{Drafter, Guess, Repeats};
-use crate::kernels::KV_BLOCK;
 use crate::model::batch::{Kind, MAX_MARKS, MAX_RUNS, Run, Wanted};
 use crate::schedule::{self, Wish};
 use crate::seams::World;
@@ -15,7 +14,7 @@ use crate::turns;
 pub struct Advance {
     /// Rows that were computed; 0 when nothing was pending, or there is no memory for what is.
     pub rows: usize,
-    /// Number of the first sequence whose keys and values there is no memory for.
+    /// Number of the first sequence that waits for memory for its keys and values.
     pub refused: Option<usize>,
 }
 
@@ -48,17 +47,20 @@ impl<'s, 'a> Share<'s, 'a> {
 
 impl<'a> Engine<'a> {
     /// Sees to it that there is memory for the keys and values of the first `tokens` pending tokens of
-    /// a sequence. [`Self::forward`] does it for all; to know whose fault it is, call this first.
+    /// a sequence; changes nothing where there is not. [`Self::forward`] does it for all; to know whose
+    /// fault it is, call this first.
     pub fn reserve(
         &mut self,
         sequence: &mut Sequence<'a>,
         tokens: usize,
     ) -> Result<(), SequenceError> {
         let end = sequence.computed() + tokens;
+        if !self.has_room(sequence, &[], end, 0) {
+            return Err(SequenceError::NoBlocks);
+        }
         // Known beginnings give way to sequences.
         while !sequence.memory.reserve(&mut self.model.kv, end) {
             if !self.prefixes.shrink(&mut self.model.kv) {
-                // What it took stays: it may be all that becomes free, bit by bit.
                 return Err(SequenceError::NoBlocks);
             }
         }
@@ -106,14 +108,15 @@ impl<'a> Engine<'a> {
     }
 
     /// Gives up what was computed of a sequence, that others have the memory of its keys and values: all of
-    /// its tokens are pending again. Says whether there was any. One whose every result is wanted keeps
-    /// what it has, as nobody wants to hear of its results twice.
+    /// its tokens are pending again. Says whether there was any. Where every result of it is wanted, those
+    /// that were heard of come again.
     pub fn park(&mut self, sequence: &mut Sequence<'a>) -> bool {
-        if sequence.memory.table().is_empty() || sequence.wants_every {
+        if sequence.memory.table().is_empty() {
             return false;
         }
-        sequence.park(&mut self.model.kv);
         self.stats.parked += 1;
+        self.stats.again += sequence.computed() as u64;
+        sequence.park(&mut self.model.kv);
         true
     }
 
@@ -206,9 +209,9 @@ impl<'a> Engine<'a> {
     /// beside others their rows are worth more.
     ///
     /// Where a plan has memory for the keys and values of fewer tokens than all have together
-    /// ([`PlanRequest::kv_tokens`]), who finds none waits while others go on. When none of them can, the
-    /// last of them gives up what was computed of it, which is computed again when there is room: as long
-    /// as all that have something in memory are among `sequences`, each comes to its end, and to the same.
+    /// ([`PlanRequest::kv_tokens`]), those come first that are first among `sequences`. For them those that
+    /// come last and have something pending give up what was computed of them ([`Self::park`]), and compute
+    /// it again when there is room: each comes to its end, and to the same. What others have stays.
     ///
     /// [`PlanRequest::kv_tokens`]: crate::plan::PlanRequest::kv_tokens
     pub fn advance(
@@ -227,29 +230,15 @@ impl<'a> Engine<'a> {
         sequences: &mut [&mut Sequence<'a>],
         drafters: &mut [&mut dyn Drafter],
     ) -> Result<Advance, SequenceError> {
-        loop {
-            let advance = self.advance_once(world, sequences, drafters)?;
-            let stuck = advance.refused.filter(|_| advance.rows == 0);
-            if !stuck.is_some_and(|number| self.park_behind(number, sequences)) {
-                return Ok(advance);
-            }
-        }
-    }
-
-    fn advance_once(
-        &mut self,
-        world: &mut World<'_, 'a>,
-        sequences: &mut [&mut Sequence<'a>],
-        drafters: &mut [&mut dyn Drafter],
-    ) -> Result<Advance, SequenceError> {
-        let mut advance = Advance::default();
+        let mut advance = Advance { rows: 0, refused: self.admit(sequences) };
         let mut wishes = heapless::Vec::<Wish, MAX_RUNS>::new();
         let mut shares = heapless::Vec::<Share<'_, 'a>, MAX_RUNS>::new();
-        let answers = sequences.iter().filter(|sequence| sequence.is_answering()).count();
+        let goes_on = |sequence: &&&mut Sequence<'a>| sequence.is_admitted;
+        let answers = sequences.iter().filter(goes_on).filter(|one| one.is_answering()).count();
         let turn = self.turn(sequences, answers);
         let may_go = |number, sequence: &Sequence<'_>| {
             let waits = sequence.is_answering() && turn.is_some_and(|turn| turn != number);
-            !sequence.pending().is_empty() && !waits
+            sequence.is_admitted && !waits
         };
         let waiting = sequences.iter().enumerate();
         let waiting = waiting.filter(|(number, sequence)| may_go(*number, sequence));
@@ -260,15 +249,8 @@ impl<'a> Engine<'a> {
         let waiting = waiting.map(|(number, sequence)| wait(number, sequence.served));
         let busy = waiting.clone().count();
         let last = longest_waiting(waiting).last().copied();
-        let held: usize = sequences.iter().map(|sequence| blocks_held(sequence)).sum();
         let mut guessed = 0;
         for (number, sequence) in sequences.iter_mut().enumerate() {
-            let beside = held - blocks_held(sequence);
-            if sequence.is_parked && !self.has_room_beside(sequence, beside) {
-                advance.refused.get_or_insert(number);
-                continue;
-            }
-            self.reuse(sequence);
             let tokens = sequence.pending().len();
             let is_answer = sequence.is_answering();
             let is_late = last.is_none_or(|last| wait(number, sequence.served) > last);
@@ -278,12 +260,6 @@ impl<'a> Engine<'a> {
             if self.waits(sequence, &mut shares) {
                 continue;
             }
-            // What it gets at most is reserved: who comes first may be who needs it less.
-            if self.reserve(sequence, tokens.min(self.batch)).is_err() {
-                advance.refused.get_or_insert(number);
-                continue;
-            }
-            sequence.is_parked = false;
             let others = busy - 1 + guessed;
             let guess = match drafters.get_mut(number) {
                 Some(drafter) => self.guess_beside(*drafter, sequence, usize::MAX, others),
@@ -322,43 +298,22 @@ impl<'a> Engine<'a> {
         Ok(advance)
     }
 
-    /// Whether all of a parked sequence has room beside the blocks of others: else it would soon be parked
-    /// again.
-    fn has_room_beside(&self, sequence: &Sequence<'a>, blocks: usize) -> bool {
-        sequence.tokens().len().div_ceil(KV_BLOCK) + blocks <= self.model.kv.blocks()
-    }
-
-    /// Parks the last of `sequences` after number `first` that waits too and has blocks; says whether there
-    /// was one.
-    fn park_behind(&mut self, first: usize, sequences: &mut [&mut Sequence<'a>]) -> bool {
-        let mut waiting =
-            sequences[first + 1..].iter_mut().rev().filter(|s| !s.pending().is_empty());
-        waiting.any(|sequence| self.park(sequence))
-    }
-
-    /// Begins a step of the answer whose turn it is, where answers take turns; `None` where they do not,
-    /// or there is no memory for it. So many are under way.
+    /// Begins a step of the answer whose turn it is, where answers take turns; `None` where they do not.
+    /// So many are under way and have memory.
     fn turn(&mut self, sequences: &mut [&mut Sequence<'a>], answers: usize) -> Option<usize> {
         if !self.turns.is_taking() {
             return None;
         }
-        for sequence in sequences.iter_mut().filter(|sequence| sequence.is_answering()) {
+        let is_one = |sequence: &Sequence<'_>| sequence.is_admitted && sequence.is_answering();
+        for sequence in sequences.iter_mut().filter(|sequence| is_one(sequence)) {
             sequence.turn.wait(self.batches);
         }
-        let waiting = sequences.iter().enumerate().filter(|(_, sequence)| sequence.is_answering());
+        let waiting = sequences.iter().enumerate().filter(|(_, sequence)| is_one(sequence));
         let number = turns::next(waiting.map(|(number, sequence)| (number, &sequence.turn)))?;
-        let sequence = &mut *sequences[number];
-        self.reserve(sequence, sequence.pending().len()).ok()?;
-        sequence.turn.step(self.batches + 1);
+        sequences[number].turn.step(self.batches + 1);
         self.stats.turns += u64::from(answers > 1);
         Some(number)
     }
-}
-
-/// Blocks of keys and values that a sequence has, and the one that it needs next.
-fn blocks_held(sequence: &Sequence<'_>) -> usize {
-    let blocks = sequence.memory.table().len();
-    blocks + usize::from(blocks > 0)
 }
 
 /// As many of `waiting` as a batch has room for, those first that were served longest ago: when that was,

@@ -122,14 +122,27 @@ impl<'a> KvPool<'a> {
         }
     }
 
-    /// All blocks.
-    pub const fn blocks(&self) -> usize {
-        self.owners.len()
-    }
-
     /// Blocks that nobody has.
     pub const fn free(&self) -> usize {
         self.free_len
+    }
+
+    /// What `look` sees where those who have the blocks of `tables` have them no more; a block may be in
+    /// several tables.
+    pub fn without<'t, R>(
+        &mut self,
+        tables: impl Iterator<Item = &'t [u32]> + Clone,
+        look: impl FnOnce(&Self) -> R,
+    ) -> R {
+        tables.clone().flatten().for_each(|&block| self.owners[block as usize] -= 1);
+        let seen = look(self);
+        tables.flatten().for_each(|&block| self.owners[block as usize] += 1);
+        seen
+    }
+
+    /// Blocks that have no owner: see [`Self::without`].
+    pub fn unowned(&self) -> usize {
+        self.owners.iter().filter(|owners| **owners == 0).count()
     }
 
     /// A block for one owner; `None` when all are taken.

@@ -93,6 +93,13 @@ impl<'a> Memory<'a> {
         &self.table[..self.blocks]
     }
 
+    /// Blocks that [`Self::reserve`] would take.
+    pub fn needs(&self, pool: &KvPool<'_>, end: usize) -> usize {
+        let tail = self.table().get(self.len / KV_BLOCK);
+        let shared = tail.is_some_and(|&block| !pool.is_sole(block));
+        end.div_ceil(KV_BLOCK).saturating_sub(self.blocks) + usize::from(shared)
+    }
+
     /// Sees to it that the positions from [`Self::len`] to `end` can be written. Says whether there
     /// are enough blocks; what it took stays.
     pub fn reserve(&mut self, pool: &mut KvPool<'_>, end: usize) -> bool {
@@ -153,7 +160,12 @@ impl<'a> Memory<'a> {
             self.oldest = 0;
         }
         self.len = len;
-        while self.blocks > len.div_ceil(KV_BLOCK) {
+        self.trim(pool);
+    }
+
+    /// Gives back what blocks no computed position needs.
+    pub fn trim(&mut self, pool: &mut KvPool<'_>) {
+        while self.blocks > self.len.div_ceil(KV_BLOCK) {
             self.blocks -= 1;
             pool.give_back(self.table[self.blocks]);
         }

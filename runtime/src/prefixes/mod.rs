@@ -128,6 +128,11 @@ impl<'a> Prefixes<'a> {
         true
     }
 
+    /// The blocks of each.
+    pub fn tables(&self) -> impl Iterator<Item = &[u32]> + Clone {
+        self.known.iter().map(|prefix| prefix.memory.table())
+    }
+
     /// Gives up all of them.
     pub fn clear(&mut self, pool: &mut KvPool<'_>) {
         while self.shrink(pool) {}

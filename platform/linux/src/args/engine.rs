@@ -200,7 +200,7 @@ impl KvName {
 }
 
 /// Reads a number of threads.
-fn threads() -> impl TypedValueParser<Value = NonZeroUsize> {
+pub fn threads() -> impl TypedValueParser<Value = NonZeroUsize> {
     let number = RangedU64ValueParser::<usize>::new().range(1..=Pool::MOST as u64);
     number.map(|number| NonZeroUsize::new(number).unwrap_or(NonZeroUsize::MIN))
 }

@@ -5,6 +5,6 @@ mod engine;
 mod generate;
 mod model;
 
-pub use engine::{BudgetArgs, EngineArgs};
+pub use engine::{BudgetArgs, EngineArgs, threads};
 pub use generate::{GenerateArgs, Heeding, begin_talk};
 pub use model::ModelArgs;

@@ -8,7 +8,7 @@ use rill_linux::model::Model;
 use serde_json::{Map, Value, json};
 
 use super::least_to_serve;
-use crate::args::{BudgetArgs, ModelArgs};
+use crate::args::{BudgetArgs, ModelArgs, threads};
 use crate::failure::Failure;
 use crate::terminal::stdout;
 
@@ -21,7 +21,7 @@ pub struct Args {
     #[command(flatten)]
     budget: BudgetArgs,
     /// Cores to plan for [default: all]
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", value_parser = threads())]
     threads: Option<NonZeroUsize>,
     /// Print one JSON object
     #[arg(long)]

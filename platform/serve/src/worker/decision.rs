@@ -31,6 +31,8 @@ pub struct Branch {
     choice: Vec<u32>,
     /// Of its tokens after the first, so far.
     pub sum: f32,
+    /// So many of them were weighed.
+    weighed: usize,
     pub is_done: bool,
 }
 
@@ -86,7 +88,15 @@ impl Decision {
 impl Branch {
     /// Of a choice that follows a prompt of so many tokens.
     pub fn new(order: u64, number: usize, prompt: usize, choice: &[u32]) -> Self {
-        Self { order, number, prompt, choice: choice.to_vec(), sum: 0.0, is_done: false }
+        Self {
+            order,
+            number,
+            prompt,
+            choice: choice.to_vec(),
+            sum: 0.0,
+            weighed: 0,
+            is_done: false,
+        }
     }
 
     /// Makes a sequence that begins with the prompt go on with the choice.
@@ -110,13 +120,17 @@ impl Branch {
         world: &mut World<'_, 'a>,
         sequence: &Sequence<'a>,
     ) {
-        let Self { prompt, choice, sum, is_done, .. } = self;
+        let Self { prompt, choice, sum, weighed, is_done, .. } = self;
         let mut positions = engine.positions(sequence);
         engine.each_logits(world.parallel, sequence, |logits| {
-            // What comes before the choice may have been computed again.
+            // What comes before the choice may have been computed again, and so may its beginning.
             let at = positions.next().and_then(|position| (position + 1).checked_sub(*prompt));
-            let next = at.filter(|at| *at > 0).and_then(|at| choice.get(at));
-            *sum += next.map_or(0.0, |&next| Logprobs::of(logits, next, 0).chosen);
+            if let Some(at) = at.filter(|at| *at > *weighed)
+                && let Some(&next) = choice.get(at)
+            {
+                *sum += Logprobs::of(logits, next, 0).chosen;
+                *weighed = at;
+            }
         });
         *is_done = sequence.pending().is_empty();
     }

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Instant;
 
+use rill::kernels::KV_BLOCK;
 use rill::report::Account;
 use rill::seams::{Parallel, Silent};
 use rill::sequence::SequenceError;
@@ -156,6 +157,15 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     if total > context {
         let (context, needed) = (context as u32, Some(total));
         return Err(SequenceError::ContextFull { context, needed }.into());
+    }
+    // What was measured stays until all is.
+    let needed = conversations * total.next_multiple_of(KV_BLOCK);
+    let room = engine.budget.plan.sizes.kv_positions();
+    if needed > room {
+        return Err(Failure::Usage(format!(
+            "{conversations} conversations of {total} tokens need room for {needed}, and --kv-tokens gives \
+             {room}: measure fewer, or shorter ones"
+        )));
     }
     let ids = fed(args, given, engine.image.manifest.shape.vocab, [conversations, total]);
     let mut tests = measure_together(args, &mut engine, prompt, &ids[..1])?;

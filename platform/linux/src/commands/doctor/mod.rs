@@ -23,7 +23,7 @@ use rill_linux::system::{Flags, Power, System};
 use serde::Serialize;
 
 use super::least_to_serve;
-use crate::args::BudgetArgs;
+use crate::args::{BudgetArgs, threads};
 use crate::failure::Failure;
 use crate::terminal::stdout;
 use device::{Flash, Ring};
@@ -43,7 +43,7 @@ pub struct Args {
     #[command(flatten)]
     budget: BudgetArgs,
     /// Cores to use [default: all]
-    #[arg(short, long, value_name = "N")]
+    #[arg(short, long, value_name = "N", value_parser = threads())]
     threads: Option<NonZeroUsize>,
     /// Folder for what runs find out about an image and its device [default: that of the image]
     #[arg(long, value_name = "DIR", env = "RILL_STATE", hide_short_help = true)]

@@ -1,0 +1,101 @@
+//! Who has the memory for keys and values: known beginnings give way to sequences, and sequences that come
+//! last to those that come first.
+
+use super::Engine;
+use crate::kernels::KV_BLOCK;
+use crate::sequence::Sequence;
+
+/// Times that a sequence gave way after which it does not wait for still more room the next time.
+const MOST_PATIENCE: u32 = 5;
+
+impl<'a> Engine<'a> {
+    /// Finds memory for the next batch of those of `sequences` that have something pending, in their order.
+    /// Says which is the first that waits for it.
+    ///
+    /// Who goes on takes what it needs from those after it. Who begins, or begins again, needs room for all
+    /// of it beside what those before it are going to need, and the more beside that the more often it gave
+    /// way: what is computed in vain has a bound. Nobody begins before one that waits.
+    pub(super) fn admit(&mut self, sequences: &mut [&mut Sequence<'a>]) -> Option<usize> {
+        let mut refused = None;
+        // How many go on, blocks that they need soon, and those that they may need after that.
+        let (mut count, mut soon, mut later_on) = (0, 0, 0);
+        for number in 0..sequences.len() {
+            let Some((sequence, later)) = sequences[number..].split_first_mut() else { break };
+            sequence.is_admitted = false;
+            let pending = sequence.pending().len();
+            let begins = sequence.memory.table().is_empty();
+            if pending == 0 {
+                continue;
+            }
+            if !(begins && refused.is_some()) {
+                self.reuse(sequence);
+                let whole = sequence.tokens().len();
+                let tokens = sequence.pending().len().min(self.batch);
+                let (end, more) = match begins && count > 0 {
+                    true => {
+                        let spare = count << sequence.parks.min(MOST_PATIENCE);
+                        (whole, soon + spare.min(later_on))
+                    }
+                    false => (sequence.computed() + tokens, 0),
+                };
+                if self.make_room(sequence, later, end, more)
+                    && self.reserve(sequence, tokens).is_ok()
+                {
+                    sequence.is_admitted = true;
+                    count += 1;
+                    let [held, whole, most] = [
+                        sequence.memory.table().len(),
+                        whole.div_ceil(KV_BLOCK),
+                        sequence.context().div_ceil(KV_BLOCK),
+                    ];
+                    soon += whole.saturating_sub(held);
+                    later_on += most - whole.max(held);
+                    continue;
+                }
+                if begins {
+                    sequence.unuse(&mut self.model.kv);
+                }
+            }
+            refused = refused.or(Some(number));
+        }
+        refused
+    }
+
+    /// Whether a sequence could have blocks up to position `end`, and so many `more` be left, if known
+    /// beginnings and those of `later` that wait gave theirs up.
+    pub(super) fn has_room(
+        &mut self,
+        sequence: &Sequence<'a>,
+        later: &[&mut Sequence<'a>],
+        end: usize,
+        more: usize,
+    ) -> bool {
+        let kv = &mut self.model.kv;
+        if sequence.memory.needs(kv, end) + more <= kv.free() {
+            return true;
+        }
+        let waiting = later.iter().filter(|one| !one.pending().is_empty());
+        let tables = self.prefixes.tables().chain(waiting.map(|one| one.memory.table()));
+        kv.without(tables, |kv| sequence.memory.needs(kv, end) + more <= kv.unowned())
+    }
+
+    /// Sees to it that there is such room: the last of `later` give way, as many as need be and none in vain.
+    fn make_room(
+        &mut self,
+        sequence: &Sequence<'a>,
+        later: &mut [&mut Sequence<'a>],
+        end: usize,
+        more: usize,
+    ) -> bool {
+        if !self.has_room(sequence, later, end, more) {
+            return false;
+        }
+        while !self.has_room(sequence, &[], end, more) {
+            let mut waiting = later.iter_mut().rev().filter(|one| !one.pending().is_empty());
+            if !waiting.any(|one| self.park(one)) {
+                return false;
+            }
+        }
+        true
+    }
+}
