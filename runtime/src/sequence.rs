@@ -167,6 +167,8 @@ pub struct Sequence<'a> {
     pub(crate) turn: Turn,
     /// Number of the last batch that it had rows in; 0 before the first.
     pub(crate) served: u64,
+    /// Whether it was given memory of its own, and has not given it up since.
+    pub(crate) has_begun: bool,
     /// Whether there is memory for what it has in the next batch.
     pub(crate) is_admitted: bool,
     /// How often it gave up what was computed of it for others.
@@ -212,6 +214,7 @@ impl<'a> Sequence<'a> {
             trust: Trust::new(),
             turn: Turn::default(),
             served: 0,
+            has_begun: false,
             is_admitted: false,
             parks: 0,
             wants_every: false,
@@ -348,6 +351,7 @@ impl<'a> Sequence<'a> {
         self.answer = self.answer.filter(|&begin| begin < self.len);
         self.results = None;
         self.parks = 0;
+        self.has_begun &= self.len > 0;
         self.remembered = self.remembered.min(self.len);
     }
 
@@ -377,6 +381,7 @@ impl<'a> Sequence<'a> {
         self.memory.rewind(pool, 0);
         self.results = None;
         self.remembered = 0;
+        self.has_begun = false;
         self.parks = self.parks.saturating_add(1);
     }
 
@@ -399,5 +404,6 @@ impl<'a> Sequence<'a> {
         self.turn = Turn::default();
         (self.place, self.sampled, self.results) = (other.place, other.sampled, None);
         (self.answer, self.remembered) = (other.answer, other.remembered);
+        self.has_begun = false;
     }
 }

@@ -32,6 +32,7 @@ RUBBISH = [
     b'{"messages": [{"role": "nobody", "content": "hi"}]}',
     b'{"messages": [{"role": "user", "content": "' + b"long " * 40_000 + b'"}]}',
 ]
+VERBS = ["walked home together", "flew it", "sang", "sat down by the river", "laughed", "slept"]
 # RAM may differ by what an allocator keeps.
 SLACK = 6 << 20
 
@@ -45,6 +46,19 @@ def request(number):
         "seed": number,
         "stream": True,
     }
+
+
+def decision(number):
+    """One of the decisions that are asked for again and again."""
+    story = "Once there was a fox who had a kite and a friend who had none. " * (3 + number)
+    return {"prompt": story, "choices": [f"So they {verb}." for verb in VERBS[: 3 + number]]}
+
+
+def decided(server, number):
+    """The answer to a decision: the status, and what was decided."""
+    reply = ask(server.connect(), decision(number), "/v1/decide")
+    body = json.loads(reply.read())
+    return reply.status, body.get("choices", body)
 
 
 class Tally:
@@ -91,7 +105,15 @@ def one(server, known, tally, chance):
         body = json.loads(reply.read())
         assert 400 <= reply.status < 500 and body["error"]["message"], (reply.status, body)
         return tally.count("rubbish refused")
-    number = chance.randrange(len(known))
+    answers, decisions = known
+    if draw > 0.9:
+        number = chance.randrange(len(decisions))
+        found = decided(server, number)
+        if found[0] == 429:
+            return tally.count("told to come back")
+        assert found == decisions[number], f"{found} is not {decisions[number]}"
+        return tally.count("decided alike")
+    number = chance.randrange(len(answers))
     connection = server.connect()
     asked = time.monotonic()
     reply = ask(connection, request(number))
@@ -111,7 +133,7 @@ def one(server, known, tally, chance):
             connection.sock and connection.sock.close()
             reply.close()
             return tally.count("left")
-    assert said == known[number], f"{said!r} is not {known[number]!r}"
+    assert said == answers[number], f"{said!r} is not {answers[number]!r}"
     tally.count("answered alike")
 
 
@@ -140,7 +162,11 @@ def main():
     options = ["--conversations", str(args.conversations), "--ram", args.ram]
     options += ["--kv-tokens", str(args.kv_tokens)]
     with Server(*options) as server:
-        known = [alone(server, request(number)) for number in range(24)]
+        known = (
+            [alone(server, request(number)) for number in range(24)],
+            [decided(server, number) for number in range(4)],
+        )
+        assert all(status == 200 for status, _ in known[1]), known[1]
         tally = Tally()
         until = time.monotonic() + (args.seconds or 1e9)
         clients = [
@@ -160,13 +186,13 @@ def main():
         assert settled(server), "a place is lost"
         # Refusals are right where the queue is full, but most are answered, and some of each kind come.
         outcomes = tally.outcomes
-        kinds = ["answered alike", "left", "rubbish refused"]
+        kinds = ["answered alike", "decided alike", "left", "rubbish refused"]
         assert all(outcomes.get(kind) for kind in kinds), outcomes
         assert outcomes["answered alike"] >= sum(outcomes.values()) / 2, outcomes
         # As many as there are places are at work at once, and all are answered.
         together = [server.connect() for _ in range(args.conversations)]
         replies = [ask(connection, request(0)) for connection in together]
-        assert all("".join(map(text, pieces(reply))) == known[0] for reply in replies)
+        assert all("".join(map(text, pieces(reply))) == known[0][0] for reply in replies)
         half = len(resident) // 2
         grown = max(resident[half:] or [0]) - max(resident[: half + 1])
         assert grown <= SLACK, f"RAM grew by {grown} bytes"

@@ -189,7 +189,7 @@ fn a_plan_adds_up_and_its_least_is_the_least() {
     assert_eq!(bytes_of(&at_least, "total_bytes"), least);
     let below = (least - 1).to_string();
     for args in [&["plan", "--ram", &below][..], &["run", "--ram", &below, "hi"]] {
-        rill(args).fails(1, &["below the least that works", "MiB", "(-c)"]);
+        rill(args).fails(1, &["below the least that works", "MiB", "(-c, --kv-tokens)"]);
     }
     let serve = bytes_of(&plan, "serve_least_bytes");
     assert!(serve > least);

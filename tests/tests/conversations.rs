@@ -652,6 +652,12 @@ fn a_session_takes_memory_from_those_that_are_not_spoken_with() {
             rig.session.save(keep).unwrap();
         }
         if turn == 3 {
+            // Until they have all of it.
+            assert!(rig.session.select(1));
+            let ids = &text()[400..420];
+            rig.session.append(ids).unwrap();
+            told[1].extend_from_slice(ids);
+            rig.with(|session, world| while session.compute(world).unwrap() {});
             let mut left = &saved[..];
             assert!(rig.session.select(2));
             let read = |into: &mut [u8]| {
@@ -662,6 +668,8 @@ fn a_session_takes_memory_from_those_that_are_not_spoken_with() {
             };
             rig.session.restore(read).unwrap();
             assert!(left.is_empty() && rig.session.tokens() == told[2]);
+            let (_, sequences) = rig.session.parts();
+            assert_eq!([0, 1, 2].map(|number| sequences[number].computed()), [110, 75, 0]);
         }
     }
     assert!(rig.session.stats().parked > 0);

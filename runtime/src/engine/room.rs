@@ -23,12 +23,13 @@ impl<'a> Engine<'a> {
             let Some((sequence, later)) = sequences[number..].split_first_mut() else { break };
             sequence.is_admitted = false;
             let pending = sequence.pending().len();
-            let begins = sequence.memory.table().is_empty();
+            let begins = !sequence.has_begun;
             if pending == 0 {
                 continue;
             }
             if !(begins && refused.is_some()) {
-                self.reuse(sequence);
+                let is_empty = sequence.memory.table().is_empty();
+                let reused = self.reuse(sequence) as u64;
                 let whole = sequence.tokens().len();
                 let tokens = sequence.pending().len().min(self.batch);
                 let (end, more) = match begins && count > 0 {
@@ -41,7 +42,7 @@ impl<'a> Engine<'a> {
                 if self.make_room(sequence, later, end, more)
                     && self.reserve(sequence, tokens).is_ok()
                 {
-                    sequence.is_admitted = true;
+                    (sequence.is_admitted, sequence.has_begun) = (true, true);
                     count += 1;
                     let [held, whole, most] = [
                         sequence.memory.table().len(),
@@ -52,8 +53,9 @@ impl<'a> Engine<'a> {
                     later_on += most - whole.max(held);
                     continue;
                 }
-                if begins {
+                if is_empty {
                     sequence.unuse(&mut self.model.kv);
+                    self.stats.reused -= reused;
                 }
             }
             refused = refused.or(Some(number));

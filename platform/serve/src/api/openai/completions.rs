@@ -99,6 +99,7 @@ async fn prompts(
     wanted: Option<Value>,
 ) -> Result<Vec<Prompt>, ApiError> {
     let wrong = || ApiError::field("prompt", "must be a text, a list of texts, or token ids");
+    let unknown = || ApiError::field("prompt", "must be a list of this model's token ids");
     let list = match wanted {
         None => return Err(ApiError::field("prompt", "is missing")),
         Some(Value::Array(list)) if list.first().is_some_and(Value::is_number) => {
@@ -118,7 +119,7 @@ async fn prompts(
             Value::Array(ids) => {
                 let id = |id: &Value| {
                     let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
-                    id.filter(|id| *id < open.facts.vocab).ok_or_else(wrong)
+                    id.filter(|id| *id < open.facts.vocab).ok_or_else(unknown)
                 };
                 let tokens = ids.iter().map(id).collect::<Result<_, _>>()?;
                 ask::fits(open, "prompt", Prompt { tokens, thinks: false })?
