@@ -216,7 +216,7 @@ impl<'l, 'a> Worker<'l, 'a> {
     fn step(&mut self) {
         let Self { engine, machine, places, shared, .. } = self;
         let (mut at_work, mut others): (Vec<_>, Vec<_>) =
-            places.iter_mut().partition(|place| place.can_go_on());
+            places.iter_mut().partition(|place| place.can_go_on() && !place.waits_for_choices());
         if at_work.is_empty() {
             // All wait for their clients: there is nothing to do until one of them reads.
             if others.iter().any(|place| !place.is_free()) {
@@ -225,6 +225,7 @@ impl<'l, 'a> Worker<'l, 'a> {
             return;
         }
         at_work.sort_by_key(|place| place.order);
+        others.sort_by_key(|place| place.order);
         let mut silent = Silent;
         let mut world = machine.world(&mut silent);
         let parts = at_work.iter_mut().map(|place| {
@@ -234,9 +235,9 @@ impl<'l, 'a> Worker<'l, 'a> {
         let (mut sequences, mut drafters): (Vec<_>, Vec<_>) = parts.unzip();
         match engine.advance_with(&mut world, &mut sequences, &mut drafters) {
             Ok(advance) => {
-                // Nobody is refused for one that waits for its client.
+                // Nobody is refused for those that wait for their clients, or for the choices of a decision.
                 if let Some(number) = advance.refused.filter(|_| advance.rows == 0)
-                    && !others.iter_mut().any(|place| engine.park(place.sequence))
+                    && !others.iter_mut().rev().any(|place| engine.park(place.sequence))
                 {
                     let error = SequenceError::NoBlocks;
                     at_work[number].end(engine, Err(error.into()));

@@ -101,6 +101,12 @@ impl<'l, 'a> Place<'l, 'a> {
         }
     }
 
+    /// Whether it has nothing to do itself while other places weigh choices of its decision.
+    pub fn waits_for_choices(&self) -> bool {
+        let State::Busy(task) = &self.state else { return false };
+        matches!(&task.kind, Kind::Decide(decision) if decision.is_idle())
+    }
+
     /// Begins a job in a free place.
     pub fn begin(&mut self, engine: &mut Engine<'a>, job: Box<Job>, order: u64) {
         self.order = order;
