@@ -404,6 +404,6 @@ impl<'a> Sequence<'a> {
         self.turn = Turn::default();
         (self.place, self.sampled, self.results) = (other.place, other.sampled, None);
         (self.answer, self.remembered) = (other.answer, other.remembered);
-        self.has_begun = false;
+        (self.has_begun, self.parks) = (false, 0);
     }
 }

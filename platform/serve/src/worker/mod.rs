@@ -236,7 +236,9 @@ impl<'l, 'a> Worker<'l, 'a> {
         match engine.advance_with(&mut world, &mut sequences, &mut drafters) {
             Ok(advance) => {
                 // Nobody is refused for those that wait for their clients, or for the choices of a decision.
-                if let Some(number) = advance.refused.filter(|_| advance.rows == 0)
+                // Who has still to be heard of may have what is wanted.
+                let is_stuck = at_work.iter().all(|place| !place.sequence.pending().is_empty());
+                if let Some(number) = advance.refused.filter(|_| advance.rows == 0 && is_stuck)
                     && !others.iter_mut().rev().any(|place| engine.park(place.sequence))
                 {
                     let error = SequenceError::NoBlocks;
