@@ -165,7 +165,7 @@ impl<'s> Report<'s> {
             accepted_tokens: stats.accepted,
             steps_in_turns: stats.turns,
             parked: stats.parked,
-            parked_tokens: stats.again,
+            parked_tokens: stats.parked_tokens,
             prompt: Account::of(&stats.prompt),
             answer: Account::of(&stats.decode),
             other_seconds: around.answer_time.map(|time| seconds(time.saturating_sub(accounted))),

@@ -22,3 +22,18 @@ pub fn read_tokens<E>(
     read(bytemuck::cast_slice_mut(tokens)).map_err(SaveError::Keeper)?;
     if tokens.iter().all(|&id| id < vocab) { Ok(()) } else { Err(SaveError::Damaged) }
 }
+
+/// Reads so many bytes for nobody.
+pub(crate) fn pass_over<E>(
+    bytes: u64,
+    read: &mut impl FnMut(&mut [u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut buffer = [0; 256];
+    let mut left = bytes;
+    while left > 0 {
+        let part = left.min(buffer.len() as u64);
+        read(&mut buffer[..part as usize])?;
+        left -= part;
+    }
+    Ok(())
+}

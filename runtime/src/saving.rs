@@ -9,7 +9,7 @@ use crate::chat::Place;
 use crate::engine::Engine;
 use crate::sampler::Xoshiro256;
 pub use crate::saved::SaveError;
-use crate::saved::read_tokens;
+use crate::saved::{pass_over, read_tokens};
 use crate::sequence::Sequence;
 
 /// What stands before the tokens.
@@ -108,7 +108,12 @@ impl<'a> Engine<'a> {
         sequence.answer = head.answer;
         match self.restore_memory(sequence, head.computed) {
             Ok(()) => self.visit_memory(sequence, read),
-            Err(_) => self.pass_over_memory(sequence, head.computed, read),
+            Err(_) => {
+                let blocks = self.model.kv.visited_bytes(head.computed as u64);
+                let columns = sequence.memory.column_bytes() as u64;
+                let bytes = blocks.and_then(|blocks| blocks.checked_add(columns));
+                pass_over(bytes.ok_or(SaveError::Damaged)?, read)
+            }
         }
         .map_err(SaveError::Keeper)?;
         sequence.sampler.random = head.random;

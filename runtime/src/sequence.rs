@@ -167,9 +167,9 @@ pub struct Sequence<'a> {
     pub(crate) turn: Turn,
     /// Number of the last batch that it had rows in; 0 before the first.
     pub(crate) served: u64,
-    /// Whether it was given memory of its own, and has not given it up since.
+    /// Whether it was promised memory, and has not given it up since.
     pub(crate) has_begun: bool,
-    /// Whether there is memory for what it has in the next batch.
+    /// Whether it was promised memory for the next batch.
     pub(crate) is_admitted: bool,
     /// How often it gave up what was computed of it for others.
     pub(crate) parks: u32,
@@ -378,9 +378,8 @@ impl<'a> Sequence<'a> {
 
     /// Gives up what was computed of it: all of its tokens are pending again. Nothing else changes.
     pub(crate) fn park(&mut self, pool: &mut KvPool<'_>) {
-        self.memory.rewind(pool, 0);
+        self.unuse(pool);
         self.results = None;
-        self.remembered = 0;
         self.has_begun = false;
         self.parks = self.parks.saturating_add(1);
     }

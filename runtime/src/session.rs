@@ -141,19 +141,13 @@ impl<'a> Session<'a> {
         };
         let most = if every { 0 } else { usize::MAX };
         let guess = self.engine.guess(&mut self.sequences[self.at], most);
-        self.reserve(tokens + guess.len)?;
-        let share = Share { guess, ..Share::new(&mut self.sequences[self.at], tokens, wanted) };
-        self.engine.forward(world, &mut [share])?;
-        Ok(tokens < pending)
-    }
-
-    fn reserve(&mut self, tokens: usize) -> Result<(), SequenceError> {
-        while let Err(error) = self.engine.reserve(&mut self.sequences[self.at], tokens) {
-            if !self.make_room(&[self.at]) {
-                return Err(error);
+        loop {
+            let share = Share { guess, ..Share::new(&mut self.sequences[self.at], tokens, wanted) };
+            match self.engine.forward(world, &mut [share]) {
+                Err(SequenceError::NoBlocks) if self.make_room(&[self.at]) => {}
+                ended => return ended.map(|()| tokens < pending),
             }
         }
-        Ok(())
     }
 
     /// Has the sequence that was least lately served and is not in `busy` give up its keys and values, see

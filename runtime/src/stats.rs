@@ -25,7 +25,7 @@ pub struct Stats {
     /// How often a sequence gave up its keys and values for others.
     pub parked: u64,
     /// Tokens of those, which are computed again.
-    pub again: u64,
+    pub parked_tokens: u64,
 }
 
 /// One kind of work.

@@ -50,7 +50,7 @@ def request(number):
 
 def decision(number):
     """One of the decisions that are asked for again and again."""
-    story = "Once there was a fox who had a kite and a friend who had none. " * (3 + number)
+    story = "Once there was a fox who had a kite and a friend who had none. " * (6 + 6 * number)
     return {"prompt": story, "choices": [f"So they {verb}." for verb in VERBS[: 3 + number]]}
 
 

@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 use proptest::sample::Index;
-use rill::engine::{Engine, MAX_RUNS, Share, Step, Wanted};
+use rill::engine::{Advance, Engine, MAX_RUNS, Share, Step, Wanted};
 use rill::experts::POLICIES;
 use rill::image::Sampling;
 use rill::kernels::{CpuFeatures, KV_BLOCK, all};
@@ -383,6 +383,11 @@ fn said(rig: &mut Rig<Many>, prompts: &[Vec<u32>], most: usize) -> Vec<Vec<u32>>
     })
 }
 
+/// Several conversations with room for so many tokens of keys and values together.
+fn tight(conversations: u32, context: u32, kv_tokens: u32) -> Setting {
+    Setting { conversations, context, kv_tokens: Some(kv_tokens), ..Setting::default() }
+}
+
 const SAMPLING: Sampling =
     Sampling { temperature: 0.8, top_k: 0, top_p: 1.0, min_p: 0.05, repetition_penalty: 1.05 };
 
@@ -456,13 +461,7 @@ fn conversations_without_room_together_say_what_each_says_alone() {
 
 #[test]
 fn who_asks_for_more_than_others_leave_is_refused_and_they_stay() {
-    let setting = Setting {
-        context: 200,
-        conversations: 3,
-        kv_tokens: Some(256),
-        prefixes: 4,
-        ..Setting::default()
-    };
+    let setting = Setting { prefixes: 4, ..tight(3, 200, 256) };
     let mut rig = Rig::many(kiosk::default_image(), setting).unwrap();
     rig.with(|(engine, sequences), world| {
         let [first, second, third] = sequences else { panic!("there are three") };
@@ -484,13 +483,7 @@ fn who_asks_for_more_than_others_leave_is_refused_and_they_stay() {
 
 #[test]
 fn refused_ones_hold_nothing_and_nobody_waits_for_ever() {
-    let setting = Setting {
-        context: 200,
-        conversations: 4,
-        batch: 200,
-        kv_tokens: Some(256),
-        ..Setting::default()
-    };
+    let setting = Setting { batch: 200, ..tight(4, 200, 256) };
     let mut rig = Rig::many(kiosk::default_image(), setting).unwrap();
     rig.with(|(engine, sequences), world| {
         let [outside, done, first, second] = sequences else { panic!("there are four") };
@@ -517,13 +510,7 @@ fn refused_ones_hold_nothing_and_nobody_waits_for_ever() {
 
 #[test]
 fn who_came_first_goes_first_whoever_comes_later() {
-    let setting = Setting {
-        context: 300,
-        conversations: 5,
-        kv_tokens: Some(448),
-        draft: false,
-        ..Setting::default()
-    };
+    let setting = Setting { draft: false, ..tight(5, 300, 448) };
     let mut rig = Rig::many(kiosk::default_image(), setting).unwrap();
     rig.with(|(engine, sequences), world| {
         // The first grows over what the second has; short ones come again and again.
@@ -561,14 +548,7 @@ fn what_is_computed_again_has_a_bound() {
         .map(|number| text().into_iter().cycle().skip(number * 50).take(120).collect())
         .collect();
     for (kv_tokens, batch) in [(600, 512), (600, 16), (900, 64)] {
-        let setting = Setting {
-            context: 600,
-            conversations: 8,
-            kv_tokens: Some(kv_tokens),
-            batch,
-            draft: false,
-            ..Setting::default()
-        };
+        let setting = Setting { batch, draft: false, ..tight(8, 600, kv_tokens) };
         let mut rig = Rig::many(kiosk::default_image(), setting).unwrap();
         rig.with(|(engine, sequences), world| {
             for (sequence, text) in sequences.iter_mut().zip(&texts) {
@@ -590,7 +570,7 @@ fn what_is_computed_again_has_a_bound() {
                     true
                 });
             }
-            let again = engine.stats().again;
+            let again = engine.stats().parked_tokens;
             assert!(again <= useful, "{again} of {useful} tokens again, {kv_tokens}, {batch}");
         });
     }
@@ -599,13 +579,7 @@ fn what_is_computed_again_has_a_bound() {
 #[test]
 fn more_conversations_than_a_batch_has_room_for_share_few_blocks() {
     const COUNT: usize = MAX_RUNS + 16;
-    let setting = Setting {
-        context: 100,
-        conversations: COUNT as u32,
-        kv_tokens: Some(128),
-        draft: false,
-        ..Setting::default()
-    };
+    let setting = Setting { draft: false, ..tight(COUNT as u32, 100, 128) };
     let mut rig = Rig::many(kiosk::default_image(), setting).unwrap();
     rig.with(|(engine, sequences), world| {
         for (number, sequence) in sequences.iter_mut().enumerate() {
@@ -629,8 +603,7 @@ fn more_conversations_than_a_batch_has_room_for_share_few_blocks() {
 
 #[test]
 fn a_session_takes_memory_from_those_that_are_not_spoken_with() {
-    let setting =
-        Setting { context: 200, conversations: 3, kv_tokens: Some(200), ..Setting::default() };
+    let setting = tight(3, 200, 200);
     let mut alone = Alone::new(KvFormat::F16);
     let mut rig = Rig::new(kiosk::default_image(), setting).unwrap();
     let mut told = vec![Vec::new(); 3];
@@ -673,6 +646,44 @@ fn a_session_takes_memory_from_those_that_are_not_spoken_with() {
         }
     }
     assert!(rig.session.stats().parked > 0);
+}
+
+#[test]
+fn prompts_that_begin_alike_leave_what_is_known_of_others() {
+    let setting = Setting {
+        context: 256,
+        conversations: 4,
+        batch: 256,
+        prefixes: 8,
+        draft: false,
+        ..Setting::default()
+    };
+    let mut rig = Rig::many(kiosk::default_image(), setting).unwrap();
+    rig.with(|(engine, sequences), world| {
+        // Four known beginnings have 12 of 16 blocks.
+        let known = |number: u32| vec![300 + number; 190];
+        for number in 0..4 {
+            engine.append(&mut sequences[0], &known(number)).unwrap();
+            engine.advance(world, &mut [&mut sequences[0]]).unwrap();
+            engine.reset(&mut sequences[0]);
+        }
+        assert_eq!(engine.free_blocks(), 4);
+        // One of three computes what all begin with.
+        for (number, sequence) in sequences[..3].iter_mut().enumerate() {
+            engine.append(sequence, &text()[..180]).unwrap();
+            engine.append(sequence, &[number as u32 + 500; 5]).unwrap();
+        }
+        let mut alike: Vec<_> = sequences[..3].iter_mut().collect();
+        assert_eq!(
+            engine.advance(world, &mut alike).unwrap(),
+            Advance { rows: 185, refused: None }
+        );
+        for number in 0..4 {
+            engine.append(&mut sequences[3], &known(number)).unwrap();
+            assert!(engine.reuse(&mut sequences[3]) > 0, "beginning {number} is known");
+            engine.reset(&mut sequences[3]);
+        }
+    });
 }
 
 /// Gives each conversation a prompt of 8 of its tokens and then the others one by one; the logits before

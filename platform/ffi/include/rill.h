@@ -381,7 +381,7 @@ typedef struct rill_stats {
   // Tokens of prompts that were not computed, because a known beginning has them.
   uint64_t reused;
   // Tokens that were given up for other conversations' memory, and are computed again.
-  uint64_t again;
+  uint64_t parked_tokens;
   // Tokens that were guessed.
   uint64_t drafted;
   // Of them, those that came true.

@@ -3,7 +3,7 @@
 use core::ffi::c_char;
 
 use rill::chat::Role as Speaker;
-use rill::engine::{Advance, MAX_RUNS};
+use rill::engine::MAX_RUNS;
 use rill::sampler::{Bias, MOST_BIASES};
 use rill::seams::World;
 use rill::sequence::{Sequence, SequenceError};
@@ -415,12 +415,12 @@ pub unsafe extern "C" fn rill_advance(
             };
             out.set(call.compute(|session, world| {
                 loop {
-                    match advance(session, world)? {
-                        Advance { rows: 0, refused: Some(_) } if session.make_room(&numbers) => {}
-                        Advance { rows: 0, refused: Some(_) } => {
-                            return Err(SequenceError::NoBlocks);
-                        }
-                        Advance { rows, .. } => return Ok(rows),
+                    let advance = advance(session, world)?;
+                    if !advance.is_stuck() {
+                        return Ok(advance.rows);
+                    }
+                    if !session.make_room(&numbers) {
+                        return Err(SequenceError::NoBlocks);
                     }
                 }
             })?);

@@ -109,7 +109,7 @@ pub struct Statistics {
     /// Tokens of prompts that were not computed, because a known beginning has them.
     pub reused: u64,
     /// Tokens that were given up for other conversations' memory, and are computed again.
-    pub again: u64,
+    pub parked_tokens: u64,
     /// Tokens that were guessed.
     pub drafted: u64,
     /// Of them, those that came true.
@@ -345,7 +345,7 @@ pub unsafe extern "C" fn rill_get_stats(model: *const Model, stats: *mut Statist
                 answer_time: all.decode.time,
                 waiting: cache.waiting,
                 reused: all.reused,
-                again: all.again,
+                parked_tokens: all.parked_tokens,
                 drafted: all.drafted,
                 accepted: all.accepted,
                 hits: cache.hits + cache.guessed,

@@ -225,8 +225,7 @@ impl<'m> Engine<'m> {
     ) -> Result<Advance, SequenceError> {
         loop {
             let advance = self.advance_once(events, order)?;
-            let stuck = advance.rows == 0 && advance.refused.is_some();
-            if !(stuck && self.session.make_room(order)) {
+            if !(advance.is_stuck() && self.session.make_room(order)) {
                 return Ok(advance);
             }
         }

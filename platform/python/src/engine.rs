@@ -96,7 +96,7 @@ impl Engine {
         stats.set_item("answer_time", seconds(all.decode.time))?;
         stats.set_item("waiting", seconds(cache.waiting))?;
         stats.set_item("reused", all.reused)?;
-        stats.set_item("again", all.again)?;
+        stats.set_item("parked_tokens", all.parked_tokens)?;
         stats.set_item("drafted", all.drafted)?;
         stats.set_item("accepted", all.accepted)?;
         stats.set_item("hits", cache.hits + cache.guessed)?;

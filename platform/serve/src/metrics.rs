@@ -256,7 +256,7 @@ impl Page {
         let what = "Answers that gave up their keys and values for others, to compute them again.";
         self.one("rill_parked_total", "counter", what, stats.parked as f64);
         let what = "Tokens of those.";
-        self.one("rill_parked_tokens_total", "counter", what, stats.again as f64);
+        self.one("rill_parked_tokens_total", "counter", what, stats.parked_tokens as f64);
     }
 
     fn machine(&mut self, resident: Option<u64>, celsius: Option<f64>) {

@@ -18,6 +18,13 @@ pub struct Advance {
     pub refused: Option<usize>,
 }
 
+impl Advance {
+    /// Whether somebody waits for memory and nobody went on: sequences that were not asked to have it.
+    pub const fn is_stuck(&self) -> bool {
+        self.rows == 0 && self.refused.is_some()
+    }
+}
+
 /// What one sequence puts into a batch.
 pub struct Share<'s, 'a> {
     /// The sequence.
@@ -115,7 +122,7 @@ impl<'a> Engine<'a> {
             return false;
         }
         self.stats.parked += 1;
-        self.stats.again += sequence.computed() as u64;
+        self.stats.parked_tokens += sequence.computed() as u64;
         sequence.park(&mut self.model.kv);
         true
     }
@@ -258,6 +265,11 @@ impl<'a> Engine<'a> {
                 continue;
             }
             if self.waits(sequence, &mut shares) {
+                continue;
+            }
+            // What it gets at most: `admit` has promised it, but guesses of others may have taken it.
+            if self.reserve(sequence, tokens.min(self.batch)).is_err() {
+                advance.refused.get_or_insert(number);
                 continue;
             }
             let others = busy - 1 + guessed;

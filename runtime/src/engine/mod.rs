@@ -102,24 +102,6 @@ impl<'a> Engine<'a> {
         sequence.memory.visit_from(&mut self.model.kv, 0, each)
     }
 
-    /// Reads what [`Self::visit_memory`] would give of a sequence of `len` computed tokens, for nothing.
-    pub(crate) fn pass_over_memory<E>(
-        &self,
-        sequence: &Sequence<'a>,
-        len: usize,
-        read: &mut impl FnMut(&mut [u8]) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let bytes = self.model.kv.visited_bytes(len as u64).unwrap_or(u64::MAX);
-        let mut left = bytes.saturating_add(sequence.memory.column_bytes() as u64);
-        let mut piece = [0; 256];
-        while left > 0 {
-            let now = left.min(piece.len() as u64);
-            read(&mut piece[..now as usize])?;
-            left -= now;
-        }
-        Ok(())
-    }
-
     /// As if the first `len` tokens of a sequence had been computed: then [`Self::visit_memory`] gives
     /// their memory.
     pub(crate) fn restore_memory(

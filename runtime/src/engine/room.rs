@@ -9,16 +9,17 @@ use crate::sequence::Sequence;
 const MOST_PATIENCE: u32 = 5;
 
 impl<'a> Engine<'a> {
-    /// Finds memory for the next batch of those of `sequences` that have something pending, in their order.
-    /// Says which is the first that waits for it.
+    /// Promises memory for the next batch to those of `sequences` that have something pending, in their
+    /// order: who has some of it is admitted. Says which is the first that waits for it.
     ///
     /// Who goes on takes what it needs from those after it. Who begins, or begins again, needs room for all
     /// of it beside what those before it are going to need, and the more beside that the more often it gave
     /// way: what is computed in vain has a bound. Nobody begins before one that waits.
     pub(super) fn admit(&mut self, sequences: &mut [&mut Sequence<'a>]) -> Option<usize> {
         let mut refused = None;
-        // How many go on, blocks that they need soon, and those that they may need after that.
-        let (mut count, mut soon, mut later_on) = (0, 0, 0);
+        // How many go on; blocks that they need for the next batch, for all that is pending, and those that
+        // they may need after that.
+        let (mut count, mut promised, mut soon, mut later_on) = (0, 0, 0, 0);
         for number in 0..sequences.len() {
             let Some((sequence, later)) = sequences[number..].split_first_mut() else { break };
             sequence.is_admitted = false;
@@ -37,20 +38,15 @@ impl<'a> Engine<'a> {
                         let spare = count << sequence.parks.min(MOST_PATIENCE);
                         (whole, soon + spare.min(later_on))
                     }
-                    false => (sequence.computed() + tokens, 0),
+                    false => (sequence.computed() + tokens, promised),
                 };
-                if self.make_room(sequence, later, end, more)
-                    && self.reserve(sequence, tokens).is_ok()
-                {
+                if self.make_room(sequence, later, end, more) {
                     (sequence.is_admitted, sequence.has_begun) = (true, true);
                     count += 1;
-                    let [held, whole, most] = [
-                        sequence.memory.table().len(),
-                        whole.div_ceil(KV_BLOCK),
-                        sequence.context().div_ceil(KV_BLOCK),
-                    ];
-                    soon += whole.saturating_sub(held);
-                    later_on += most - whole.max(held);
+                    promised += self.lacks(sequence, sequence.computed() + tokens);
+                    soon += self.lacks(sequence, whole);
+                    let whole = whole.div_ceil(KV_BLOCK).max(sequence.memory.table().len());
+                    later_on += sequence.context().div_ceil(KV_BLOCK) - whole;
                     continue;
                 }
                 if is_empty {
@@ -61,6 +57,15 @@ impl<'a> Engine<'a> {
             refused = refused.or(Some(number));
         }
         refused
+    }
+
+    /// Blocks that a sequence needs to have them up to position `end`, if known beginnings gave theirs up.
+    fn lacks(&mut self, sequence: &Sequence<'a>, end: usize) -> usize {
+        let kv = &mut self.model.kv;
+        match sequence.memory.needs(kv, end) {
+            0 => 0,
+            _ => kv.without(self.prefixes.tables(), |kv| sequence.memory.needs(kv, end)),
+        }
     }
 
     /// Whether a sequence could have blocks up to position `end`, and so many `more` be left, if known

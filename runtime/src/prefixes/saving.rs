@@ -11,7 +11,7 @@ use super::{Prefix, Prefixes, memory_worth};
 use crate::kernels::KV_BLOCK;
 use crate::model::kv::KvPool;
 use crate::model::state::Memory;
-use crate::saved::{SaveError, read_tokens};
+use crate::saved::{SaveError, pass_over, read_tokens};
 
 /// What stands before each.
 #[derive(Debug, Clone, Copy, Default)]
@@ -192,14 +192,8 @@ impl Prefixes<'_> {
         read: &mut impl FnMut(&mut [u8]) -> Result<(), E>,
     ) -> Result<(), SaveError<E>> {
         let columns = self.known.first().map_or(0, |prefix| prefix.memory.column_bytes());
-        let mut left = head.bytes(pool, columns).ok_or(SaveError::Damaged)?;
-        let mut buffer = [0; 256];
-        while left > 0 {
-            let part = left.min(buffer.len() as u64);
-            read(&mut buffer[..part as usize]).map_err(SaveError::Keeper)?;
-            left -= part;
-        }
-        Ok(())
+        let bytes = head.bytes(pool, columns).ok_or(SaveError::Damaged)?;
+        pass_over(bytes, read).map_err(SaveError::Keeper)
     }
 }
 

@@ -225,7 +225,6 @@ impl<'l, 'a> Worker<'l, 'a> {
             return;
         }
         at_work.sort_by_key(|place| place.order);
-        others.sort_by_key(|place| place.order);
         let mut silent = Silent;
         let mut world = machine.world(&mut silent);
         let parts = at_work.iter_mut().map(|place| {
@@ -235,14 +234,15 @@ impl<'l, 'a> Worker<'l, 'a> {
         let (mut sequences, mut drafters): (Vec<_>, Vec<_>) = parts.unzip();
         match engine.advance_with(&mut world, &mut sequences, &mut drafters) {
             Ok(advance) => {
-                // Nobody is refused for those that wait for their clients, or for the choices of a decision.
-                // Who has still to be heard of may have what is wanted.
-                let is_stuck = at_work.iter().all(|place| !place.sequence.pending().is_empty());
-                if let Some(number) = advance.refused.filter(|_| advance.rows == 0 && is_stuck)
-                    && !others.iter_mut().rev().any(|place| engine.park(place.sequence))
+                // Who has still to be heard of may have the memory that is wanted; and nobody is refused for
+                // those that wait for their clients, or for the choices of a decision.
+                if let Some(number) = advance.refused.filter(|_| advance.is_stuck())
+                    && at_work.iter().all(|place| !place.sequence.pending().is_empty())
                 {
-                    let error = SequenceError::NoBlocks;
-                    at_work[number].end(engine, Err(error.into()));
+                    others.sort_by_key(|place| place.order);
+                    if !others.iter_mut().rev().any(|place| engine.park(place.sequence)) {
+                        at_work[number].end(engine, Err(SequenceError::NoBlocks.into()));
+                    }
                 }
             }
             // One of them cannot be computed: the others are, one by one.
