@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 
 use rill_tests::kiosk;
 use rill_tests::program::{path, rill, rill_with_input};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -88,9 +89,14 @@ impl Talk {
     }
 
     /// Takes what is shown next; `false` when the terminal is closed.
+    #[track_caller]
     fn read(&mut self) -> bool {
         let mut bytes = [0; 4096];
-        match self.master.as_ref().unwrap().read(&mut bytes) {
+        let mut master = self.master.as_ref().unwrap();
+        let hangs = Timespec { tv_sec: 100, tv_nsec: 0 };
+        let count = poll(&mut [PollFd::new(master, PollFlags::IN)], Some(&hangs));
+        assert_ne!(count, Ok(0), "nothing more after {}", String::from_utf8_lossy(&self.shown));
+        match master.read(&mut bytes) {
             Ok(0) => false,
             Ok(len) => {
                 self.shown.extend(&bytes[..len]);

@@ -706,3 +706,20 @@ fn ctrl_c_ends_a_run_with_130() {
     assert!(interrupted.unwrap().success());
     assert_eq!(child.wait().unwrap().code(), Some(130));
 }
+
+#[test]
+fn cargo_run_in_the_repository_is_this_program() {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--no-deps", "--offline", "--format-version", "1"])
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let [package] = &metadata["workspace_default_members"].as_array().unwrap()[..] else {
+        panic!("`cargo run` would have to be told which package")
+    };
+    let packages = metadata["packages"].as_array().unwrap();
+    let package = packages.iter().find(|one| one["id"] == *package).unwrap();
+    assert_eq!((&package["name"], &package["default_run"]), (&"rill-linux".into(), &"rill".into()));
+}

@@ -509,6 +509,28 @@ fn refused_ones_hold_nothing_and_nobody_waits_for_ever() {
 }
 
 #[test]
+fn nobody_gives_way_in_vain() {
+    let setting = Setting { draft: false, ..tight(4, 200, 256) };
+    let mut rig = Rig::many(kiosk::default_image(), setting).unwrap();
+    rig.with(|(engine, sequences), world| {
+        let [first, second, outside, last] = sequences else { panic!("there are four") };
+        for (sequence, len) in [(&mut *first, 64), (&mut *second, 64), (&mut *outside, 128)] {
+            engine.append(sequence, &text()[len..][..len]).unwrap();
+            while engine.advance(world, &mut [&mut *sequence]).unwrap().rows > 0 {}
+        }
+        // What it has is also one's that is not asked to go on.
+        engine.fork(outside, last);
+        assert_eq!(engine.free_blocks(), 0);
+        for sequence in [&mut *first, &mut *second, &mut *last] {
+            engine.append(sequence, &[300]).unwrap();
+        }
+        engine.advance(world, &mut [&mut *first, &mut *second, &mut *last]).unwrap();
+        assert_eq!([first.computed(), second.computed(), last.computed()], [65, 0, 128]);
+        assert_eq!(engine.stats().parked, 1);
+    });
+}
+
+#[test]
 fn who_came_first_goes_first_whoever_comes_later() {
     let setting = Setting { draft: false, ..tight(5, 300, 448) };
     let mut rig = Rig::many(kiosk::default_image(), setting).unwrap();

@@ -7,10 +7,13 @@ use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use xtask::need::Need;
+
+/// A check that prints nothing for so long hangs, and is ended: those after it are worth more.
+const HANGS: Duration = Duration::from_secs(20 * 60);
 
 /// How many lines of a check that failed are told again after all checks.
 const MOST_TOLD: usize = 12;
@@ -24,7 +27,10 @@ pub struct Check {
     /// Whether it runs beside those that follow: it takes one core. What it builds where others build
     /// waits for them.
     pub beside: bool,
+    /// Whether it runs the `rill` program, and builds it where it is not told of one.
+    pub runs_program: bool,
     pub command: Command,
+    hangs: Duration,
 }
 
 /// Why a check failed: in a few words, and the lines of its output that tell of it.
@@ -41,7 +47,9 @@ impl Check {
     }
 
     pub fn new(name: impl Into<String>, command: Command) -> Self {
-        Self { name: name.into(), needs: Vec::new(), network: None, beside: false, command }
+        let name = name.into();
+        let (beside, runs_program) = (false, false);
+        Self { name, needs: Vec::new(), network: None, beside, runs_program, command, hangs: HANGS }
     }
 
     /// A task of this program.
@@ -66,6 +74,11 @@ impl Check {
         self
     }
 
+    pub fn running_program(mut self) -> Self {
+        self.runs_program = true;
+        self
+    }
+
     pub fn env(mut self, key: &str, value: &str) -> Self {
         self.command.env(key, value);
         self
@@ -81,16 +94,27 @@ impl Check {
         let mut child = command.spawn().map_err(cannot)?;
         // With it this end of the pipe goes: the reader ends when the check does.
         drop(command);
-        let telling = Arc::default();
+        let telling = Arc::<Mutex<Telling>>::default();
         let ended = read(reader, shown, Arc::clone(&telling));
-        let status = child.wait().map_err(cannot)?;
+        let mut why = None;
+        let status = loop {
+            if let Some(status) = child.try_wait().map_err(cannot)? {
+                break status;
+            }
+            let heard = telling.lock().unwrap_or_else(PoisonError::into_inner).heard;
+            if heard.elapsed() > self.hangs && why.is_none() {
+                why = Some(format!("printed nothing for {} s and was ended", self.hangs.as_secs()));
+                child.kill().map_err(cannot)?;
+            }
+            thread::sleep(Duration::from_millis(20));
+        };
         // What the check left running may hold the pipe open; all of the check's own lines are there.
         let _ = ended.recv_timeout(Duration::from_secs(3));
         if status.success() {
             return Ok(());
         }
         let lines = telling.lock().unwrap_or_else(PoisonError::into_inner).lines();
-        Err(Failure { why: status.to_string(), lines })
+        Err(Failure { why: why.unwrap_or_else(|| status.to_string()), lines })
     }
 }
 
@@ -123,16 +147,24 @@ fn read(
 
 /// The lines that tell of a failure: tests that failed, panics with what they said, errors of
 /// compilers and tasks; where there are none, the last ones.
-#[derive(Default)]
 struct Telling {
+    /// When the last line came.
+    heard: Instant,
     told: Vec<String>,
     last: VecDeque<String>,
     /// How many lines more belong to one that was told.
     more: usize,
 }
 
+impl Default for Telling {
+    fn default() -> Self {
+        Self { heard: Instant::now(), told: Vec::new(), last: VecDeque::new(), more: 0 }
+    }
+}
+
 impl Telling {
     fn hear(&mut self, line: &str) {
+        self.heard = Instant::now();
         let panic = line.contains("panicked at");
         // Python names what was raised and then says why: `ValueError: why`.
         let raised = line.split_once(':').is_some_and(|(kind, _)| kind.ends_with("Error"));
@@ -187,6 +219,17 @@ mod tests {
         assert_eq!(failure.lines, ["95", "96", "97", "98", "99", "100"]);
         let lost = Check::new("lost", Command::new("/nowhere/program")).run(|_| ());
         assert!(lost.is_err_and(|failure| failure.why.starts_with("cannot start")));
+    }
+
+    #[test]
+    fn a_check_that_hangs_is_ended() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo the last; exec sleep 100"]);
+        let mut check = Check::new("a check", command);
+        check.hangs = Duration::from_secs(2);
+        let failure = check.run(|_| ()).expect_err("it is ended");
+        assert_eq!(failure.why, "printed nothing for 2 s and was ended");
+        assert_eq!(failure.lines, ["the last"]);
     }
 
     #[test]

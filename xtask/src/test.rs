@@ -41,6 +41,9 @@ pub struct Args {
 const LINUX_X86: &str = "x86_64-unknown-linux-gnu";
 /// Target of boards without an operating system.
 const BARE_ARM: &str = "aarch64-unknown-none";
+/// The check that builds the `rill` program, with all tests: by itself it would have fewer features of
+/// what it shares with them, and be built from the beginning once more.
+const PROGRAM: &str = "program and tests build";
 /// Where everything is that is built with `--cfg loom`.
 const LOOM: &str = "target/loom";
 /// Where everything is that Miri runs.
@@ -57,13 +60,18 @@ fn checks() -> Result<Vec<Check>> {
     let mut checks = vec![
         Check::cargo("format", &["fmt", "--all", "--check"]).needing(&[Need::RUSTFMT]),
         lints("lints", &["--workspace"]),
+        // Built by themselves, packages have fewer features of what they share with others.
+        lints("lints of the program", &["-p", "rill-linux"]),
         lints("lints of the smallest program", &["-p", "rill-linux", "--no-default-features"]),
         Check::cargo("documentation", &["doc", "--workspace", "--no-deps"])
             .env("RUSTDOCFLAGS", "-D warnings"),
-        Check::cargo("tests", &["test", "--workspace", "--no-fail-fast"]),
+        Check::cargo(
+            PROGRAM,
+            &["build", "--profile", "test", "--workspace", "--tests", "--bin", "rill"],
+        ),
+        Check::cargo("tests", &["test", "--workspace", "--no-fail-fast"]).running_program(),
         Check::cargo("orders of threads", &["test", "-p", "rill-loom", "--target-dir", LOOM])
             .env("RUSTFLAGS", "--cfg loom"),
-        Check::cargo("cargo run is rill", &["run", "--quiet", "--", "inspect"]),
         Check::cargo("log decoder", &workspace::log_decoder("test").each_ref().map(String::as_str)),
         Check::cargo("engine without an OS", &["build", "-p", "rill", "--target", BARE_ARM])
             .needing(&[Need::target(BARE_ARM)]),
@@ -243,7 +251,9 @@ fn client_checks() -> Vec<Check> {
     let check = |(name, runs, script, need): (&str, &str, &str, Need)| {
         let mut command = Command::new("python3");
         command.arg(folder.join("run.py")).arg(runs).arg(folder.join(script));
-        Check::new(format!("clients: {name}"), command).needing(&[Need::PYTHON3, need])
+        Check::new(format!("clients: {name}"), command)
+            .running_program()
+            .needing(&[Need::PYTHON3, need])
     };
     scripts.into_iter().map(check).collect()
 }
@@ -252,7 +262,7 @@ fn client_checks() -> Vec<Check> {
 fn package_check() -> Check {
     let mut command = Command::new(Need::PYTHON_BUILDER);
     command.arg(workspace::root().join("tests/python/run.py"));
-    Check::new("Python package", command).needing(&[Need::PYTHON_WHEELS])
+    Check::new("Python package", command).running_program().needing(&[Need::PYTHON_WHEELS])
 }
 
 /// The pages of `rill serve` in a browser, with the kiosk model.
@@ -261,7 +271,9 @@ fn page_check() -> Check {
     let mut command = Command::new("node");
     let files = ["kiosk", "idle", "operator"].map(|name| folder.join(format!("{name}.test.mjs")));
     command.args(["--test", "--test-reporter=dot"]).args(files);
-    Check::new("pages in a browser", command).needing(&[Need::CHROMIUM, Need::NODE_PAGES])
+    Check::new("pages in a browser", command)
+        .running_program()
+        .needing(&[Need::CHROMIUM, Need::NODE_PAGES])
 }
 
 /// Many clients at once, hostile ones, and a balancer before two servers.
@@ -275,7 +287,10 @@ fn load_checks() -> Vec<Check> {
     let check = |(name, script, needs): (&str, &str, &[Need])| {
         let mut command = Command::new("python3");
         command.arg(folder.join(script));
-        Check::new(format!("load: {name}"), command).needing(&[Need::PYTHON3]).needing(needs)
+        Check::new(format!("load: {name}"), command)
+            .running_program()
+            .needing(&[Need::PYTHON3])
+            .needing(needs)
     };
     scripts.into_iter().map(check).collect()
 }
@@ -379,7 +394,8 @@ pub fn run(args: &Args) -> Result<()> {
             }
         }
     };
-    for check in checks()?.into_iter().filter(wanted) {
+    let mut program = None;
+    for mut check in checks()?.into_iter().filter(wanted) {
         let missing: Vec<_> = check.needs.iter().filter(|need| !need.is_met()).collect();
         if !missing.is_empty() {
             let how: Vec<_> = missing.iter().map(|need| need.to_string()).collect();
@@ -401,7 +417,13 @@ pub fn run(args: &Args) -> Result<()> {
             continue;
         }
         println!("=== {name}");
+        if let Some(program) = program.as_ref().filter(|_| check.runs_program) {
+            check.command.env("RILL_PROGRAM", program);
+        }
         let result = check.run(show);
+        if name == PROGRAM && result.is_ok() {
+            program = Some(workspace::target_dir().join("debug").join("rill"));
+        }
         sum_up(name, began.elapsed(), result);
     }
     for (name, lines, run) in beside {

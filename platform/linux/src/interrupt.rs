@@ -7,7 +7,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::thread::{Builder, sleep};
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ static ASKED: AtomicBool = AtomicBool::new(false);
 static LEAVING: AtomicBool = AtomicBool::new(false);
 /// The program knows, and is about to end.
 static HEEDED: AtomicBool = AtomicBool::new(false);
+/// Ctrl-C came, and no thread has heard of it yet.
+static CAME: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
 /// Ctrl-C came at this prompt.
 static IDLY: AtomicBool = AtomicBool::new(false);
 /// Wakes whoever waits at a prompt.
@@ -55,21 +57,30 @@ pub fn survive_size_limits() -> Result<(), Failure> {
 /// From now on signals are watched.
 pub fn watch() -> Result<(), Failure> {
     terminal::remember();
+    // The first to know: a thread hears of it when it gets a core.
+    signal_hook::flag::register(SIGINT, Arc::clone(&CAME)).map_err(unwatched)?;
     listen(hear)
 }
 
 /// From now on `hear` is told of each signal, in a thread of its own, and none of them ends the program.
 pub fn listen(hear: impl FnMut(i32) + Send + 'static) -> Result<(), Failure> {
-    let failed = |error| Failure::System { what: "cannot watch for signals", error };
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(failed)?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).map_err(unwatched)?;
     let watch = move || signals.forever().for_each(hear);
-    Builder::new().name("rill-signals".into()).spawn(watch).map_err(failed)?;
+    Builder::new().name("rill-signals".into()).spawn(watch).map_err(unwatched)?;
     Ok(())
+}
+
+fn unwatched(error: io::Error) -> Failure {
+    Failure::System { what: "cannot watch for signals", error }
 }
 
 /// Says what is done from now on.
 pub fn now(doing: Doing) {
     IDLY.store(false, Ordering::SeqCst);
+    // In a conversation Ctrl-C is for what was done when it came, however late a thread hears of it.
+    if DOING.load(Ordering::SeqCst) != Doing::Command as u8 {
+        CAME.store(false, Ordering::SeqCst);
+    }
     DOING.store(doing as u8, Ordering::SeqCst);
     // What came too late for one answer does not end the next.
     if !leaving() {
@@ -107,7 +118,11 @@ pub fn take() -> bool {
 }
 
 fn hear(signal: i32) {
+    // In this order: what is gone when something else is done was for what was done before.
     let doing = DOING.load(Ordering::SeqCst);
+    if signal == SIGINT && !CAME.swap(false, Ordering::SeqCst) {
+        return;
+    }
     if signal == SIGINT && doing == Doing::Prompt as u8 && !IDLY.swap(true, Ordering::SeqCst) {
         return;
     }
@@ -146,4 +161,22 @@ fn end() -> ! {
 /// Whether an error says that the terminal is gone.
 pub fn is_hangup(error: &io::Error) -> bool {
     error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ctrl_c_at_a_prompt_that_is_heard_late_does_not_end_the_next_answer() {
+        now(Doing::Prompt);
+        CAME.store(true, Ordering::SeqCst);
+        now(Doing::Answer);
+        hear(SIGINT);
+        assert!(!asked());
+        CAME.store(true, Ordering::SeqCst);
+        hear(SIGINT);
+        assert!(take() && !leaving() && !asked());
+        now(Doing::Command);
+    }
 }

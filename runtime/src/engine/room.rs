@@ -86,7 +86,8 @@ impl<'a> Engine<'a> {
         kv.without(tables, |kv| sequence.memory.needs(kv, end) + more <= kv.unowned())
     }
 
-    /// Sees to it that there is such room: the last of `later` give way, as many as need be and none in vain.
+    /// Sees to it that there is such room: of `later` those give way without whom there is none, the last
+    /// ones first.
     fn make_room(
         &mut self,
         sequence: &Sequence<'a>,
@@ -94,13 +95,17 @@ impl<'a> Engine<'a> {
         end: usize,
         more: usize,
     ) -> bool {
+        if self.has_room(sequence, &[], end, more) {
+            return true;
+        }
         if !self.has_room(sequence, later, end, more) {
             return false;
         }
-        while !self.has_room(sequence, &[], end, more) {
-            let mut waiting = later.iter_mut().rev().filter(|one| !one.pending().is_empty());
-            if !waiting.any(|one| self.park(one)) {
-                return false;
+        for number in 0..later.len() {
+            let Some((one, rest)) = later[number..].split_first_mut() else { break };
+            // Those after it may have enough; and what it has may be others' too, and stay theirs.
+            if !one.pending().is_empty() && !self.has_room(sequence, rest, end, more) {
+                self.park(one);
             }
         }
         true
