@@ -108,7 +108,7 @@ for parameters in [{}, {"type": "object", "properties": {}}, None]:
 stream = ok(
     "/v1/chat/completions",
     {"model": model, "messages": hello, "stream": True, "tools": [probe], "tool_choice": "auto",
-     "max_tokens": 4, "presence_penalty": 0, "frequency_penalty": 0, "top_p": 1, "stop": []},
+     "max_tokens": 4, "temperature": 0, "presence_penalty": 0, "frequency_penalty": 0, "top_p": 1, "stop": []},
 )
 assert last(stream)["choices"][0]["finish_reason"] == "length"
 

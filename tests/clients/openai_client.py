@@ -141,7 +141,7 @@ called = client.responses.create(
 (item,) = called.output
 assert item.type == "function_call" and json.loads(item.arguments)["floor"] in range(10)
 answered = client.responses.create(
-    model=model, tools=[flat], tool_choice="none", max_output_tokens=8,
+    model=model, tools=[flat], tool_choice="none", max_output_tokens=8, temperature=0,
     input=[{"role": "user", "content": "Take me up."}, item.model_dump(exclude_none=True),
            {"type": "function_call_output", "call_id": item.call_id, "output": "It moves."}],
 )

@@ -33,6 +33,8 @@ class Proxy:
         lines = [line for line in text.splitlines() if not re.match(r"\s+server ", line)]
         assert binds == 1 and len(text.splitlines()) - len(lines) == 2, "the configuration has changed"
         names = zip("ab", servers)
+        # Others use the machine too: a server that answers late is not down. One that is refuses at once.
+        lines.append("    timeout check 30s")
         lines += [f"    server {name} 127.0.0.1:{server.port}" for name, server in names]
         path = pathlib.Path(folder) / "haproxy.cfg"
         path.write_text("\n".join(lines) + "\n")

@@ -16,7 +16,7 @@ export class Browser {
 
   static async open() {
     const browser = new Browser();
-    browser.#browser = await chromium.launch({ executablePath: "/usr/bin/chromium" });
+    browser.#browser = await chromium.launch({ executablePath: "/usr/bin/chromium", timeout: 180_000 });
     return browser;
   }
 

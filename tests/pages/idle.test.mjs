@@ -8,15 +8,12 @@ import { Served } from "./server.mjs";
 let browser, served;
 
 before(async () => {
-  [browser, served] = await Promise.all([
-    Browser.open(),
-    Served.start({ "kiosk.toml": 'idle = 4\nprompts = ["Where is the lift?"]' }, ["--kiosk", "FOLDER/kiosk.toml"]),
-  ]);
+  served = await Served.start({ "kiosk.toml": 'idle = 4\nprompts = ["Where is the lift?"]' }, ["--kiosk", "FOLDER/kiosk.toml"]);
+  browser = await Browser.open();
 });
 
 after(async () => {
-  await browser.close();
-  await served.stop();
+  await Promise.all([browser?.close(), served?.stop()]);
 });
 
 /** A page whose time stands still but where a test lets it go on. */

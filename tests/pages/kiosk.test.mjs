@@ -25,15 +25,12 @@ title = "متحف المدينة"
 let browser, served;
 
 before(async () => {
-  [browser, served] = await Promise.all([
-    Browser.open(),
-    Served.start({ "kiosk.toml": KIOSK }, ["--kiosk", "FOLDER/kiosk.toml"]),
-  ]);
+  served = await Served.start({ "kiosk.toml": KIOSK }, ["--kiosk", "FOLDER/kiosk.toml"]);
+  browser = await Browser.open();
 });
 
 after(async () => {
-  await browser.close();
-  await served.stop();
+  await Promise.all([browser?.close(), served?.stop()]);
 });
 
 /** The page, and what is on it. */

@@ -16,17 +16,14 @@ before(async () => {
   const file = join(folder, "keys.txt");
   keys.operator = rill("key", file, "house", "--operator").trim();
   keys.visitors = rill("key", file, "visitors").trim();
-  [browser, served, open] = await Promise.all([
-    Browser.open(),
-    Served.start({ "kiosk.toml": 'key = "visitors"\nprompts = ["Where is the lift?"]' },
-      ["--kiosk", "FOLDER/kiosk.toml", "--keys", file, "--conversations", "2"]),
-    Served.start(),
-  ]);
+  served = await Served.start({ "kiosk.toml": 'key = "visitors"\nprompts = ["Where is the lift?"]' },
+    ["--kiosk", "FOLDER/kiosk.toml", "--keys", file, "--conversations", "2"]);
+  open = await Served.start();
+  browser = await Browser.open();
 });
 
 after(async () => {
-  await browser.close();
-  await Promise.all([served.stop(), open.stop()]);
+  await Promise.all([browser?.close(), served?.stop(), open?.stop()]);
   rmSync(folder, { recursive: true });
 });
 

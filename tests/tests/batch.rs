@@ -263,7 +263,7 @@ fn a_file_of_prompts_goes_to_standard_output_and_fits_no_prompt() {
 
 #[test]
 fn a_signal_within_a_long_batch_ends_it_and_leaves_no_file_without_answers() {
-    let long = "Tell me a story about a fox. ".repeat(900);
+    let long = "Tell me a story about a fox. ".repeat(600);
     let files =
         Files::new(&format!("{}\n{}\n", json!({"prompt": "a", "max_tokens": 1}), json!(long)));
     fs::write(files.path("m.rill"), kiosk::of_context(8192)).unwrap();
@@ -291,8 +291,9 @@ fn a_signal_within_a_long_batch_ends_it_and_leaves_no_file_without_answers() {
 
     let out = files.path("out");
     fs::write(&prompts, format!("{}\n", json!(long))).unwrap();
-    let child = start(&["--out", out.to_str().unwrap()]);
+    let mut child = start(&["--out", out.to_str().unwrap()]);
     while !out.exists() {
+        assert_eq!(child.try_wait().unwrap(), None, "it ended by itself");
         sleep(Duration::from_millis(2));
     }
     end(child);

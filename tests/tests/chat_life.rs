@@ -6,6 +6,8 @@ use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
 
 use rill_tests::kiosk;
 use rill_tests::program::{path, rill, rill_with_input};
@@ -205,6 +207,19 @@ fn ctrl_c_at_the_prompt_does_not_spoil_the_next_answer() {
     talk.wait_for("> ");
     talk.enter(b"/quit\r");
     assert_eq!(talk.end(), (Some(0), true));
+}
+
+#[test]
+fn a_second_ctrl_c_at_the_same_prompt_ends_the_program() {
+    let kiosk = Kiosk::new();
+    let mut talk = Talk::start(&kiosk);
+    talk.wait_for("> ");
+    // Two that come at once may be heard as one.
+    while talk.child.try_wait().unwrap().is_none() {
+        talk.signal(Signal::INT);
+        sleep(Duration::from_millis(10));
+    }
+    assert_eq!(talk.end(), (Some(130), true));
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use rill_tests::kiosk;
 use rill_tests::process::status;
@@ -334,13 +334,15 @@ fn too_much_text_is_refused_before_it_fills_ram() {
     assert_eq!(rill_with_input(&["tokenize", "-"], &"a".repeat(1 << 20)).status, Some(0));
 }
 
-/// Waits until a process catches SIGTERM (15).
-fn wait_until_it_watches(process: u32) {
+/// Waits until a process catches SIGHUP (1), SIGINT (2) and SIGTERM (15).
+fn wait_until_it_watches(process: &mut Child) {
+    let all: u64 = [1, 2, 15].map(|signal: u32| 1 << (signal - 1)).iter().sum();
     loop {
-        let caught = status(process, "SigCgt");
-        if u64::from_str_radix(&caught, 16).unwrap() & 1 << (15 - 1) != 0 {
+        let caught = status(process.id(), "SigCgt");
+        if u64::from_str_radix(&caught, 16).unwrap() & all == all {
             return;
         }
+        assert_eq!(process.try_wait().unwrap(), None, "it ended by itself");
         std::thread::yield_now();
     }
 }
@@ -374,7 +376,7 @@ fn every_command_ends_on_a_signal_whatever_it_waits_for() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        wait_until_it_watches(child.id());
+        wait_until_it_watches(&mut child);
         let sent = Command::new("kill").args([signal, &child.id().to_string()]).status();
         assert!(sent.unwrap().success());
         let stdin = child.stdin.take();

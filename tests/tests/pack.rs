@@ -161,8 +161,9 @@ fn stuck(folder: &Path) -> Child {
     // The pipe must neither close nor be read while the process lives.
     std::mem::forget(reader);
     let mut command = pack(folder, &[text(&source()), "-o", "m.rill"]);
-    let child = command.stdout(writer).spawn().unwrap();
+    let mut child = command.stdout(writer).spawn().unwrap();
     while !folder.join("m.rill").exists() {
+        assert_eq!(child.try_wait().unwrap(), None, "it ended by itself");
         sleep(Duration::from_millis(5));
     }
     child

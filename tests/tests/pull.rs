@@ -473,6 +473,8 @@ fn refusals_say_what_to_do() {
 
 #[test]
 fn a_hub_that_is_not_there_is_given_up() {
+    // Before the other: it would be given the port that is free again.
+    let hub = Hub::new(good);
     let gone = Hub::new(good).url();
     // The listener ends with the hub; nobody else listens there.
     let deadline = Instant::now() + PATIENCE;
@@ -481,7 +483,6 @@ fn a_hub_that_is_not_there_is_given_up() {
         sleep(Duration::from_millis(10));
     }
     let place = Place::new();
-    let hub = Hub::new(good);
     let mut command = place.command(&hub, &[GGUF, "--retries", "1"]);
     let run = finish(command.env("HF_ENDPOINT", gone).spawn().expect("the program starts"));
     run.fails(1, &["gave up after 2 tries"]);

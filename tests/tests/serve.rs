@@ -354,8 +354,8 @@ fn who_comes_when_all_is_full_is_told_when_to_come_again() {
         stream
     };
     // One at work and one that waits, both kept.
-    let at_work = begins(ask(), "data: ");
     let closed = gate.close();
+    let at_work = begins(ask(), "HTTP/1.1 200");
     let waits = begins(ask(), "HTTP/1.1 200");
     let reply = server.post(CHAT, &body);
     assert_eq!((reply.status, reply.header("retry-after")), (429, "5"), "{reply:?}");
@@ -374,7 +374,7 @@ fn who_asks_for_an_end_gets_it_and_answers_under_way_are_given() {
     let mut reader = BufReader::new(stream);
     let mut said = String::new();
     while !said.contains("data: ") {
-        reader.read_line(&mut said).expect("it answers");
+        assert!(reader.read_line(&mut said).expect("it answers") > 0, "{said}");
     }
     server.ask_to_stop();
     reader.read_to_string(&mut said).expect("it goes on answering");

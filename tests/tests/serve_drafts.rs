@@ -114,6 +114,8 @@ fn said(server: &Running, body: &Value) -> Value {
 
 /// A figure of a server.
 fn counted(server: &Running, name: &str) -> u64 {
+    // The engine tells what it counted after a step, and answers this after that.
+    server.get("/operator/state").ok();
     let page = server.get("/metrics").body;
     let found = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     found.unwrap_or_else(|| panic!("no {name} in {page}")).parse().expect("it is a number")

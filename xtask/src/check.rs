@@ -1,7 +1,7 @@
 //! One check: a command, what it needs, and what of its output tells why it failed.
 
 use std::collections::VecDeque;
-use std::io::{self, BufRead, BufReader, PipeReader, Write, stdout};
+use std::io::{self, BufRead, BufReader, PipeReader, Read, Write, stdout};
 use std::mem::take;
 use std::process::Command;
 use std::sync::mpsc::{Receiver, channel};
@@ -13,7 +13,7 @@ use anyhow::Result;
 use xtask::need::Need;
 
 /// A check that prints nothing for so long hangs, and is ended: those after it are worth more.
-const HANGS: Duration = Duration::from_secs(20 * 60);
+const HANGS: Duration = Duration::from_secs(30 * 60);
 
 /// How many lines of a check that failed are told again after all checks.
 const MOST_TOLD: usize = 12;
@@ -27,8 +27,6 @@ pub struct Check {
     /// Whether it runs beside those that follow: it takes one core. What it builds where others build
     /// waits for them.
     pub beside: bool,
-    /// Whether it runs the `rill` program, and builds it where it is not told of one.
-    pub runs_program: bool,
     pub command: Command,
     hangs: Duration,
 }
@@ -48,8 +46,7 @@ impl Check {
 
     pub fn new(name: impl Into<String>, command: Command) -> Self {
         let name = name.into();
-        let (beside, runs_program) = (false, false);
-        Self { name, needs: Vec::new(), network: None, beside, runs_program, command, hangs: HANGS }
+        Self { name, needs: Vec::new(), network: None, beside: false, command, hangs: HANGS }
     }
 
     /// A task of this program.
@@ -74,11 +71,6 @@ impl Check {
         self
     }
 
-    pub fn running_program(mut self) -> Self {
-        self.runs_program = true;
-        self
-    }
-
     pub fn env(mut self, key: &str, value: &str) -> Self {
         self.command.env(key, value);
         self
@@ -94,15 +86,17 @@ impl Check {
         let mut child = command.spawn().map_err(cannot)?;
         // With it this end of the pipe goes: the reader ends when the check does.
         drop(command);
-        let telling = Arc::<Mutex<Telling>>::default();
-        let ended = read(reader, shown, Arc::clone(&telling));
+        let telling = Arc::default();
+        let came = Arc::new(Mutex::new(Instant::now()));
+        let output = Watched { output: reader, came: Arc::clone(&came) };
+        let ended = read(output, shown, Arc::clone(&telling));
         let mut why = None;
         let status = loop {
             if let Some(status) = child.try_wait().map_err(cannot)? {
                 break status;
             }
-            let heard = telling.lock().unwrap_or_else(PoisonError::into_inner).heard;
-            if heard.elapsed() > self.hangs && why.is_none() {
+            let silent = came.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+            if silent > self.hangs && why.is_none() {
                 why = Some(format!("printed nothing for {} s and was ended", self.hangs.as_secs()));
                 child.kill().map_err(cannot)?;
             }
@@ -126,7 +120,7 @@ pub fn show(line: &str) {
 
 /// Reads lines on a thread of its own; what is returned hears when there are no more.
 fn read(
-    output: PipeReader,
+    output: impl Read + Send + 'static,
     mut shown: impl FnMut(&str) + Send + 'static,
     telling: Arc<Mutex<Telling>>,
 ) -> Receiver<()> {
@@ -145,26 +139,32 @@ fn read(
     receiver
 }
 
+/// Output of which it is known when the last of it came: also what ends no line yet tells of life.
+struct Watched {
+    output: PipeReader,
+    came: Arc<Mutex<Instant>>,
+}
+
+impl Read for Watched {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let read = self.output.read(bytes);
+        *self.came.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        read
+    }
+}
+
 /// The lines that tell of a failure: tests that failed, panics with what they said, errors of
 /// compilers and tasks; where there are none, the last ones.
+#[derive(Default)]
 struct Telling {
-    /// When the last line came.
-    heard: Instant,
     told: Vec<String>,
     last: VecDeque<String>,
     /// How many lines more belong to one that was told.
     more: usize,
 }
 
-impl Default for Telling {
-    fn default() -> Self {
-        Self { heard: Instant::now(), told: Vec::new(), last: VecDeque::new(), more: 0 }
-    }
-}
-
 impl Telling {
     fn hear(&mut self, line: &str) {
-        self.heard = Instant::now();
         let panic = line.contains("panicked at");
         // Python names what was raised and then says why: `ValueError: why`.
         let raised = line.split_once(':').is_some_and(|(kind, _)| kind.ends_with("Error"));

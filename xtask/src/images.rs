@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result};
@@ -30,8 +31,17 @@ pub struct Rest {
     rest: Vec<OsString>,
 }
 
-/// Builds `rill-images` and becomes it, with the arguments of this program.
+/// Names a built `rill-images`.
+pub const BUILT: &str = "RILL_IMAGES";
+
+/// Becomes `rill-images`, with the arguments of this program: what [`BUILT`] names, or what it builds.
 pub fn run() -> Result<()> {
+    let program = std::env::var_os(BUILT).map_or_else(build, |program| Ok(program.into()))?;
+    let error = Command::new(&program).args(std::env::args_os().skip(1)).exec();
+    Err(error).with_context(|| format!("cannot start {}", program.display()))
+}
+
+fn build() -> Result<PathBuf> {
     let program = std::env::current_exe()?.with_file_name("rill-images");
     let mut cargo = workspace::cargo();
     cargo.args(["build", "--package", "rill-images"]);
@@ -41,6 +51,5 @@ pub fn run() -> Result<()> {
         eprintln!("building what makes images, once: this takes some minutes");
     }
     workspace::run(&mut cargo)?;
-    let error = Command::new(&program).args(std::env::args_os().skip(1)).exec();
-    Err(error).with_context(|| format!("cannot start {}", program.display()))
+    Ok(program)
 }

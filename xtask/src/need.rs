@@ -78,7 +78,7 @@ impl Need {
     pub const ADVISORIES: Self = Self {
         what: Cow::Borrowed("RustSec's advisory database"),
         install: Cow::Borrowed("cargo deny fetch db, on a network that reaches github.com"),
-        how: How::Succeeds(&["cargo", "deny", "fetch", "db"]),
+        how: How::Succeeds(&["timeout", "120", "cargo", "deny", "fetch", "db"]),
     };
     /// Interprets tests, and sees what in them has no defined behaviour.
     pub const MIRI: Self = Self {

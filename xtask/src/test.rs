@@ -33,6 +33,9 @@ pub struct Args {
     /// Only the checks whose name contains this.
     #[arg(long, conflicts_with = "board")]
     only: Option<String>,
+    /// Only what tells most within five minutes: format, and lints and tests of the engine.
+    #[arg(long, conflicts_with_all = ["board", "only"])]
+    quick: bool,
     #[command(flatten)]
     on: BoardArgs,
 }
@@ -41,9 +44,20 @@ pub struct Args {
 const LINUX_X86: &str = "x86_64-unknown-linux-gnu";
 /// Target of boards without an operating system.
 const BARE_ARM: &str = "aarch64-unknown-none";
-/// The check that builds the `rill` program, with all tests: by itself it would have fewer features of
-/// what it shares with them, and be built from the beginning once more.
-const PROGRAM: &str = "program and tests build";
+/// The check that builds the programs that others run, with all tests: by themselves they would have fewer
+/// features of what they share with them, and be built from the beginning once more.
+const PROGRAMS: &str = "programs and tests build";
+const BUILD: [&str; 9] = [
+    "build",
+    "--profile",
+    "test",
+    "--workspace",
+    "--tests",
+    "--bin",
+    "rill",
+    "--bin",
+    "rill-images",
+];
 /// Where everything is that is built with `--cfg loom`.
 const LOOM: &str = "target/loom";
 /// Where everything is that Miri runs.
@@ -56,33 +70,44 @@ const FUZZ: [(&str, u32); 3] = [("gguf", 5_000), ("image", 5_000), ("reseal", 3_
 /// The board with Linux whose kernels those of boards without are compared with.
 const COUNTED: &str = "pi4";
 
+/// What takes minutes from the first build on.
+fn quick_checks() -> Vec<Check> {
+    vec![
+        format(),
+        lints("lints of the engine", &["-p", "rill"]),
+        Check::cargo("tests of the engine", &["test", "-p", "rill", "--no-fail-fast"]),
+    ]
+}
+
 fn checks() -> Result<Vec<Check>> {
     let mut checks = vec![
-        Check::cargo("format", &["fmt", "--all", "--check"]).needing(&[Need::RUSTFMT]),
+        format(),
         lints("lints", &["--workspace"]),
         // Built by themselves, packages have fewer features of what they share with others.
         lints("lints of the program", &["-p", "rill-linux"]),
         lints("lints of the smallest program", &["-p", "rill-linux", "--no-default-features"]),
         Check::cargo("documentation", &["doc", "--workspace", "--no-deps"])
             .env("RUSTDOCFLAGS", "-D warnings"),
-        Check::cargo(
-            PROGRAM,
-            &["build", "--profile", "test", "--workspace", "--tests", "--bin", "rill"],
-        ),
-        Check::cargo("tests", &["test", "--workspace", "--no-fail-fast"]).running_program(),
+        Check::cargo(PROGRAMS, &BUILD),
+        Check::cargo("tests", &["test", "--workspace", "--no-fail-fast"]),
         Check::cargo("orders of threads", &["test", "-p", "rill-loom", "--target-dir", LOOM])
             .env("RUSTFLAGS", "--cfg loom"),
         Check::cargo("log decoder", &workspace::log_decoder("test").each_ref().map(String::as_str)),
         Check::cargo("engine without an OS", &["build", "-p", "rill", "--target", BARE_ARM])
             .needing(&[Need::target(BARE_ARM)]),
     ];
-    let bare = ["test", "-p", "rill-tests", "--test", "c_bare", "--", "--ignored"];
+    let bare = ["test", "--workspace", "--test", "c_bare", "--", "--ignored"];
     let needs = [Need::target(BARE_ARM), Need::CROSS_GCC, Need::QEMU_SYSTEM];
     checks.push(Check::cargo("C library without an OS", &bare).needing(&needs));
     // One of them hands work from thread to thread: with no core to spare each hand-over waits for one.
     for (target, runs) in FUZZ {
         checks.push(fuzzed(target, runs)?);
     }
+    // Those too: servers, and clients that ask them.
+    checks.extend(client_checks());
+    checks.push(package_check());
+    checks.push(page_check());
+    checks.extend(load_checks());
     checks.push(interpreted());
     // Emulating x86-64 takes minutes: where this machine has the table itself, the tests run it.
     let x86 = TABLES.iter().filter(|table| !table.is_arm() && !is_here(table.name));
@@ -99,10 +124,6 @@ fn checks() -> Result<Vec<Check>> {
         let parity = emulated("parity", cpu, &["-p", "rill-tests", "--test", "parity"]);
         checks.push(parity.env("RUST_TEST_THREADS", "1").beside());
     }
-    checks.extend(client_checks());
-    checks.push(package_check());
-    checks.push(page_check());
-    checks.extend(load_checks());
     checks.extend(board_checks()?);
     let deny = ["check", "bans", "licenses", "sources"];
     for (name, manifest) in [
@@ -116,6 +137,10 @@ fn checks() -> Result<Vec<Check>> {
         checks.push(advisories.needing(&[Need::CARGO_DENY]).fetching(Need::ADVISORIES));
     }
     Ok(checks)
+}
+
+fn format() -> Check {
+    Check::cargo("format", &["fmt", "--all", "--check"]).needing(&[Need::RUSTFMT])
 }
 
 fn lints(name: &str, of: &[&str]) -> Check {
@@ -160,7 +185,7 @@ fn fuzzed(target: &str, runs: u32) -> Result<Check> {
     inputs.sort();
     let mut check = Check::cargo(
         format!("fuzz target {target}"),
-        &["run", "--quiet", "--manifest-path", FUZZ_PACKAGE, "--config", &flags],
+        &["run", "--manifest-path", FUZZ_PACKAGE, "--config", &flags],
     );
     check.command.args([
         "--target",
@@ -251,9 +276,7 @@ fn client_checks() -> Vec<Check> {
     let check = |(name, runs, script, need): (&str, &str, &str, Need)| {
         let mut command = Command::new("python3");
         command.arg(folder.join("run.py")).arg(runs).arg(folder.join(script));
-        Check::new(format!("clients: {name}"), command)
-            .running_program()
-            .needing(&[Need::PYTHON3, need])
+        Check::new(format!("clients: {name}"), command).needing(&[Need::PYTHON3, need])
     };
     scripts.into_iter().map(check).collect()
 }
@@ -262,7 +285,7 @@ fn client_checks() -> Vec<Check> {
 fn package_check() -> Check {
     let mut command = Command::new(Need::PYTHON_BUILDER);
     command.arg(workspace::root().join("tests/python/run.py"));
-    Check::new("Python package", command).running_program().needing(&[Need::PYTHON_WHEELS])
+    Check::new("Python package", command).needing(&[Need::PYTHON_WHEELS])
 }
 
 /// The pages of `rill serve` in a browser, with the kiosk model.
@@ -271,9 +294,7 @@ fn page_check() -> Check {
     let mut command = Command::new("node");
     let files = ["kiosk", "idle", "operator"].map(|name| folder.join(format!("{name}.test.mjs")));
     command.args(["--test", "--test-reporter=dot"]).args(files);
-    Check::new("pages in a browser", command)
-        .running_program()
-        .needing(&[Need::CHROMIUM, Need::NODE_PAGES])
+    Check::new("pages in a browser", command).needing(&[Need::CHROMIUM, Need::NODE_PAGES])
 }
 
 /// Many clients at once, hostile ones, and a balancer before two servers.
@@ -287,10 +308,7 @@ fn load_checks() -> Vec<Check> {
     let check = |(name, script, needs): (&str, &str, &[Need])| {
         let mut command = Command::new("python3");
         command.arg(folder.join(script));
-        Check::new(format!("load: {name}"), command)
-            .running_program()
-            .needing(&[Need::PYTHON3])
-            .needing(needs)
+        Check::new(format!("load: {name}"), command).needing(&[Need::PYTHON3]).needing(needs)
     };
     scripts.into_iter().map(check).collect()
 }
@@ -372,6 +390,18 @@ shift
 cd "$(dirname "$0")/home" && exec sh -c "$*"
 "#;
 
+/// The variables that name the programs of [`PROGRAMS`], and where they are; who named others has those.
+fn built_programs() -> Vec<(&'static str, PathBuf)> {
+    let folder = workspace::target_dir().join("debug");
+    let programs = [("RILL_PROGRAM", "rill"), (images::BUILT, "rill-images")];
+    let named = |(variable, _): &(&str, _)| std::env::var_os(variable).is_none();
+    programs
+        .into_iter()
+        .filter(named)
+        .map(|(variable, name)| (variable, folder.join(name)))
+        .collect()
+}
+
 /// Runs all checks and sums them up.
 pub fn run(args: &Args) -> Result<()> {
     if args.on.board.is_some() {
@@ -394,8 +424,9 @@ pub fn run(args: &Args) -> Result<()> {
             }
         }
     };
-    let mut program = None;
-    for mut check in checks()?.into_iter().filter(wanted) {
+    let mut programs = Vec::new();
+    let checks = if args.quick { quick_checks() } else { checks()? };
+    for mut check in checks.into_iter().filter(wanted) {
         let missing: Vec<_> = check.needs.iter().filter(|need| !need.is_met()).collect();
         if !missing.is_empty() {
             let how: Vec<_> = missing.iter().map(|need| need.to_string()).collect();
@@ -406,6 +437,7 @@ pub fn run(args: &Args) -> Result<()> {
             unreachable.push(format!("{}: needs {network}", check.name));
             continue;
         }
+        check.command.envs(programs.iter().cloned());
         let (name, began) = (check.name.clone(), Instant::now());
         if check.beside {
             let (sender, lines) = channel();
@@ -417,12 +449,9 @@ pub fn run(args: &Args) -> Result<()> {
             continue;
         }
         println!("=== {name}");
-        if let Some(program) = program.as_ref().filter(|_| check.runs_program) {
-            check.command.env("RILL_PROGRAM", program);
-        }
         let result = check.run(show);
-        if name == PROGRAM && result.is_ok() {
-            program = Some(workspace::target_dir().join("debug").join("rill"));
+        if name == PROGRAMS && result.is_ok() {
+            programs = built_programs();
         }
         sum_up(name, began.elapsed(), result);
     }

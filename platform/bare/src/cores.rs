@@ -11,8 +11,8 @@ use crate::{board, boot, interrupts};
 
 /// How long an idle core watches for work before it sleeps.
 const WATCH: Micros = 30;
-/// A core that has not begun by then does not exist.
-const START: Micros = 1_000_000;
+/// A core that has not begun by then does not exist; under an emulator it may have to wait for a core.
+const START: Micros = 10_000_000;
 
 /// Sleeping on a word: any core's interrupt ends it.
 pub struct Rest;

@@ -27,7 +27,11 @@ pub enum Doing {
     Answer,
     /// It waits for a line in a conversation.
     Prompt,
+    /// It keeps what it learned and ends, asked or not.
+    Ending,
 }
+
+const ENDING: u8 = Doing::Ending as u8;
 
 /// Time to heed a signal. Nothing takes longer than twice this to end.
 const GRACE: Duration = Duration::from_secs(1);
@@ -85,6 +89,10 @@ pub fn now(doing: Doing) {
     // What came too late for one answer does not end the next.
     if !leaving() {
         ASKED.store(false, Ordering::SeqCst);
+        // A signal to leave may have come between the two.
+        if leaving() {
+            ASKED.store(true, Ordering::SeqCst);
+        }
     }
 }
 
@@ -140,10 +148,10 @@ fn hear(signal: i32) {
         call();
     }
     // Who waits is woken, and then has files to write.
-    if doing != Doing::Prompt as u8 {
+    if doing != Doing::Prompt as u8 && doing != ENDING {
         let patience = || {
             sleep(GRACE);
-            if !HEEDED.load(Ordering::SeqCst) {
+            if !HEEDED.load(Ordering::SeqCst) && DOING.load(Ordering::SeqCst) != ENDING {
                 end();
             }
         };

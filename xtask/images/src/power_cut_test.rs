@@ -19,7 +19,7 @@ const TOKENS: u64 = 16;
 /// Where a conversation is kept: in the program's own folder.
 const KEPT: &str = "talk";
 /// Bytes a second that the disk takes when it is to be caught writing.
-const SLOW: u64 = 32 << 10;
+const SLOW: u64 = 8 << 10;
 /// Bytes of an unfinished file that are on the disk when the power goes: the file is larger.
 const WRITTEN: u64 = 48 << 10;
 /// Longest wait for them.

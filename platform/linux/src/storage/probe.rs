@@ -151,12 +151,12 @@ impl Search<'_> {
     }
 
     /// Whether there is memory and time for it, on a device that reads `known` bytes a second or
-    /// more.
+    /// more. Once it is measured, however late.
     fn is_worth_measuring(&self, tuning: Tuning, known: f64) -> bool {
         let bytes = tuning.split * tuning.depth;
         let fits = bytes <= MOST.min(self.arena.len()) && tuning.split as u64 <= self.pages.1;
         let quick = known == 0.0 || bytes as f64 / known <= DRAIN;
-        fits && quick && Instant::now() < self.end
+        fits && quick && (known == 0.0 || Instant::now() < self.end)
     }
 
     /// Bytes a second of random reads; 0 where not even one fits.

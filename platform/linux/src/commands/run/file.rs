@@ -22,7 +22,7 @@ use super::{Args, refused};
 use crate::args::{Heeding, begin_talk};
 use crate::commands::spare;
 use crate::failure::Failure;
-use crate::interrupt;
+use crate::interrupt::{self, Doing};
 use crate::logprobs::Listener;
 use crate::terminal::{stdout, tell, tell_failure};
 
@@ -92,11 +92,12 @@ pub fn run(args: &Args, path: &Path) -> Result<(), Failure> {
         spare(out, args.engine.image().into_iter().chain([path]))?;
     }
     let prompts = Prompts::open(path).map_err(Failure::file(path))?;
-    let answers = Answers::open(args.out.as_deref()).map_err(|error| of_answers(args, error))?;
     let mut memory = Memory::new();
     let beside = |conversations| beside(args.logprobs, conversations);
     let mut engine = args.generate.load_beside(&args.engine, beside, &mut memory)?;
     tell_failure(engine.recall());
+    // Not before: a signal while the model is loaded leaves no file without answers.
+    let answers = Answers::open(args.out.as_deref()).map_err(|error| of_answers(args, error))?;
     let mut batch = Batch::new(args, path, prompts, answers, &mut engine)?;
     let ended = batch.skip_finished().and_then(|()| batch.answer());
     if ended.is_ok() {
@@ -105,6 +106,7 @@ pub fn run(args: &Args, path: &Path) -> Result<(), Failure> {
     let ended = ended.and(batch.answers.sync().map_err(|error| of_answers(args, error)));
     batch.bar.finish_and_clear();
     let Batch { written, failed, first_failure, .. } = batch;
+    interrupt::now(Doing::Ending);
     tell_failure(engine.keep());
     if args.stats {
         tell(engine.report());
