@@ -27,13 +27,13 @@ pub enum Doing {
     Answer,
     /// It waits for a line in a conversation.
     Prompt,
-    /// It keeps what it learned and ends, asked or not.
-    Ending,
+    /// It keeps what it learned: see [`unhurried`].
+    Keeping,
 }
 
-const ENDING: u8 = Doing::Ending as u8;
+const KEEPING: u8 = Doing::Keeping as u8;
 
-/// Time to heed a signal. Nothing takes longer than twice this to end.
+/// Time to heed a signal. Nothing takes longer than twice this to end, but what is [`unhurried`].
 const GRACE: Duration = Duration::from_secs(1);
 
 static DOING: AtomicU8 = AtomicU8::new(Doing::Command as u8);
@@ -96,6 +96,14 @@ pub fn now(doing: Doing) {
     }
 }
 
+/// Does what would be lost when the program ended within it: a signal waits until it is done.
+pub fn unhurried<T>(work: impl FnOnce() -> T) -> T {
+    now(Doing::Keeping);
+    let done = work();
+    now(Doing::Command);
+    done
+}
+
 /// What to call when the program is asked to end while it waits. Only the first one counts.
 pub fn wake(call: impl Fn() + Send + Sync + 'static) {
     let _ = WAKE.set(Box::new(call));
@@ -148,10 +156,13 @@ fn hear(signal: i32) {
         call();
     }
     // Who waits is woken, and then has files to write.
-    if doing != Doing::Prompt as u8 && doing != ENDING {
+    if doing != Doing::Prompt as u8 {
         let patience = || {
             sleep(GRACE);
-            if !HEEDED.load(Ordering::SeqCst) && DOING.load(Ordering::SeqCst) != ENDING {
+            while DOING.load(Ordering::SeqCst) == KEEPING {
+                sleep(GRACE);
+            }
+            if !HEEDED.load(Ordering::SeqCst) {
                 end();
             }
         };

@@ -51,8 +51,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     interrupt::now(Doing::Answer);
     let ended = converse(args, &mut engine);
     // However it ended.
-    interrupt::now(Doing::Ending);
-    tell_failure(engine.keep());
+    tell_failure(interrupt::unhurried(|| engine.keep()));
     ended
 }
 

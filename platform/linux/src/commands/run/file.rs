@@ -22,7 +22,7 @@ use super::{Args, refused};
 use crate::args::{Heeding, begin_talk};
 use crate::commands::spare;
 use crate::failure::Failure;
-use crate::interrupt::{self, Doing};
+use crate::interrupt;
 use crate::logprobs::Listener;
 use crate::terminal::{stdout, tell, tell_failure};
 
@@ -106,8 +106,7 @@ pub fn run(args: &Args, path: &Path) -> Result<(), Failure> {
     let ended = ended.and(batch.answers.sync().map_err(|error| of_answers(args, error)));
     batch.bar.finish_and_clear();
     let Batch { written, failed, first_failure, .. } = batch;
-    interrupt::now(Doing::Ending);
-    tell_failure(engine.keep());
+    tell_failure(interrupt::unhurried(|| engine.keep()));
     if args.stats {
         tell(engine.report());
     }

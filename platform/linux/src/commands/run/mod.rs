@@ -19,7 +19,7 @@ use serde::Serialize;
 use super::{PROMPT_BYTES, text_or_stdin};
 use crate::args::{EngineArgs, GenerateArgs, begin_talk};
 use crate::failure::Failure;
-use crate::interrupt::{self, Doing};
+use crate::interrupt;
 use crate::logprobs::{Choices, Listener};
 use crate::terminal::{stdout, tell, tell_failure};
 
@@ -119,8 +119,7 @@ pub fn run(args: &Args) -> Result<(), Failure> {
     };
     let ending = generate.generate(&mut engine, talk.as_mut(), &mut Silent, &mut listener, say);
     voice.finish()?;
-    interrupt::now(Doing::Ending);
-    tell_failure(engine.keep());
+    tell_failure(interrupt::unhurried(|| engine.keep()));
     let ending = ending?;
     let stats = engine.report();
     let mut out = stdout();
