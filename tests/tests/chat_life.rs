@@ -6,11 +6,10 @@ use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
-use std::time::Duration;
 
 use rill_tests::kiosk;
 use rill_tests::program::{path, rill, rill_with_input};
+use rill_tests::server::soon;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal, kill_process};
@@ -215,10 +214,10 @@ fn a_second_ctrl_c_at_the_same_prompt_ends_the_program() {
     let mut talk = Talk::start(&kiosk);
     talk.wait_for("> ");
     // Two that come at once may be heard as one.
-    while talk.child.try_wait().unwrap().is_none() {
+    soon(|| {
         talk.signal(Signal::INT);
-        sleep(Duration::from_millis(10));
-    }
+        talk.child.try_wait().unwrap()
+    });
     assert_eq!(talk.end(), (Some(130), true));
 }
 

@@ -226,9 +226,10 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", "echo the last; exec sleep 100"]);
         let mut check = Check::new("a check", command);
-        check.hangs = Duration::from_secs(2);
+        // Long enough for a shell to begin beside others.
+        check.hangs = Duration::from_secs(6);
         let failure = check.run(|_| ()).expect_err("it is ended");
-        assert_eq!(failure.why, "printed nothing for 2 s and was ended");
+        assert_eq!(failure.why, "printed nothing for 6 s and was ended");
         assert_eq!(failure.lines, ["the last"]);
     }
 

@@ -155,8 +155,8 @@ impl Search<'_> {
     fn is_worth_measuring(&self, tuning: Tuning, known: f64) -> bool {
         let bytes = tuning.split * tuning.depth;
         let fits = bytes <= MOST.min(self.arena.len()) && tuning.split as u64 <= self.pages.1;
-        let quick = known == 0.0 || bytes as f64 / known <= DRAIN;
-        fits && quick && (known == 0.0 || Instant::now() < self.end)
+        let quick = || bytes as f64 / known <= DRAIN && Instant::now() < self.end;
+        fits && (known == 0.0 || quick())
     }
 
     /// Bytes a second of random reads; 0 where not even one fits.
